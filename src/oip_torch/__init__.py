@@ -1,0 +1,80 @@
+"""Original input patterns (OIPs) of the feature maps of a CNN trained in Keras, made in PyTorch.
+
+Everything public is here; it is imported when first used, since torch, onnx2torch and matplotlib take seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oip_torch import plots
+    from oip_torch.ascent import AscentSettings, ascend
+    from oip_torch.conversion import convert
+    from oip_torch.errors import CaptureError, ConversionError, InputError, OipError, ProofError
+    from oip_torch.hooks import FeatureMaps, capture
+    from oip_torch.model import FeatureModel, load
+    from oip_torch.oips import Oips
+    from oip_torch.onnx_file import Layer, Network
+    from oip_torch.starts import StartSettings, start_images
+
+_HOMES = {
+    "AscentSettings": "ascent",
+    "CaptureError": "errors",
+    "ConversionError": "errors",
+    "FeatureMaps": "hooks",
+    "FeatureModel": "model",
+    "InputError": "errors",
+    "Layer": "onnx_file",
+    "Network": "onnx_file",
+    "OipError": "errors",
+    "Oips": "oips",
+    "ProofError": "errors",
+    "StartSettings": "starts",
+    "ascend": "ascent",
+    "capture": "hooks",
+    "convert": "conversion",
+    "load": "model",
+    "start_images": "starts",
+}
+
+__all__ = [
+    "AscentSettings",
+    "CaptureError",
+    "ConversionError",
+    "FeatureMaps",
+    "FeatureModel",
+    "InputError",
+    "Layer",
+    "Network",
+    "OipError",
+    "Oips",
+    "ProofError",
+    "StartSettings",
+    "ascend",
+    "capture",
+    "convert",
+    "load",
+    "plots",
+    "start_images",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plots":
+        return importlib.import_module("oip_torch.plots")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("oip_torch")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'oip_torch' has no attribute {name!r}")
+    # No submodule may bear a public function's name: importing it would put the module in the function's place.
+    value = getattr(importlib.import_module(f"oip_torch.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,233 @@
+"""Which words call what? The command `oip`.
+
+stdout holds results: a table, or with --json one JSON object and nothing else. Everything else goes to stderr.
+Exit codes: 0 done; 1 ran, but a proof failed; 2 the input or the call is wrong, said in one line `error: …`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from oip_torch.errors import InputError, OipError, ProofError
+
+if TYPE_CHECKING:
+    from oip_torch.oips import Oips
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="oip",
+    help="See what the feature maps of a Keras CNN respond to, in PyTorch.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
+Device = Annotated[str, typer.Option("--device", help="auto (CUDA when present), cpu or cuda.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+OnnxFile = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Made by `oip convert`.")]
+
+
+@app.command()
+def convert(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.keras|.h5", help="A CNN saved by Keras.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The ONNX file; default: beside the model.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Mean that was subtracted from the inputs (0–255 scale); M or M,M,M for channels."),
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation the inputs were divided by; S or S,S,S.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert a Keras CNN to ONNX and torch. Exit code 0 only when every layer is proven."""
+    from oip_torch.conversion import convert as convert_model
+
+    began = time.perf_counter()
+    try:
+        converted = convert_model(
+            model,
+            output,
+            mean=_numbers("--mean", mean),
+            std=_numbers("--std", std),
+            device=device,
+            progress=False if quiet else None,
+        )
+    except ProofError as error:
+        if as_json:
+            _print_json({"onnx": None, "layers": error.layers, "failed": error.failed, "error": str(error)})
+        raise
+    target = output if output is not None else model.with_suffix(".onnx")
+    seconds = time.perf_counter() - began
+    if as_json:
+        rows = [layer.row() for layer in converted.layers]
+        _print_json(
+            {"onnx": str(target), "layers": rows, "seconds": round(seconds, 3), "proof": converted.network.proof}
+        )
+        return
+    print(converted.layers)
+    proof = converted.network.proof
+    print(
+        f"\nEvery layer is proven: torch and Keras differ by at most {proof['max_error']:.1e} of a layer's maximum "
+        f"(1e-5 is allowed), and the input gradient's cosine is {proof['gradient']['cosine']:.9f}.\n"
+        f"Written in {seconds:.1f} s: {target}"
+    )
+
+
+@app.command()
+def layers(onnx_file: OnnxFile, as_json: Json = False) -> None:
+    """List the layers of a converted network."""
+    from oip_torch.onnx_file import Layers, read
+
+    _, network = read(onnx_file)
+    if as_json:
+        _print_json({"layers": [layer.row() for layer in network.layers]})
+    else:
+        print(Layers(network.layers))
+
+
+@app.command()
+def ascend(
+    onnx_file: OnnxFile,
+    layer: Annotated[str, typer.Argument(metavar="LAYER", help="Name of the layer, see `oip layers`.")],
+    maps: Annotated[
+        list[int] | None, typer.Argument(metavar="[MAP ...]", help="Which maps; default: all of the layer.")
+    ] = None,
+    starts: Annotated[int, typer.Option(help="Start images per map.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the start images.")] = 0,
+    settings: Annotated[str, typer.Option(help="article or default.")] = "default",
+    steps: Annotated[int | None, typer.Option(help="Steps of each ascent.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Size of a step.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for oips.nc and the pictures; default: oips.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make OIPs of a layer's maps: oips.nc, a contact sheet, and evolution pictures of the strongest maps."""
+    from oip_torch.ascent import AscentSettings
+    from oip_torch.ascent import ascend as make
+    from oip_torch.files import check_output_folder
+    from oip_torch.model import load
+
+    if settings not in ("article", "default"):
+        raise InputError(f"--settings {settings}: expected article or default")
+    changes: dict[str, Any] = {
+        name: value for name, value in (("steps", steps), ("epsilon", epsilon)) if value is not None
+    }
+    chosen = AscentSettings.article(**changes) if settings == "article" else AscentSettings(**changes)
+    network = load(onnx_file, device=device)
+    folder = check_output_folder(output if output is not None else Path("oips"))
+    began = time.perf_counter()
+    oips = make(
+        network, layer, maps or None, starts=starts, seed=seed, settings=chosen, progress=False if quiet else None
+    )
+    seconds = time.perf_counter() - began
+    files = _write_results(oips, folder)
+    if as_json:
+        summary = _summary(oips)
+        _print_json(
+            {
+                "images": len(oips),
+                "maps": summary["maps"],
+                "alive": summary["alive"],
+                "above_data": None,
+                "steps": oips.info["image_steps"],
+                "seconds": round(seconds, 3),
+                "device": oips.info["device"],
+                "layers": {layer: summary},
+                "files": [str(file) for file in files],
+            }
+        )
+        return
+    print(f"{oips!r} in {seconds:.1f} s on {oips.info['device']}")
+    for file in files:
+        print(file)
+
+
+def _write_results(oips: Oips, folder: Path) -> list[Path]:
+    """oips.nc and the pictures; returns their paths."""
+    from oip_torch import plots
+    from oip_torch.files import replacing
+
+    best = oips.best()
+    pictures = {"sheet.png": plots.sheet(best), "trace.png": plots.trace(best)}
+    for index in np.argsort(-best.scores, kind="stable")[:3]:
+        number = int(best.maps[index])
+        pictures[f"evolution_{number:03d}.png"] = plots.evolution(oips, number)
+    files = [oips.save(folder / "oips.nc")]
+    for name, figure in pictures.items():
+        with replacing(folder / name) as temporary:
+            figure.savefig(temporary, dpi=110)
+        files.append(folder / name)
+    return files
+
+
+def _summary(oips: Oips) -> dict[str, Any]:
+    best = oips.best()
+    return {
+        "maps": len(best),
+        "alive": int((best.scores > 0).sum()),
+        "above_data": None,
+        "median_score": float(np.median(best.scores)),
+    }
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    """ "1.5" or "1,2,3" to numbers."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} {text}: expected a number, or one per channel as in 103.9,116.8,123.7") from None
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    print(json.dumps(data, allow_nan=False))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING)
+    try:
+        result = app(args=(sys.argv[1:] if arguments is None else arguments) or ["--help"], standalone_mode=False)
+    except ProofError as error:
+        return _fail(str(error), 1)
+    except OipError as error:
+        return _fail(str(error), 2 if isinstance(error, InputError) else 1)
+    except typer.Exit as exit_:
+        return exit_.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        # Typer's own usage errors: several lines by default, here one.
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            return _fail(f"{error.format_message()} (see `oip --help`)", 2)
+        raise
+    return result if isinstance(result, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

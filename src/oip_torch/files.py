@@ -1,0 +1,81 @@
+"""How is a file written whole or not at all?"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from oip_torch.errors import InputError
+
+__all__ = ["check_output_folder", "existing_file", "replacing", "sha256"]
+
+
+def existing_file(path: str | os.PathLike[str], what: str) -> Path:
+    """The path, if a readable, non-empty file is there; otherwise an `InputError` that says what is there instead."""
+    path = Path(path)
+    # os.path, since Path's own tests raise on names that are too long instead of saying no.
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a directory: expected {what}; name the file itself")
+    if not os.path.exists(path):
+        raise InputError(f"{path} does not exist: expected {what}; check the path")
+    if not os.path.isfile(path):
+        raise InputError(f"{path} is no regular file: expected {what}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read: permission denied; check its access rights")
+    if os.path.getsize(path) == 0:
+        raise InputError(f"{path} is empty (0 bytes): expected {what}; fetch or save it again")
+    return path
+
+
+def check_output_folder(path: str | os.PathLike[str]) -> Path:
+    """The path, if files can be written there; the folder itself is not made yet, in case the work fails."""
+    path = Path(path)
+    nearest = path
+    while not os.path.exists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    try:
+        # The access bits mislead (root, read-only mounts): what counts is whether a file can be made.
+        with tempfile.NamedTemporaryFile(dir=nearest, prefix=".oip-"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the folder {path}: {error.strerror or error}; choose another output folder"
+        ) from None
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes `path`'s place at once, on failure it is removed.
+
+    The temporary name keeps the ending, since some writers choose the format by it. A folder may be written too.
+    """
+    path = Path(path)
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a directory: expected the name of a file to write; choose another output")
+    check_output_folder(path.parent)
+    folder = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".oip-"))
+        yield folder / path.name
+        os.replace(folder / path.name, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another output") from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,95 @@
+"""What do the chosen layers say for these images?"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from oip_torch.errors import CaptureError, InputError, unknown_name
+from oip_torch.model import FeatureModel
+
+__all__ = ["FeatureMaps", "capture"]
+
+
+class FeatureMaps(Mapping[str, Tensor]):
+    """What `capture` caught: layer name → tensor, (batch, maps, height, width) or (batch, units).
+
+    Of several forward passes the last one counts. The tensors are part of the autograd graph.
+    """
+
+    def __init__(self, layers: tuple[str, ...]) -> None:
+        self._layers = layers
+        self._caught: dict[str, Tensor] = {}
+
+    def __getitem__(self, layer: str) -> Tensor:
+        if layer not in self._layers:
+            raise unknown_name("captured layer", layer, self._layers)
+        if layer not in self._caught:
+            raise CaptureError(f"layer {layer!r} has not run yet: call the model inside the `with` block first")
+        return self._caught[layer]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __repr__(self) -> str:
+        shapes = {name: tuple(self._caught[name].shape) if name in self._caught else None for name in self._layers}
+        return f"FeatureMaps({shapes})"
+
+
+@contextlib.contextmanager
+def capture(model: nn.Module, *layers: str, before_activation: bool = False) -> Iterator[FeatureMaps]:
+    """Catch the outputs of layers while the model runs.
+
+        with oip.capture(model, "Conv2D_3") as maps:
+            model(images)
+        maps["Conv2D_3"]        # (batch, 128, 3, 3)
+
+    Args:
+        model: a `FeatureModel`, whose layers are known by their Keras names; or any module, by module path
+            (`"features.3"`, as in `named_modules`).
+        layers: at least one name.
+        before_activation: what goes into the layer's activation instead of what comes out (`FeatureModel` only).
+
+    Raises:
+        InputError: unknown name (the nearest are offered), or no name.
+        CaptureError: the block ended and a layer never ran.
+    """
+    if not layers:
+        raise InputError("capture got no layer: expected at least one name, as in capture(model, 'Conv2D_3')")
+    modules = {name: _module(model, name, before_activation) for name in layers}
+    maps = FeatureMaps(layers)
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            maps._caught[name] = output
+
+        return hook
+
+    handles = []
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(keep(name)))
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()
+    if silent := [name for name in layers if name not in maps._caught]:
+        raise CaptureError(f"layer {silent[0]!r} never ran: call the model inside the `with` block")
+
+
+def _module(model: nn.Module, name: str, before_activation: bool) -> nn.Module:
+    if isinstance(model, FeatureModel):
+        return model.module_of(name, before_activation=before_activation)
+    if before_activation:
+        raise InputError("before_activation needs a FeatureModel: for other modules name the layer before it")
+    paths: dict[str, nn.Module] = dict(model.named_modules())
+    paths.pop("", None)
+    if name not in paths:
+        raise unknown_name("module", name, paths)
+    return paths[name]

@@ -1,0 +1,189 @@
+"""Is this Keras file one that we may open, and what does it hold?
+
+Runs before TensorFlow starts, and reads the file as data only: Keras' own `safe_mode` was bypassed again and again
+(CVE-2024-3660, CVE-2025-1550, CVE-2025-8747, CVE-2025-9905, CVE-2025-9906), so a file gets no further than here
+unless every class in its configuration is a built-in one on the list below.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from oip_torch.errors import InputError
+from oip_torch.files import existing_file
+
+__all__ = ["CONVOLUTIONS", "check_keras_file"]
+
+CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"})
+"""Keras layer classes that make feature maps."""
+
+_LAYERS = CONVOLUTIONS | frozenset(
+    "InputLayer Dense MaxPooling2D AveragePooling2D GlobalMaxPooling2D GlobalAveragePooling2D BatchNormalization "
+    "LayerNormalization GroupNormalization UnitNormalization Activation ReLU LeakyReLU PReLU ELU Softmax Dropout "
+    "SpatialDropout2D GaussianDropout GaussianNoise AlphaDropout ActivityRegularization Flatten Reshape Permute "
+    "ZeroPadding2D Cropping2D UpSampling2D Add Subtract Multiply Average Maximum Minimum Concatenate Rescaling "
+    "Normalization Identity".split()
+)
+_CONTAINERS = frozenset({"Sequential", "Functional", "Model"})
+_PLAIN = frozenset(  # initialisers, regularisers, constraints, dtype policies and Keras' own marks: no code in them
+    "DTypePolicy Policy __keras_tensor__ __tuple__ Zeros Ones Constant RandomNormal RandomUniform TruncatedNormal "
+    "VarianceScaling Orthogonal Identity GlorotNormal GlorotUniform HeNormal HeUniform LecunNormal LecunUniform "
+    "L1 L2 L1L2 OrthogonalRegularizer MaxNorm NonNeg UnitNorm MinMaxNorm".split()
+)
+_ACTIVATIONS = frozenset(
+    "linear relu relu6 leaky_relu elu selu celu gelu silu swish sigmoid hard_sigmoid hard_silu hard_swish tanh "
+    "hard_tanh softmax log_softmax softplus softsign exponential mish log_sigmoid squareplus".split()
+)
+_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
+_MOST_BYTES = 8 << 30  # of a file, unpacked: far above any CNN, far below what would fill a machine
+
+
+def check_keras_file(path: str | os.PathLike[str]) -> Path:
+    """Check, without running any of it, that `path` is a Keras CNN made of known layers.
+
+    Raises:
+        InputError: missing or damaged file, weights without a model, an unknown or custom class (named), links out of
+            the file, no convolution.
+    """
+    path = existing_file(path, "a Keras model saved as .keras or .h5")
+    suffix = path.suffix.lower()
+    if suffix == ".keras":
+        config = _keras_config(path)
+    elif suffix in {".h5", ".hdf5"}:
+        config = _h5_config(path)
+    else:
+        raise InputError(
+            f"{path} ends in {suffix or 'nothing'}: expected a Keras model saved as .keras or .h5; "
+            "save it with model.save('model.keras')"
+        )
+    _admit(config, path)
+    return path
+
+
+def _keras_config(path: Path) -> Any:
+    """The architecture in a .keras file (a zip of JSON and HDF5)."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(archive.namelist())
+            missing = {"config.json", "model.weights.h5"} - names
+            if missing:
+                raise InputError(f"{path} is a zip file, but no Keras model: it lacks {', '.join(sorted(missing))}")
+            if foreign := names - _MEMBERS:
+                raise InputError(
+                    f"{path} holds {sorted(foreign)[0]!r}: expected {', '.join(sorted(_MEMBERS))} alone; "
+                    "models with assets cannot be converted"
+                )
+            if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
+                raise InputError(f"{path} unpacks to more than {_MOST_BYTES >> 30} GiB: expected a CNN's weights")
+            if (damaged := archive.testzip()) is not None:
+                raise InputError(f"{path} is damaged: its part {damaged} fails its checksum; fetch or save it again")
+            _check_h5_links(io.BytesIO(archive.read("model.weights.h5")), path)
+            return json.loads(archive.read("config.json"))
+    except (zipfile.BadZipFile, EOFError, json.JSONDecodeError, UnicodeDecodeError, RuntimeError) as error:
+        raise InputError(
+            f"{path} is not a readable .keras file ({error}): expected the zip file that model.save writes; "
+            "fetch or save it again"
+        ) from None
+
+
+def _h5_config(path: Path) -> Any:
+    """The architecture in an HDF5 file."""
+    import h5py
+
+    _check_h5_links(path, path)
+    with h5py.File(path, "r") as file:
+        text = file.attrs.get("model_config")
+    if text is None:
+        raise InputError(
+            f"{path} holds weights without a model: expected the whole network; "
+            "load the weights into the network and save that with model.save('model.keras')"
+        )
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise InputError(f"{path} has an unreadable model_config ({error}); save the model again") from None
+
+
+def _check_h5_links(source: Path | io.BytesIO, path: Path) -> None:
+    """Refuse damaged HDF5, and data that lies outside the file (HDF5 can point anywhere on the disk)."""
+    import h5py
+
+    def visit(group: Any) -> Iterator[str]:
+        for name in group:
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                yield name
+                continue
+            child = group[name]
+            if isinstance(child, h5py.Group):
+                yield from visit(child)
+            elif child.external or child.is_virtual:
+                yield name
+
+    try:
+        with h5py.File(source, "r") as file:
+            outside = next(visit(file), None)
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{path} is not readable as HDF5 ({str(error).splitlines()[0]}): expected a model that Keras saved; "
+            "fetch or save it again"
+        ) from None
+    if outside is not None:
+        raise InputError(f"{path} links its data {outside!r} to another place: expected all weights inside the file")
+
+
+def _admit(config: Any, path: Path) -> None:
+    """Refuse every class that is not on the lists, by name; refuse a network without a convolution."""
+    if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
+        raise InputError(f"{path} holds no network configuration; save the model again")
+    if config.get("class_name") not in _CONTAINERS:
+        raise InputError(
+            f"{path} holds a {config.get('class_name')!r}: expected a Sequential or Functional model of Keras' own "
+            "layers; rebuild it so"
+        )
+    classes = set()
+    for entry, layer in _entries({key: value for key, value in config.items() if key != "compile_config"}, "model"):
+        name = entry["class_name"]
+        classes.add(name)
+        module = entry.get("module") or "keras"
+        registered = entry.get("registered_name")
+        if name == "function" or module == "builtins":
+            if entry.get("config") in _ACTIVATIONS:
+                continue
+            raise _refusal(path, f"function {entry.get('config')!r}", layer)
+        if name == "Lambda":
+            raise _refusal(path, "Lambda code", layer)
+        known = name in _LAYERS | _CONTAINERS | _PLAIN
+        own = isinstance(module, str) and (module == "keras" or module.startswith("keras."))
+        if not known or not own or module.startswith("keras.src.ops") or registered not in (None, name):
+            raise _refusal(path, f"class {registered or name!r}", layer)
+    if not classes & CONVOLUTIONS:
+        raise InputError(f"{path} has no convolution: expected a CNN with at least one Conv2D layer")
+
+
+def _refusal(path: Path, what: str, layer: str) -> InputError:
+    return InputError(
+        f"{path}: layer {layer!r} uses the {what}: expected Keras' built-in image layers only, since other code is "
+        "never run; replace the layer and save the model again"
+    )
+
+
+def _entries(value: Any, layer: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every {"class_name": …} in a configuration, each with the name of the layer that it belongs to."""
+    if isinstance(value, dict):
+        if isinstance(value.get("class_name"), str):
+            inner = value.get("config")
+            if isinstance(inner, dict) and isinstance(inner.get("name"), str) and value["class_name"] not in _PLAIN:
+                layer = inner["name"]
+            yield value, layer
+        for item in value.values():
+            yield from _entries(item, layer)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _entries(item, layer)

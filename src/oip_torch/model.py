@@ -1,0 +1,245 @@
+"""Which torch module is the Keras network, and how is it run up to a layer and no further?"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, fx, nn
+
+from oip_torch.errors import ConversionError, InputError
+from oip_torch.onnx_file import Layers, Network, read
+from oip_torch.probes import noise
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["FeatureModel", "figures", "load", "resolve_device"]
+
+SELF_CHECK_TOLERANCE = 1e-4
+"""Of the layer's RMS. The proof allows 1e-5 of the maximum, and different CPUs and torch versions sum in another order;
+a single bias that is off by 1e-2 shows as 1e-3 or more."""
+
+
+class FeatureModel(nn.Module):
+    """A Keras CNN as a torch module: in eval mode, its parameters frozen, every Keras layer known by name.
+
+    `model(images)` takes standardised images (batch, channels, height, width) and returns what the Keras network
+    returns. `layers` is the table of layers, `network` what the ONNX file says of itself.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.layers = Layers(network.layers)
+        self.graph_module = _to_torch(proto)
+        self._paths = _paths_by_tensor(self.graph_module)
+        self._output_paths = _output_paths(self.graph_module.graph)
+        self._truncated: dict[tuple[str, bool], fx.GraphModule] = {}
+        self.eval().requires_grad_(False)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one image."""
+        height, width, channels = self.network.input_shape
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next((tensor.device for tensor in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights: float32, or float64 after `.double()`."""
+        return next(tensor.dtype for tensor in [*self.parameters(), *self.buffers()] if tensor.is_floating_point())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, channels, height, width) → the Keras network's output, (batch, classes) for a classifier."""
+        return self.every_layer(images)[self.network.output]
+
+    def every_layer(self, images: Tensor) -> dict[str, Tensor]:
+        """(batch, channels, height, width) → each layer's output, by name."""
+        outputs = self.graph_module(images)
+        by_path = dict(zip(self._output_paths, outputs if isinstance(outputs, list) else [outputs], strict=True))
+        return {layer.name: by_path[self._path(layer.name, False)] for layer in self.layers}
+
+    def module_of(self, layer: str, *, before_activation: bool = False) -> nn.Module:
+        """The submodule whose output is the layer's, to register hooks on."""
+        return self.graph_module.get_submodule(self._path(layer, before_activation))
+
+    def up_to(self, layer: str, *, before_activation: bool = False) -> fx.GraphModule:
+        """The network up to a layer and no further, sharing this model's weights.
+
+        Returns a module: images (batch, channels, height, width) → (batch, maps, height, width), or (batch, units).
+        """
+        key = (layer, before_activation)
+        if key not in self._truncated:
+            path = self._path(*key)
+            end = next(node for node in self.graph_module.graph.nodes if node.target == path)
+            graph = fx.Graph()
+            copies: dict[fx.Node, fx.Node] = {}
+            wanted = _ancestors(end)
+            for node in self.graph_module.graph.nodes:
+                if node in wanted:
+                    copies[node] = graph.node_copy(node, lambda n: copies[n])
+            graph.output(copies[end])
+            graph.lint()
+            # GraphModule copies only the submodules that the graph names; their parameters stay this model's.
+            self._truncated[key] = fx.GraphModule(self.graph_module, graph).eval()
+        return self._truncated[key]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> FeatureModel:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._truncated.clear()  # `.to()` and `.double()` may replace buffers
+        return self
+
+    def _path(self, layer: str, before_activation: bool) -> str:
+        """Module path inside `graph_module` of the layer's output."""
+        entry = self.layers[layer]
+        return self._paths[entry.tensor_before if before_activation else entry.tensor]
+
+    def standardize(self, images: npt.ArrayLike) -> Tensor:
+        """Images of pixel values 0–255 to what the network expects, on its device.
+
+        Args:
+            images: (batch, height, width) or (batch, height, width, channels), as in Keras' `mnist.npz`.
+
+        Returns:
+            (batch, channels, height, width), minus the network's mean, over its standard deviation.
+
+        Raises:
+            InputError: wrong shape, or a network whose standardisation is not known.
+        """
+        array = np.asarray(images)
+        if array.ndim == 3:
+            array = array[..., None]
+        if array.ndim != 4 or array.shape[1:] != self.network.input_shape:
+            height, width, channels = self.network.input_shape
+            expected = f"(batch, {height}, {width}" + (f", {channels})" if channels > 1 else "[, 1])")
+            raise InputError(f"images of shape {np.shape(images)}: expected {expected}; resize them first")
+        if self.network.mean is None or self.network.std is None:
+            raise InputError(
+                "how this network's inputs were standardised is not known: convert it again with "
+                "`oip convert MODEL.keras --mean M --std S`"
+            )
+        scaled = (array - np.array(self.network.mean)) / np.array(self.network.std)
+        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))).to(self.device, self.dtype)
+
+
+def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto", check: bool = True) -> FeatureModel:
+    """Load an ONNX file that `convert` made. Needs no TensorFlow.
+
+    Args:
+        path: the file.
+        device: "auto" (CUDA when present), "cpu" or "cuda".
+        check: compare the graph with its digest, and each layer's figures on one probe with Keras' own.
+
+    Raises:
+        InputError: missing, damaged, unsafe or foreign file; figures that differ; no such device.
+    """
+    chosen = resolve_device(device)
+    proto, network = read(path, check_digest=check)
+    model = FeatureModel(proto, network)
+    if check:
+        _self_check(model, path)
+    return model.to(chosen)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """ "auto" to CUDA when present, else the CPU; anything else checked."""
+    if str(device) == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device {device!r}: expected auto, cpu or cuda") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda' was asked for, but torch finds no CUDA device here; use auto or cpu")
+    if chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r}: expected auto, cpu or cuda")
+    return chosen
+
+
+def figures(activations: npt.NDArray[np.floating]) -> tuple[float, ...]:
+    """Four numbers that a layer's output on one probe is known by: mean, RMS, maximum, and a random projection.
+
+    `activations`: any shape, in Keras' layout (NHWC). The projection has fixed ±1 signs and is divided by √n, so that
+    it is of the size of the RMS and moves when any single value moves.
+    """
+    values = np.asarray(activations, np.float64).ravel()
+    words = np.random.Philox(key=1).random_raw(-(-values.size // 64))
+    signs = np.unpackbits(words.astype("<u8").view(np.uint8))[: values.size] * 2.0 - 1.0
+    projection = float(values @ signs / np.sqrt(values.size))
+    return float(values.mean()), float(np.sqrt(np.mean(values**2))), float(values.max()), projection
+
+
+def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
+    probe = torch.from_numpy(noise(1, model.network.input_shape).transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        outputs = model.every_layer(probe)
+    for layer in model.layers:
+        array = outputs[layer.name].numpy()
+        got = figures(array.transpose(0, 2, 3, 1) if array.ndim == 4 else array)
+        # A layer whose RMS is 0 must stay so; the floor only keeps rounding of tiny numbers out.
+        allowed = SELF_CHECK_TOLERANCE * max(layer.figures[1], 1e-6) if len(layer.figures) == len(got) else -1.0
+        worst = max((abs(a - b) for a, b in zip(got, layer.figures, strict=False)), default=0.0)
+        if not worst <= allowed:  # NaN fails too
+            raise InputError(
+                f"{path}: layer {layer.name!r} gives {_short(got)} where Keras gave {_short(layer.figures)}: the file "
+                "is damaged, or a library here computes wrongly; convert again, and compare the installed versions"
+            )
+
+
+def _short(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"
+
+
+def _to_torch(proto: onnx.ModelProto) -> fx.GraphModule:
+    import onnx2torch  # takes seconds, since it imports torchvision: only when needed
+
+    safe = type(proto).FromString(proto.SerializeToString())
+    for index, node in enumerate(safe.graph.node):
+        # fx writes module names into Python source and runs it: a name of a stranger's choice could be any code.
+        node.name = f"op{index}_" + re.sub(r"[^A-Za-z0-9_]", "_", node.output[0])[:60]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # onnx2torch's own deprecated calls; its results are proven here
+            module: fx.GraphModule = onnx2torch.convert(safe, attach_onnx_mapping=True)
+    except NotImplementedError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConversionError(f"onnx2torch cannot convert this network: {reason}") from None
+    return module
+
+
+def _paths_by_tensor(module: fx.GraphModule) -> dict[str, str]:
+    """Which submodule makes which ONNX tensor (tensor names are unique, layer and node names are not)."""
+    paths: dict[str, str] = {}
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            mapping: Any = module.get_submodule(str(node.target)).onnx_mapping
+            paths.update(dict.fromkeys(mapping.outputs, str(node.target)))
+    return paths
+
+
+def _output_paths(graph: fx.Graph) -> list[str]:
+    """Module paths of the graph's outputs, in order."""
+    outputs: Any = next(node for node in graph.nodes if node.op == "output").args[0]
+    return [str(node.target) for node in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
+
+
+def _ancestors(end: fx.Node) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    open_nodes = [end]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node not in found:
+            found.add(node)
+            open_nodes.extend(node.all_input_nodes)
+    return found

@@ -1,0 +1,27 @@
+"""What is maximised? An objective turns a layer's output into one score per image; larger is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["Objective", "map_mean"]
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""(activations, maps) → scores: (batch, maps, height, width) or (batch, units), and (batch,) integers, to (batch,)."""
+
+
+def map_mean(activations: Tensor, maps: Tensor) -> Tensor:
+    """The mean activation over map `maps[i]` of image i, the method's objective; for a flat layer the unit itself.
+
+    Args:
+        activations: (batch, maps, height, width) or (batch, units).
+        maps: (batch,) integers.
+
+    Returns:
+        (batch,) scores.
+    """
+    rows = activations[torch.arange(len(maps), device=maps.device), maps]
+    return rows.flatten(1).mean(1) if rows.ndim > 1 else rows

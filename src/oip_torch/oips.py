@@ -1,0 +1,216 @@
+"""What came out of an ascent? `Oips`: the images with all that is needed to judge and to repeat them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oip_torch.errors import InputError
+from oip_torch.files import existing_file, replacing
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["STATUSES", "Oips"]
+
+STATUSES = ("finished", "converged", "dead")
+_FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oips:
+    """OIPs of one layer: N images, in the order map by map, start by start.
+
+    Attributes:
+        layer: its name.
+        maps: (N,) int, the map (channel) that each image was made for.
+        starts: (N,) int, the number of its start.
+        images: (N, height, width, channels) float, the last images; each has mean 0 and standard deviation 1.
+        scores: (N,) float, the objective of `images`: for maps, the mean activation over the map.
+        traces: (N, steps) float, the score of the image that each step found; NaN after an image has stopped.
+        snapshots: (N, S, height, width, channels) float, the images that the steps `snapshot_steps` found.
+        snapshot_steps: (S,) int.
+        status: (N,) str: "converged" (the article's criterion was met), "dead" (score 0 and gradient 0: the map does
+            not respond, and the ascent cannot begin), else "finished".
+        converged_at: (N,) int, the step at which the criterion was first met, or -1.
+        settings: of the ascent (`AscentSettings.to_dict`).
+        info: seed, model and source digests, versions, device, seconds.
+    """
+
+    layer: str
+    maps: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    images: npt.NDArray[np.floating]
+    scores: npt.NDArray[np.floating]
+    traces: npt.NDArray[np.floating]
+    snapshots: npt.NDArray[np.floating]
+    snapshot_steps: npt.NDArray[np.int64]
+    status: npt.NDArray[np.str_]
+    converged_at: npt.NDArray[np.int64]
+    settings: dict[str, Any]
+    info: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def select(self, maps: int | Iterable[int] | None = None, starts: int | Iterable[int] | None = None) -> Oips:
+        """The images of these maps (in the order given) and starts; None for all of them.
+
+        Raises:
+            InputError: a map or start that is not among the results.
+        """
+        chosen = np.arange(len(self))
+        for what, wanted, own in (("map", maps, self.maps), ("start", starts, self.starts)):
+            if wanted is None:
+                continue
+            numbers = [wanted] if isinstance(wanted, (int, np.integer)) else list(wanted)
+            if missing := [number for number in numbers if number not in own]:
+                there = sorted({int(n) for n in own})
+                raise InputError(
+                    f"no {what} {missing[0]} among these OIPs of {self.layer!r}: there are {_ranges(there)}"
+                )
+            chosen = np.array([i for number in numbers for i in chosen if own[i] == number], int)
+        return self._take(chosen)
+
+    def best(self) -> Oips:
+        """The image with the highest score of each map."""
+        order: dict[int, int] = {}
+        for index in np.argsort(-self.scores, kind="stable"):
+            order.setdefault(int(self.maps[index]), int(index))
+        return self._take(np.array([order[int(m)] for m in dict.fromkeys(self.maps.tolist())], int))
+
+    def _take(self, rows: npt.NDArray[np.int64]) -> Oips:
+        names = ("maps", "starts", "images", "scores", "traces", "snapshots", "status", "converged_at")
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    def counts(self) -> dict[str, int]:
+        """How many images have which status."""
+        return {status: int((self.status == status).sum()) for status in STATUSES}
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {status}" for status, n in self.counts().items() if n)
+        maps = _ranges(sorted({int(n) for n in self.maps}))
+        return f"<Oips of {self.layer!r}: {len(self)} images of maps {maps}; {counts or 'none'}>"
+
+    def _repr_html_(self) -> str:
+        """The pictures, for a notebook: at most 64 of the best."""
+        import base64
+        import io
+        from html import escape
+
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        from oip_torch import plots
+
+        shown = self.best()
+        shown = shown._take(np.arange(min(len(shown), 64)))
+        if not len(shown):
+            return f"<p>{escape(repr(self))}</p>"
+        buffer = io.BytesIO()
+        figure = plots.sheet(shown)
+        FigureCanvasAgg(figure)
+        figure.savefig(buffer, format="png", dpi=60)
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        return f'<p>{escape(repr(self))}</p><img src="data:image/png;base64,{picture}">'
+
+    def to_xarray(self) -> xr.Dataset:
+        """As an xarray Dataset with the dimensions image, step, snapshot, y, x, channel."""
+        import xarray as xr
+
+        pixels = ("y", "x", "channel")
+        return xr.Dataset(
+            {
+                "images": (("image", *pixels), self.images),
+                "scores": ("image", self.scores),
+                "traces": (("image", "step"), self.traces),
+                "snapshots": (("image", "snapshot", *pixels), self.snapshots),
+                "status": ("image", self.status.astype(object)),
+                "converged_at": ("image", self.converged_at),
+            },
+            coords={
+                "map": ("image", self.maps),
+                "start": ("image", self.starts),
+                "snapshot_step": ("snapshot", self.snapshot_steps),
+            },
+            attrs={
+                "oip_torch_format": _FORMAT,
+                "layer": self.layer,
+                "settings": json.dumps(self.settings),
+                "info": json.dumps(self.info),
+            },
+        )
+
+    @classmethod
+    def from_xarray(cls, dataset: xr.Dataset) -> Oips:
+        """The inverse of `to_xarray`."""
+        if dataset.attrs.get("oip_torch_format") != _FORMAT:
+            raise InputError(f"no OIPs of format {_FORMAT} in this dataset: expected one that Oips.save wrote")
+        try:
+            return cls(
+                layer=str(dataset.attrs["layer"]),
+                maps=dataset["map"].to_numpy().astype(np.int64),
+                starts=dataset["start"].to_numpy().astype(np.int64),
+                images=dataset["images"].to_numpy(),
+                scores=dataset["scores"].to_numpy(),
+                traces=dataset["traces"].to_numpy(),
+                snapshots=dataset["snapshots"].to_numpy(),
+                snapshot_steps=dataset["snapshot_step"].to_numpy().astype(np.int64),
+                status=dataset["status"].to_numpy().astype(np.str_),
+                converged_at=dataset["converged_at"].to_numpy().astype(np.int64),
+                settings=json.loads(dataset.attrs["settings"]),
+                info=json.loads(dataset.attrs["info"]),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(f"this dataset is no complete set of OIPs: {error} is missing or damaged") from None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write all of it to one NetCDF file, whole or not at all; returns the path."""
+        path = Path(path)
+        if path.suffix != ".nc":
+            raise InputError(f"{path} ends in {path.suffix or 'nothing'}: expected a NetCDF file, with the ending .nc")
+        dataset = self.to_xarray()
+        compressed = {"images", "traces", "snapshots"}
+        with replacing(path) as temporary:
+            dataset.to_netcdf(
+                temporary, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 4} for name in compressed}
+            )
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Oips:
+        """Read what `save` wrote. NetCDF holds numbers and text only, no pickles.
+
+        Raises:
+            InputError: missing or damaged file, or other contents.
+        """
+        import xarray as xr
+
+        path = existing_file(path, "a NetCDF file that Oips.save wrote")
+        try:
+            with xr.open_dataset(path, engine="h5netcdf") as dataset:
+                dataset.load()
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"{path} is not readable as NetCDF ({reason}): expected a file that Oips.save wrote"
+            ) from None
+        return cls.from_xarray(dataset)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] → "0–2, 5"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)

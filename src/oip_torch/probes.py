@@ -1,0 +1,68 @@
+"""Which images is a network proven on?
+
+The same images must come out in every process, on every machine and with every NumPy version, since figures stored in
+a file are compared with them. So the noise is made from the raw 64-bit words of Philox, whose stream NumPy guarantees
+(NEP 19), and not by the distributions of `Generator`, which may change.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MNIST_MEAN", "MNIST_STD", "digits", "noise", "standardized"]
+
+MNIST_MEAN, MNIST_STD = 33.318421, 78.567490
+"""Mean and standard deviation of MNIST's 60,000 training images, all pixels together, on the 0–255 scale."""
+
+Images = npt.NDArray[np.float32]
+
+
+def noise(count: int, shape: tuple[int, int, int], seed: int = 0) -> Images:
+    """`count` images of noise, float32, (count, height, width, channels), each of mean 0 and standard deviation 1.
+
+    Half of each image's variance is coarse (8x8 blocks of one value), as in real images: white noise alone hardly
+    excites deep layers.
+    """
+    height, width, channels = shape
+    coarse_shape = (-(-height // 8), -(-width // 8), channels)
+    fine_size, coarse_size = height * width * channels, int(np.prod(coarse_shape))
+    images = np.empty((count, *shape))
+    for index in range(count):
+        # A key per image: the first image is the same one, whatever the count.
+        words = np.random.Philox(key=[seed, index]).random_raw(fine_size + coarse_size)
+        uniform = (words >> np.uint64(11)) * 2.0**-52 - 1.0
+        coarse = uniform[fine_size:].reshape(coarse_shape).repeat(8, axis=0).repeat(8, axis=1)[:height, :width]
+        images[index] = uniform[:fine_size].reshape(shape) + coarse
+    return standardized(images)
+
+
+def digits(
+    count: int, shape: tuple[int, int, int], mean: npt.ArrayLike = MNIST_MEAN, std: npt.ArrayLike = MNIST_STD
+) -> Images:
+    """`count` (≤ 32) real MNIST test digits, float32, (count, height, width, channels), standardised.
+
+    For other sizes than 28x28 they are enlarged by repeating pixels and cut or padded with background; for several
+    channels, repeated. `mean` and `std` are on the 0–255 scale, one number or one per channel.
+    """
+    height, width, channels = shape
+    with resources.files("oip_torch").joinpath("data/digits.npy").open("rb") as file:
+        images = np.load(file, allow_pickle=False)[:count]
+    factor = max(1, -(-min(height, width) // 28))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    canvas = np.zeros((len(images), height, width), np.float32)
+    rows, columns = min(height, images.shape[1]), min(width, images.shape[2])
+    top, left = (images.shape[1] - rows) // 2, (images.shape[2] - columns) // 2
+    down, right = (height - rows) // 2, (width - columns) // 2
+    canvas[:, down : down + rows, right : right + columns] = images[:, top : top + rows, left : left + columns]
+    values = (canvas[..., None].repeat(channels, axis=3) - np.asarray(mean)) / np.asarray(std)
+    return np.asarray(values, np.float32)
+
+
+def standardized(images: npt.NDArray[np.floating]) -> Images:
+    """Each image brought to mean 0 and population standard deviation 1, float32."""
+    axes = tuple(range(1, images.ndim))
+    centred = images - images.mean(axes, keepdims=True)
+    return np.asarray(centred / centred.std(axes, keepdims=True), np.float32)
