@@ -78,18 +78,20 @@ class Oips:
                     f"no {what} {missing[0]} among these OIPs of {self.layer!r}: there are {_ranges(there)}"
                 )
             chosen = np.array([i for number in numbers for i in chosen if own[i] == number], int)
-        return self._take(chosen)
+        return self.take(chosen.tolist())
 
     def best(self) -> Oips:
         """The image with the highest score of each map."""
         order: dict[int, int] = {}
         for index in np.argsort(-self.scores, kind="stable"):
             order.setdefault(int(self.maps[index]), int(index))
-        return self._take(np.array([order[int(m)] for m in dict.fromkeys(self.maps.tolist())], int))
+        return self.take(order[number] for number in dict.fromkeys(self.maps.tolist()))
 
-    def _take(self, rows: npt.NDArray[np.int64]) -> Oips:
+    def take(self, rows: Iterable[int]) -> Oips:
+        """The images at these positions (0 to N - 1), in this order."""
+        chosen = np.array(list(rows), int)
         names = ("maps", "starts", "images", "scores", "traces", "snapshots", "status", "converged_at")
-        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in names})
+        return dataclasses.replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
     def counts(self) -> dict[str, int]:
         """How many images have which status."""
@@ -106,18 +108,14 @@ class Oips:
         import io
         from html import escape
 
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
         from oip_torch import plots
 
         shown = self.best()
-        shown = shown._take(np.arange(min(len(shown), 64)))
+        shown = shown.take(range(min(len(shown), 64)))
         if not len(shown):
             return f"<p>{escape(repr(self))}</p>"
         buffer = io.BytesIO()
-        figure = plots.sheet(shown)
-        FigureCanvasAgg(figure)
-        figure.savefig(buffer, format="png", dpi=60)
+        plots.sheet(shown).savefig(buffer, format="png", dpi=80)
         picture = base64.b64encode(buffer.getvalue()).decode()
         return f'<p>{escape(repr(self))}</p><img src="data:image/png;base64,{picture}">'
 
