@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from oip_torch import plots
-    from oip_torch.ascent import AscentSettings, ascend
+    from oip_torch.ascent import AscentSettings
     from oip_torch.conversion import convert
     from oip_torch.errors import CaptureError, ConversionError, InputError, OipError, ProofError
     from oip_torch.hooks import FeatureMaps, capture
     from oip_torch.model import FeatureModel, load
     from oip_torch.oips import Oips
     from oip_torch.onnx_file import Layer, Network
+    from oip_torch.search import ascend
     from oip_torch.starts import StartSettings, start_images
 
 _HOMES = {
@@ -32,7 +33,7 @@ _HOMES = {
     "Oips": "oips",
     "ProofError": "errors",
     "StartSettings": "starts",
-    "ascend": "ascent",
+    "ascend": "search",
     "capture": "hooks",
     "convert": "conversion",
     "load": "model",

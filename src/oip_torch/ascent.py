@@ -9,53 +9,67 @@ With x the image and a(x) the activations of the chosen map,
 
 for many images at once; each has its own map, and nothing of one image enters another. The standardisation is what
 bounds the problem: above a ReLU the score is piecewise linear, and without it grows without limit.
+
+Two things are added to the article's loop, and can be turned off. The step shrinks along a cosine, so that the climb
+begins with leaps and ends on the summit. And the gradient is taken of a leaky activation, (1 - leak)·f(z) + leak·z,
+whose leak goes to 0 as the climb goes on: where f is flat, as a ReLU is below 0, there would be no gradient to follow.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from oip_torch.errors import InputError, OipError
+from oip_torch.errors import InputError
 from oip_torch.model import FeatureModel
-from oip_torch.objectives import Objective, map_mean
-from oip_torch.oips import Oips
-from oip_torch.progress import bar
-from oip_torch.starts import StartSettings, standardize, start_images
+from oip_torch.objectives import Objective
+from oip_torch.starts import StartSettings, standardize
 
-__all__ = ["AscentSettings", "ascend", "logarithmic_steps"]
+__all__ = ["AscentSettings", "Schedule", "climb", "logarithmic_steps"]
 
 _TINY = 1e-7  # of the article: keeps the division by a zero gradient finite
-_BATCH = {"cpu": 128, "cuda": 4096}  # images at once; beyond that time per image no longer falls
 
 
 @dataclass(frozen=True, kw_only=True)
 class AscentSettings:
     """How an ascent is made. Frozen: results carry the settings that made them.
 
+    The defaults are the best way that we know; docs/experiments.md has the measurements behind them.
+
     Attributes:
-        steps: of the ascent, ≥ 1.
-        epsilon: the step, > 0, in units of the image's standard deviation (the gradient has RMS 1).
+        steps: of the ascent that ends in the result, ≥ 1; with `stages`, their sum.
+        epsilon: the first step, > 0, in units of the image's standard deviation (the gradient has RMS 1).
+        epsilon_last: the last step; between the two the step follows a cosine. None: all steps are `epsilon`.
+        leak: share of the pre-activation in the objective at the first step, 0 to 1; it falls to 0 linearly.
+        candidates: the precursor: so many starts are tried for each image, and the most promising one goes on. 1: none.
+        candidate_steps: of each candidate's trial.
+        candidate_epsilon: the first step of a trial.
+        stages: strategy 1: the ascent begins with the longest wavelengths alone, and each stage of so many steps adds
+            the next shorter ones to the partly evolved image. None: all wavelengths from the beginning.
         stop: "steps": every image takes all steps; "converged": an image that meets the criterion leaves the batch.
         tolerance, patience, first_check: converged means that the relative change of the score,
             |s - s_before| / (|s| + 1e-7), is below `tolerance` in `patience` successive steps, from step `first_check`
             on. The article's code divides by score - 6 and takes no absolute value; this is what its text means.
         snapshots: the steps whose images are kept; None: 0, n, 2n, 4n, … and the last, with n = ⌊steps / 2^k⌋ and
             k = `doublings`.
-        start: the length scales of the start images.
+        start: the wavelengths of the start images.
     """
 
-    steps: int = 600
-    epsilon: float = 0.01
+    steps: int = 300
+    epsilon: float = 1.0
+    epsilon_last: float | None = 0.01
+    leak: float = 0.3
+    candidates: int = 10
+    candidate_steps: int = 30
+    candidate_epsilon: float = 3.0
+    stages: tuple[int, ...] | None = None
     stop: Literal["steps", "converged"] = "steps"
     tolerance: float = 5e-4
     patience: int = 4
@@ -66,15 +80,24 @@ class AscentSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name in ("steps", "patience"):
-            if not _is_whole(getattr(self, name)) or getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}: expected a whole number, 1 or more")
+        if self.stages is not None:
+            object.__setattr__(self, "stages", tuple(self.stages))
+            if len(self.stages) != self.start.count or not all(is_whole(n) and n > 0 for n in self.stages):
+                raise InputError(
+                    f"stages are {self.stages}: expected {self.start.count} numbers of steps, one for each component "
+                    "of the start, each 1 or more"
+                )
+            object.__setattr__(self, "steps", sum(self.stages))
+        for name, least in (("steps", 1), ("patience", 1), ("candidates", 1), ("candidate_steps", 1)):
+            self._check_whole(name, least)
         for name in ("first_check", "doublings"):
-            if not _is_whole(getattr(self, name)) or getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}: expected a whole number, 0 or more")
-        for name in ("epsilon", "tolerance"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise InputError(f"{name} is {getattr(self, name)}: expected a number above 0")
+            self._check_whole(name, 0)
+        for name in ("epsilon", "candidate_epsilon", "tolerance"):
+            self._check_positive(name)
+        if self.epsilon_last is not None:
+            self._check_positive("epsilon_last")
+        if not 0 <= self.leak <= 1:
+            raise InputError(f"leak is {self.leak}: expected a number from 0 to 1")
         if self.stop not in ("steps", "converged"):
             raise InputError(f"stop is {self.stop!r}: expected 'steps' or 'converged'")
         if self.snapshots is not None:
@@ -82,11 +105,57 @@ class AscentSettings:
             if wrong := [step for step in self.snapshots if not 0 <= step < self.steps]:
                 raise InputError(f"snapshot at step {wrong[0]}: expected steps from 0 to {self.steps - 1}")
 
+    def _check_whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if not is_whole(value) or value < least:
+            raise InputError(f"{name} is {value}: expected a whole number, {least} or more")
+
+    def _check_positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"{name} is {value}: expected a number above 0")
+
     @classmethod
     def article(cls, **changes: Any) -> AscentSettings:
-        """The article to the letter: 600 steps of 0.01 from four length scales; `changes` override fields."""
-        article: dict[str, Any] = {"steps": 600, "epsilon": 0.01, "stop": "steps"}
+        """The article to the letter: 600 steps of 0.01 from one start each; `changes` override fields."""
+        article: dict[str, Any] = {"steps": 600, "epsilon": 0.01, "epsilon_last": None, "leak": 0.0, "candidates": 1}
         return cls(**(article | changes))
+
+    @classmethod
+    def within(cls, image_steps: int, **changes: Any) -> AscentSettings:
+        """The best known way for a budget of image-steps per image, search included; 600 gives the defaults.
+
+        Half of the budget goes to √(budget / 6) candidates, the other half to the one that goes on.
+        """
+        if not is_whole(image_steps) or image_steps < 1:
+            raise InputError(f"steps is {image_steps}: expected a whole number, 1 or more")
+        candidates = max(1, round(math.sqrt(image_steps / 6)))
+        candidate_steps = image_steps // (2 * candidates)
+        if candidates == 1 or candidate_steps == 0:
+            return cls(**({"steps": image_steps, "epsilon": cls.candidate_epsilon, "candidates": 1} | changes))
+        steps = image_steps - candidates * candidate_steps
+        return cls(**({"steps": steps, "candidates": candidates, "candidate_steps": candidate_steps} | changes))
+
+    @property
+    def image_steps(self) -> int:
+        """Steps spent on one image at most, the candidates' included."""
+        return self.steps + (self.candidates * self.candidate_steps if self.candidates > 1 else 0)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of the ascent that ends in the result."""
+        return Schedule(steps=self.steps, epsilon=self.epsilon, epsilon_last=self.epsilon_last, leak=self.leak)
+
+    @property
+    def candidate_schedule(self) -> Schedule:
+        """Of a candidate's trial, on which the leak stays as it is."""
+        last = self.epsilon_last
+        return Schedule(
+            steps=self.candidate_steps,
+            epsilon=self.candidate_epsilon,
+            epsilon_last=None if last is None else max(last, self.candidate_epsilon / 100),
+            leak=self.leak,
+        )
 
     def snapshot_steps(self) -> tuple[int, ...]:
         """The steps whose images are kept, in order."""
@@ -98,6 +167,24 @@ class AscentSettings:
         return dataclasses.asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Step sizes and leaks of one climb, by step."""
+
+    steps: int
+    epsilon: float
+    epsilon_last: float | None
+    leak: float
+
+    def at(self, step: int) -> tuple[float, float]:
+        """(epsilon, leak) of a step from 0 to steps - 1."""
+        done = step / max(1, self.steps - 1)
+        leak = self.leak * (1 - done)
+        if self.epsilon_last is None:
+            return self.epsilon, leak
+        return self.epsilon_last + (self.epsilon - self.epsilon_last) * 0.5 * (1 + math.cos(math.pi * done)), leak
+
+
 def logarithmic_steps(steps: int, doublings: int = 6) -> tuple[int, ...]:
     """0, n, 2n, 4n, … and the last step, with n = ⌊steps / 2^doublings⌋: 600 gives 0, 9, 18, 36, 72, 144, 288, 599."""
     n = max(1, steps // 2**doublings)
@@ -105,123 +192,56 @@ def logarithmic_steps(steps: int, doublings: int = 6) -> tuple[int, ...]:
     return tuple(sorted({0, steps - 1} | {step for step in doubled if step < steps}))
 
 
-def ascend(
+def climb(
     model: FeatureModel,
     layer: str,
-    maps: int | Iterable[int] | None = None,
-    *,
-    starts: int = 1,
-    seed: int = 0,
-    settings: AscentSettings | None = None,
-    objective: Objective = map_mean,
-    batch_size: int | None = None,
-    progress: bool | None = None,
-) -> Oips:
-    """Make OIPs: images that the chosen maps of a layer respond to.
-
-        oips = oip.ascend(model, "Conv2D_3", maps=[17, 56], starts=4)
-
-    Args:
-        model: from `load` or `convert`; the work is done where its weights are, in their dtype.
-        layer: name of the layer.
-        maps: which of its maps (or units); None: all of them.
-        starts: how many start images per map.
-        seed: each image's start depends on (seed, layer, map, start number) alone.
-        settings: default `AscentSettings()`.
-        objective: what is maximised; see `objectives`.
-        batch_size: images at once; default by device.
-        progress: show a bar on stderr; None: only on a terminal.
-
-    Returns:
-        The OIPs, map by map, start by start.
-
-    Raises:
-        InputError: unknown layer, a map out of range, a number that is not positive.
-    """
-    settings = settings or AscentSettings()
-    chosen = _chosen_maps(model, layer, maps)
-    for name, value, least in (("starts", starts, 1), ("seed", seed, 0), ("batch_size", batch_size or 1, 1)):
-        if not _is_whole(value) or value < least:
-            raise InputError(f"{name} is {value}: expected a whole number, {least} or more")
-    keys = [(map_index, start) for map_index in chosen for start in range(starts)]
-    network = model.up_to(layer)
-    size = batch_size or _BATCH[model.device.type]
-    began = time.perf_counter()
-    batches = []
-    with bar(f"ascending {layer}", len(keys) * settings.steps, progress) as advance:
-        for first in range(0, len(keys), size):
-            part = keys[first : first + size]
-            x = start_images(model.input_shape, part, layer=layer, seed=seed, settings=settings.start)
-            indices = torch.tensor([key[0] for key in part], device=model.device)
-            climb = _climb(network, x.to(model.device, model.dtype), indices, settings, objective, advance)
-            batches.append({name: tensor.cpu().numpy() for name, tensor in climb.items()})
-    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    if not (np.isfinite(joined["images"]).all() and np.isfinite(joined["scores"]).all()):
-        raise OipError(f"the ascent of {layer!r} left the finite numbers: use a smaller epsilon, or float64")
-    status = np.where(joined["converged_at"] >= 0, "converged", "finished")
-    status = np.where(joined["dead"], "dead", status)
-    return Oips(
-        layer=layer,
-        maps=np.array([key[0] for key in keys], np.int64),
-        starts=np.array([key[1] for key in keys], np.int64),
-        images=joined["images"].transpose(0, 2, 3, 1),
-        scores=joined["scores"],
-        traces=joined["traces"],
-        snapshots=joined["snapshots"].transpose(0, 1, 3, 4, 2),
-        snapshot_steps=np.array(settings.snapshot_steps(), np.int64),
-        status=status,
-        converged_at=np.where(joined["dead"], -1, joined["converged_at"]),
-        settings=settings.to_dict(),
-        info={
-            "seed": seed,
-            "objective": getattr(objective, "__name__", "custom"),
-            "source": model.network.source,
-            "source_sha256": model.network.source_sha256,
-            "graph_sha256": model.network.graph_sha256,
-            "versions": {name: version(name) for name in ("oip_torch", "torch", "numpy")},
-            "device": _device_name(model.device),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "image_steps": int(np.isfinite(joined["traces"]).sum()),
-            "seconds": time.perf_counter() - began,
-        },
-    )
-
-
-def _climb(
-    network: nn.Module,
     x: Tensor,
     maps: Tensor,
-    settings: AscentSettings,
+    schedule: Schedule,
     objective: Objective,
-    advance: Callable[[int], None],
+    *,
+    kept: tuple[int, ...] = (),
+    added: dict[int, Tensor] | None = None,
+    settings: AscentSettings | None = None,
+    advance: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Tensor]:
     """The ascent of one batch.
 
     Args:
-        network: images → activations of the layer.
+        model: whose layer is looked at.
+        layer: its name.
         x: (batch, channels, height, width), standardised.
         maps: (batch,) integers.
-        settings: of the ascent.
+        schedule: step sizes and leaks.
         objective: what is maximised.
+        kept: the steps whose images are kept.
+        added: step → (batch, channels, height, width), what is added to the images before that step.
+        settings: when to stop, and what counts as converged.
         advance: told how many image-steps were done.
 
     Returns:
-        images, scores, traces (batch, steps), snapshots (batch, S, …), converged_at, dead: see `Oips`.
+        images, scores (batch,), promise (batch,; the score with the leak of the first step), traces (batch, steps),
+        snapshots (batch, S, …), converged_at (batch,), dead (batch,): see `Oips`.
     """
-    count, kept = len(x), settings.snapshot_steps()
-    traces = x.new_full((count, settings.steps), math.nan)
+    settings = settings or AscentSettings()
+    network = model.leaky_up_to(layer) if schedule.leak > 0 else _PlainTwice(model.up_to(layer))
+    count, all_maps = len(x), maps
+    traces = x.new_full((count, schedule.steps), math.nan)
     snapshots = x.new_empty((count, len(kept), *x.shape[1:]))
-    final, all_maps = torch.empty_like(x), maps
-    dead = torch.zeros(count, dtype=torch.bool, device=x.device)
+    final = torch.empty_like(x)
+    flat = torch.zeros(count, dtype=torch.bool, device=x.device)
     converged_at = torch.full((count,), -1, device=x.device)
     rows = torch.arange(count, device=x.device)  # of the images that are still climbing
     calm = torch.zeros(count, dtype=torch.long, device=x.device)  # successive steps of little change
     before = x.new_full((count,), math.inf)
 
-    for step in range(settings.steps):
+    for step in range(schedule.steps):
+        if added and step in added:
+            x = standardize(x + added[step][rows])
         if step in kept:
             snapshots[rows, kept.index(step)] = x
-        score, gradient = _score_and_gradient(network, x, maps, objective)
+        epsilon, leak = schedule.at(step)
+        score, gradient = _score_and_gradient(network, x, maps, leak, objective)
         traces[rows, step] = score
         change = (score - before).abs() / (score.abs() + _TINY)
         calm = torch.where(change < settings.tolerance, calm + 1, 0) if step >= settings.first_check else calm
@@ -230,60 +250,60 @@ def _climb(
         before = score
 
         rms = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()
-        x = standardize(x + settings.epsilon * gradient / (rms + _TINY))
+        x = standardize(x + epsilon * gradient / (rms + _TINY))
 
         advance(len(rows))
-        last = step == settings.steps - 1
-        leaving = torch.ones_like(met) if last else met if settings.stop == "converged" else None
-        if leaving is not None and bool(leaving.any()):
-            gone = rows[leaving]
+        last = step == schedule.steps - 1
+        if not last and settings.stop == "steps":
+            continue
+        leaving = torch.ones_like(met) if last else met
+        if bool(leaving.any()):
+            gone, staying = rows[leaving], ~leaving
             final[gone] = x[leaving]
-            dead[gone] = (rms.flatten() == 0)[leaving] & (score <= 0)[leaving]
+            flat[gone] = (rms.flatten() == 0)[leaving]
             for index, later in enumerate(kept):
                 if later > step:
                     snapshots[gone, index] = x[leaving]
-            staying = ~leaving
             x, maps, rows, calm, before = x[staying], maps[staying], rows[staying], calm[staying], before[staying]
             if not len(rows):
                 break
     with torch.no_grad():
-        scores = objective(network(final), all_maps)
+        plain, leaky = network(final, schedule.leak)
+        scores, promise = objective(plain, all_maps), objective(leaky, all_maps)
     return {
         "images": final,
         "scores": scores,
+        "promise": promise,
         "traces": traces,
         "snapshots": snapshots,
         "converged_at": converged_at,
-        "dead": dead,
+        # Without a leak a flat objective shows by its gradient; with one the gradient flows, and the score tells.
+        "dead": (scores <= 0) & flat if schedule.leak == 0 else scores <= 0,
     }
 
 
-def _score_and_gradient(network: nn.Module, x: Tensor, maps: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-    """(batch,) scores and their gradients: of the sum, since no image's score depends on another image."""
+class _PlainTwice(torch.nn.Module):
+    """A network without leak, in the form of one with it."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, leak: float) -> tuple[Tensor, Tensor]:
+        output = self.network(x)
+        return output, output
+
+
+def _score_and_gradient(
+    network: torch.nn.Module, x: Tensor, maps: Tensor, leak: float, objective: Objective
+) -> tuple[Tensor, Tensor]:
+    """(batch,) scores, and the gradients of the leaky scores: of their sum, since no image's score needs another."""
     x = x.detach().requires_grad_()
-    score = objective(network(x), maps)
-    (gradient,) = torch.autograd.grad(score.sum(), x)
-    return score.detach(), gradient
+    plain, leaky = network(x, leak)
+    (gradient,) = torch.autograd.grad(objective(leaky, maps).sum(), x)
+    return objective(plain.detach(), maps), gradient
 
 
-def _chosen_maps(model: FeatureModel, layer: str, maps: int | Iterable[int] | None) -> list[int]:
-    count = model.layers[layer].maps
-    if maps is None:
-        return list(range(count))
-    chosen = [maps] if isinstance(maps, (int, np.integer)) else list(maps)
-    if not chosen:
-        raise InputError(
-            f"no maps of layer {layer!r} were given: expected numbers from 0 to {count - 1}, or None for all"
-        )
-    for index in chosen:
-        if not _is_whole(index) or not 0 <= index < count:
-            raise InputError(f"layer {layer!r} has no map {index}: expected a number from 0 to {count - 1}")
-    return [int(index) for index in dict.fromkeys(chosen)]
-
-
-def _is_whole(value: Any) -> bool:
+def is_whole(value: Any) -> bool:
+    """An integer of Python or NumPy, and no bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -119,9 +119,9 @@ def ascend(
 ) -> None:
     """Make OIPs of a layer's maps: oips.nc, a contact sheet, and evolution pictures of the strongest maps."""
     from oip_torch.ascent import AscentSettings
-    from oip_torch.ascent import ascend as make
     from oip_torch.files import check_output_folder
     from oip_torch.model import load
+    from oip_torch.search import ascend as make
 
     if settings not in ("article", "default"):
         raise InputError(f"--settings {settings}: expected article or default")

@@ -227,7 +227,7 @@ def _check_tensorflow() -> None:
     missing = [name for name in ("tensorflow", "tf2onnx") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f"{' and '.join(missing)} is not installed, and converting needs it: run "
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, but needed to convert: run "
             '`pip install "oip_torch[convert]"` (an ONNX file once made needs neither)'
         )
 

@@ -39,6 +39,8 @@ def check_output_folder(path: str | os.PathLike[str]) -> Path:
     while not os.path.exists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
     try:
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(path)  # a name that is too long, or that leads through a file
         # The access bits mislead (root, read-only mounts): what counts is whether a file can be made.
         with tempfile.NamedTemporaryFile(dir=nearest, prefix=".oip-"):
             pass

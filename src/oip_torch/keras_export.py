@@ -277,7 +277,7 @@ def _name_layers(graph: Any, rows: list[dict[str, Any]]) -> None:
     kept = [type(value).FromString(value.SerializeToString()) for value in kept]  # the list below owns them
     del graph.output[:], graph.value_info[:]
     graph.output.extend(kept)
-    _drop_unused(graph)
+    _drop_unused(graph, {name for row in rows for name in (row["tensor"], row["tensor_before"]) if name is not None})
 
 
 def _origin(tensor: str, producers: dict[str, Any]) -> str:
@@ -293,9 +293,9 @@ def _origin(tensor: str, producers: dict[str, Any]) -> str:
     return best
 
 
-def _drop_unused(graph: Any) -> None:
-    """Remove the nodes and constants that no output needs any more."""
-    needed = {value.name for value in graph.output}
+def _drop_unused(graph: Any, layers: set[str]) -> None:
+    """Remove the nodes and constants that no layer needs any more, before or after its activation."""
+    needed = set(layers)
     nodes = []
     for node in reversed(graph.node):
         if needed.intersection(node.output):

@@ -62,7 +62,10 @@ def check_keras_file(path: str | os.PathLike[str]) -> Path:
             f"{path} ends in {suffix or 'nothing'}: expected a Keras model saved as .keras or .h5; "
             "save it with model.save('model.keras')"
         )
-    _admit(config, path)
+    try:
+        _admit(config, path)
+    except RecursionError:
+        raise InputError(f"{path} has a configuration that is nested too deeply: expected a network's") from None
     return path
 
 
@@ -85,9 +88,12 @@ def _keras_config(path: Path) -> Any:
                 raise InputError(f"{path} is damaged: its part {damaged} fails its checksum; fetch or save it again")
             _check_h5_links(io.BytesIO(archive.read("model.weights.h5")), path)
             return json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, EOFError, json.JSONDecodeError, UnicodeDecodeError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # zipfile raises its own, and what zlib, lzma, bz2, struct and json throw at damage
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"{path} is not a readable .keras file ({error}): expected the zip file that model.save writes; "
+            f"{path} is not a readable .keras file ({reason}): expected the zip file that model.save writes; "
             "fetch or save it again"
         ) from None
 
@@ -97,8 +103,11 @@ def _h5_config(path: Path) -> Any:
     import h5py
 
     _check_h5_links(path, path)
-    with h5py.File(path, "r") as file:
-        text = file.attrs.get("model_config")
+    try:
+        with h5py.File(path, "r") as file:
+            text = file.attrs.get("model_config")
+    except Exception as error:  # as above
+        raise _unreadable_h5(path, error) from None
     if text is None:
         raise InputError(
             f"{path} holds weights without a model: expected the whole network; "
@@ -106,7 +115,7 @@ def _h5_config(path: Path) -> Any:
         )
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path} has an unreadable model_config ({error}); save the model again") from None
 
 
@@ -123,26 +132,30 @@ def _check_h5_links(source: Path | io.BytesIO, path: Path) -> None:
             child = group[name]
             if isinstance(child, h5py.Group):
                 yield from visit(child)
-            elif child.external or child.is_virtual:
+            elif isinstance(child, h5py.Dataset) and (child.external or child.is_virtual):
                 yield name
 
     try:
         with h5py.File(source, "r") as file:
             outside = next(visit(file), None)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{path} is not readable as HDF5 ({str(error).splitlines()[0]}): expected a model that Keras saved; "
-            "fetch or save it again"
-        ) from None
+    except Exception as error:  # h5py lets through whatever the damage leads to
+        raise _unreadable_h5(path, error) from None
     if outside is not None:
         raise InputError(f"{path} links its data {outside!r} to another place: expected all weights inside the file")
+
+
+def _unreadable_h5(path: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return InputError(
+        f"{path} is not readable as HDF5 ({reason}): expected a model that Keras saved; fetch or save it again"
+    )
 
 
 def _admit(config: Any, path: Path) -> None:
     """Refuse every class that is not on the lists, by name; refuse a network without a convolution."""
     if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
         raise InputError(f"{path} holds no network configuration; save the model again")
-    if config.get("class_name") not in _CONTAINERS:
+    if not isinstance(config.get("class_name"), str) or config["class_name"] not in _CONTAINERS:
         raise InputError(
             f"{path} holds a {config.get('class_name')!r}: expected a Sequential or Functional model of Keras' own "
             "layers; rebuild it so"
@@ -154,9 +167,11 @@ def _admit(config: Any, path: Path) -> None:
         module = entry.get("module") or "keras"
         registered = entry.get("registered_name")
         if name == "function" or module == "builtins":
-            if entry.get("config") in _ACTIVATIONS:
+            function = entry.get("config")
+            known = isinstance(function, str) and function in _ACTIVATIONS
+            if known and name == "function" and module == "builtins" and registered in (None, name, function):
                 continue
-            raise _refusal(path, f"function {entry.get('config')!r}", layer)
+            raise _refusal(path, f"function {function!r}", layer)
         if name == "Lambda":
             raise _refusal(path, "Lambda code", layer)
         known = name in _LAYERS | _CONTAINERS | _PLAIN

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class FeatureModel(nn.Module):
         self.graph_module = _to_torch(proto)
         self._paths = _paths_by_tensor(self.graph_module)
         self._output_paths = _output_paths(self.graph_module.graph)
-        self._truncated: dict[tuple[str, bool], fx.GraphModule] = {}
+        self._truncated: dict[tuple[str, bool | None], fx.GraphModule] = {}
         self.eval().requires_grad_(False)
 
     @property
@@ -94,6 +95,58 @@ class FeatureModel(nn.Module):
             # GraphModule copies only the submodules that the graph names; their parameters stay this model's.
             self._truncated[key] = fx.GraphModule(self.graph_module, graph).eval()
         return self._truncated[key]
+
+    def leaky_up_to(self, layer: str) -> fx.GraphModule:
+        """The network up to a layer, with a second output in which the nearest activations leak.
+
+        Each activation f that is met first on the way back from the layer (its own, if it has one) is replaced by
+        (1 - leak)·f(z) + leak·z there: for a ReLU a leaky ReLU. So gradients pass where f is flat.
+
+        Returns a module: images, leak → (the layer's output, its leaky output).
+        """
+        key = (layer, None)
+        if key not in self._truncated:
+            end, nearest, before_paths = self._nearest(layer)
+            nodes = {node.target: node for node in self.graph_module.graph.nodes}
+            wanted = _ancestors(end)
+            graph = fx.Graph()
+            plain: dict[fx.Node, fx.Node] = {}
+            leaky: dict[fx.Node, fx.Node] = {}
+            leak: fx.Node | None = None
+            for node in self.graph_module.graph.nodes:
+                if node not in wanted:
+                    continue
+                plain[node] = graph.node_copy(node, lambda n: plain[n])
+                if node.op == "placeholder":
+                    leak = graph.placeholder("leak")
+                elif node in nearest and node.target in before_paths:
+                    before = plain[nodes[before_paths[node.target]]]
+                    rest = graph.call_function(operator.sub, (before, plain[node]))
+                    rest = graph.call_function(operator.mul, (rest, leak))
+                    leaky[node] = graph.call_function(operator.add, (plain[node], rest))
+                elif node in nearest and any(n in leaky for n in node.all_input_nodes):
+                    leaky[node] = graph.node_copy(node, lambda n: leaky.get(n, plain[n]))
+            graph.output((plain[end], leaky.get(end, plain[end])))
+            graph.lint()
+            self._truncated[key] = fx.GraphModule(self.graph_module, graph).eval()
+        return self._truncated[key]
+
+    def nearest_activations(self, layer: str) -> dict[str, str]:
+        """The layers whose activations `leaky_up_to` makes leak, and which activations these are."""
+        _, nearest, before_paths = self._nearest(layer)
+        found = {node.target for node in nearest} & set(before_paths)
+        return {entry.name: str(entry.activation) for entry in self.layers if self._path(entry.name, False) in found}
+
+    def _nearest(self, layer: str) -> tuple[fx.Node, set[fx.Node], dict[Any, str]]:
+        """The layer's node, the nodes back from it to the nearest activations, and where each activation's input is."""
+        before_paths: dict[Any, str] = {
+            self._path(entry.name, False): self._path(entry.name, True)
+            for entry in self.layers
+            if entry.tensor != entry.tensor_before
+        }
+        path = self._path(layer, False)
+        end = next(node for node in self.graph_module.graph.nodes if node.target == path)
+        return end, _ancestors(end, until=before_paths.keys()), before_paths
 
     def _apply(self, fn: Any, recurse: bool = True) -> FeatureModel:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -234,12 +287,14 @@ def _output_paths(graph: fx.Graph) -> list[str]:
     return [str(node.target) for node in (outputs if isinstance(outputs, (list, tuple)) else [outputs])]
 
 
-def _ancestors(end: fx.Node) -> set[fx.Node]:
+def _ancestors(end: fx.Node, until: Set[object] = frozenset()) -> set[fx.Node]:
+    """The node and all that it is computed from; not beyond nodes whose target is in `until`."""
     found: set[fx.Node] = set()
     open_nodes = [end]
     while open_nodes:
         node = open_nodes.pop()
         if node not in found:
             found.add(node)
-            open_nodes.extend(node.all_input_nodes)
+            if node.target not in until:
+                open_nodes.extend(node.all_input_nodes)
     return found

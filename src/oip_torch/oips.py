@@ -35,11 +35,13 @@ class Oips:
         starts: (N,) int, the number of its start.
         images: (N, height, width, channels) float, the last images; each has mean 0 and standard deviation 1.
         scores: (N,) float, the objective of `images`: for maps, the mean activation over the map.
+        largest_before: (N,) float, the largest value that goes into the layer's activation, over the map, on `images`;
+            of a dead map the evidence how far it is from firing.
         traces: (N, steps) float, the score of the image that each step found; NaN after an image has stopped.
         snapshots: (N, S, height, width, channels) float, the images that the steps `snapshot_steps` found.
         snapshot_steps: (S,) int.
-        status: (N,) str: "converged" (the article's criterion was met), "dead" (score 0 and gradient 0: the map does
-            not respond, and the ascent cannot begin), else "finished".
+        status: (N,) str: "converged" (the article's criterion was met), "dead" (the map does not respond at all:
+            without a leak the ascent could not begin, with one it has led nowhere), else "finished".
         converged_at: (N,) int, the step at which the criterion was first met, or -1.
         settings: of the ascent (`AscentSettings.to_dict`).
         info: seed, model and source digests, versions, device, seconds.
@@ -50,6 +52,7 @@ class Oips:
     starts: npt.NDArray[np.int64]
     images: npt.NDArray[np.floating]
     scores: npt.NDArray[np.floating]
+    largest_before: npt.NDArray[np.floating]
     traces: npt.NDArray[np.floating]
     snapshots: npt.NDArray[np.floating]
     snapshot_steps: npt.NDArray[np.int64]
@@ -90,7 +93,17 @@ class Oips:
     def take(self, rows: Iterable[int]) -> Oips:
         """The images at these positions (0 to N - 1), in this order."""
         chosen = np.array(list(rows), int)
-        names = ("maps", "starts", "images", "scores", "traces", "snapshots", "status", "converged_at")
+        names = (
+            "maps",
+            "starts",
+            "images",
+            "scores",
+            "largest_before",
+            "traces",
+            "snapshots",
+            "status",
+            "converged_at",
+        )
         return dataclasses.replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
     def counts(self) -> dict[str, int]:
@@ -128,6 +141,7 @@ class Oips:
             {
                 "images": (("image", *pixels), self.images),
                 "scores": ("image", self.scores),
+                "largest_before": ("image", self.largest_before),
                 "traces": (("image", "step"), self.traces),
                 "snapshots": (("image", "snapshot", *pixels), self.snapshots),
                 "status": ("image", self.status.astype(object)),
@@ -158,6 +172,7 @@ class Oips:
                 starts=dataset["start"].to_numpy().astype(np.int64),
                 images=dataset["images"].to_numpy(),
                 scores=dataset["scores"].to_numpy(),
+                largest_before=dataset["largest_before"].to_numpy(),
                 traces=dataset["traces"].to_numpy(),
                 snapshots=dataset["snapshots"].to_numpy(),
                 snapshot_steps=dataset["snapshot_step"].to_numpy().astype(np.int64),

@@ -207,6 +207,8 @@ def _check_safe(proto: onnx.ModelProto, path: Path) -> None:
     for tensor in tensors:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise refuse(f"the weights {tensor.name!r} in another file", "all data inside")
+        if tensor.data_type == onnx.TensorProto.STRING:
+            raise refuse(f"text among its weights ({tensor.name!r})", "numbers")
         if math.prod(tensor.dims) > _MOST_ELEMENTS:
             raise refuse(f"the weights {tensor.name!r} of shape {list(tensor.dims)}", "a CNN's")
     try:
@@ -250,7 +252,7 @@ def _description(proto: onnx.ModelProto, path: Path) -> Network:
             versions={str(key): str(value) for key, value in data["versions"].items()},
             proof=dict(data["proof"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} has damaged metadata ({type(error).__name__}: {error}); {_HOW_TO_MAKE_ONE}") from None
@@ -258,13 +260,51 @@ def _description(proto: onnx.ModelProto, path: Path) -> Network:
     for layer in layers:
         if missing := {layer.tensor, layer.tensor_before} - tensors:
             raise InputError(f"{path} has no tensor {missing.pop()!r} for layer {layer.name!r}; {_HOW_TO_MAKE_ONE}")
+    _check_layers(proto, network, path)
     if not layers or network.output not in {layer.name for layer in layers}:
         raise InputError(f"{path} has damaged metadata (no output layer); {_HOW_TO_MAKE_ONE}")
     if [entry.name for entry in proto.graph.input] != ["image"]:
         raise InputError(f"{path} does not take one input 'image'; {_HOW_TO_MAKE_ONE}")
     if min(network.input_shape) < 1 or math.prod(network.input_shape) > _MOST_ELEMENTS:
         raise InputError(f"{path} has an input of shape {network.input_shape}; {_HOW_TO_MAKE_ONE}")
+    if _sizes(proto.graph.input[0]) != [channels, height, width]:
+        raise InputError(
+            f"{path} has damaged metadata (input {network.input_shape}, where the graph takes "
+            f"{_sizes(proto.graph.input[0])}); {_HOW_TO_MAKE_ONE}"
+        )
+    _check_scale(network, path)
     return network
+
+
+def _check_layers(proto: onnx.ModelProto, network: Network, path: Path) -> None:
+    """What runs the network relies on each layer being an output of the graph, with as many maps as it says."""
+    sizes = {value.name: _sizes(value) for value in proto.graph.output}
+    if sorted(sizes) != sorted(layer.tensor for layer in network.layers):
+        raise InputError(f"{path} has damaged metadata (its layers are not the graph's outputs); {_HOW_TO_MAKE_ONE}")
+    if len({layer.name for layer in network.layers}) != len(network.layers):
+        raise InputError(f"{path} has damaged metadata (two layers of one name); {_HOW_TO_MAKE_ONE}")
+    for layer in network.layers:
+        size = sizes[layer.tensor]
+        maps = 0 if not size else size[0] if len(size) == 3 else size[-1]
+        if layer.maps < 1 or maps not in (0, layer.maps):
+            raise InputError(
+                f"{path} has damaged metadata (layer {layer.name!r} with {layer.maps} maps, where the graph gives "
+                f"{maps}); {_HOW_TO_MAKE_ONE}"
+            )
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[int]:
+    """A tensor's size without the batch, channels first; 0 where it is open."""
+    return [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
+
+
+def _check_scale(network: Network, path: Path) -> None:
+    if network.mean is None and network.std is None:
+        return
+    mean, std = network.mean or (), network.std or ()
+    fits = {len(mean), len(std)} <= {1, network.input_shape[2]}
+    if not (fits and all(map(math.isfinite, mean + std)) and min(std) > 0):
+        raise InputError(f"{path} has damaged metadata (mean {mean}, std {std}); {_HOW_TO_MAKE_ONE}")
 
 
 def _layer(entry: dict[str, Any]) -> Layer:

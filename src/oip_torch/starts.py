@@ -1,7 +1,8 @@
 """Which image does an ascent begin with?
 
-Strategy 0 of the method: squares of random numbers, each as coarse as one length scale, are enlarged to the image's
-size and added up. Which wavelengths are in the start decides what is found, and whether anything is found.
+A start is a sum of components, from long wavelengths to short ones: strategy 0 of the method enlarges squares of random
+numbers, each as coarse as one length scale; or Fourier bands with random phases. Which wavelengths are in the start
+decides what is found, and whether anything is found.
 """
 
 from __future__ import annotations
@@ -10,32 +11,50 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from oip_torch.errors import InputError
 
-__all__ = ["StartSettings", "random_stream", "standardize", "start_images"]
+__all__ = ["Key", "StartSettings", "components", "enlarge", "random_stream", "standardize", "start_images"]
+
+Key = tuple[int, ...]
+"""(map, start number), or (map, start number, candidate number): with seed and layer, all that an image's random
+numbers depend on. Candidate 0 is the start itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StartSettings:
     """How start images are made.
 
-    `sides`: the side of each square of random numbers, in grid points along the image's shorter edge; the longer edge
-    gets proportionally more, so that the grid's cells are square. None: 3/28, 1/4, 1/2 and 1 of the shorter edge,
-    which for 28x28 are the article's 3, 7, 14 and 28 (its text says 4, 7, 14, 28; its code has 3). A long side gives
-    short wavelengths. `factors`: with which each enlarged square is added; None: 0.5 for all, as in the article.
+    Attributes:
+        kind: "scales" or "fourier".
+        sides: of "scales": the side of each square of random numbers, in grid points along the image's shorter edge;
+            the longer edge gets proportionally more, so that the cells are square. None: 3/28, 1/4, 1/2 and 1 of the
+            shorter edge, which for 28x28 are the article's 3, 7, 14 and 28 (its text says 4, its code has 3).
+        factors: with which each component is added; None: 0.5 for all, as in the article.
+        exponent: of "fourier": a in the amplitude spectrum 1/f^a; photographs have about 1, white noise has 0.
+        lowest, highest: of "fourier": the band of frequencies, in cycles per shorter edge; None: no upper limit.
+        bands: of "fourier": into how many components the band is cut, evenly in log f (see `AscentSettings.stages`).
     """
 
+    kind: Literal["scales", "fourier"] = "scales"
     sides: tuple[int, ...] | None = None
     factors: tuple[float, ...] | None = None
+    exponent: float = 1.0
+    lowest: float = 1.0
+    highest: float | None = None
+    bands: int = 4
 
     def __post_init__(self) -> None:
         """Check the values."""
+        if self.kind not in ("scales", "fourier"):
+            raise InputError(f"kind of start is {self.kind!r}: expected 'scales' or 'fourier'")
         if self.sides is not None:
             object.__setattr__(self, "sides", tuple(int(side) for side in self.sides))
             if not self.sides or min(self.sides) < 1:
@@ -44,57 +63,115 @@ class StartSettings:
             object.__setattr__(self, "factors", tuple(float(factor) for factor in self.factors))
             if not all(map(math.isfinite, self.factors)) or not any(self.factors):
                 raise InputError(f"factors are {self.factors}: expected finite numbers, not all 0")
-            count = 4 if self.sides is None else len(self.sides)
-            if len(self.factors) != count:
-                raise InputError(f"{len(self.factors)} factors for {count} sides: expected one for each")
+            if len(self.factors) != self.count:
+                raise InputError(f"{len(self.factors)} factors for {self.count} components: expected one for each")
+        if self.bands < 1:
+            raise InputError(f"bands is {self.bands}: expected 1 or more")
+        if not math.isfinite(self.exponent):
+            raise InputError(f"exponent is {self.exponent}: expected a finite number")
+        if not 0 < self.lowest < (math.inf if self.highest is None else self.highest):
+            raise InputError(
+                f"lowest and highest are {self.lowest} and {self.highest}: expected 0 < lowest < highest, "
+                "in cycles per shorter edge"
+            )
 
-    def scales(self, height: int, width: int) -> list[tuple[int, int, float]]:
-        """(rows, columns, factor) of every square, for an image of this size."""
+    @property
+    def count(self) -> int:
+        """How many components a start has."""
+        if self.kind == "fourier":
+            return self.bands
+        return 4 if self.sides is None else len(self.sides)
+
+    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(rows, columns) of every square of random numbers, for an image of this size."""
         shorter = min(height, width)
         sides = self.sides or tuple(max(1, round(shorter * share)) for share in (3 / 28, 1 / 4, 1 / 2, 1))
-        factors = self.factors or (0.5,) * len(sides)
-        return [
-            (round(side * height / shorter), round(side * width / shorter), factor)
-            for side, factor in zip(sides, factors, strict=True)
-        ]
+        return [(round(side * height / shorter), round(side * width / shorter)) for side in sides]
 
 
-def random_stream(seed: int, layer: str, map_index: int, start: int) -> np.random.Generator:
-    """The random numbers of one image: they depend on these four alone, not on the batch or the order of the work."""
+def random_stream(seed: int, layer: str, key: Key) -> np.random.Generator:
+    """The random numbers of one image: they depend on these alone, not on the batch or the order of the work."""
+    if seed < 0:
+        raise InputError(f"seed is {seed}: expected 0 or more")
     name = int.from_bytes(hashlib.sha256(layer.encode()).digest()[:8], "little")
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, name, map_index, start])))
+    map_index, start, *candidate = key
+    number = [c for c in candidate if c > 0]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, name, map_index, start, *number])))
 
 
-def start_images(
+def components(
     shape: tuple[int, int, int],
-    keys: Sequence[tuple[int, int]],
+    keys: Sequence[Key],
     *,
     layer: str = "",
     seed: int = 0,
     settings: StartSettings | None = None,
 ) -> Tensor:
-    """The start images of the ascents `keys`.
+    """The components of start images, from the longest wavelengths to the shortest, each times its factor.
 
     Args:
         shape: (channels, height, width).
-        keys: (map, start number) of each image.
+        keys: (map, start) or (map, start, candidate) of each image.
         layer: name of the layer, which is part of the random stream's key.
         seed: 0 or more.
-        settings: which length scales.
+        settings: which wavelengths.
 
     Returns:
-        (len(keys), channels, height, width), float32, on the CPU, each standardised.
+        (count, len(keys), channels, height, width), float32, on the CPU.
     """
-    if seed < 0:
-        raise InputError(f"seed is {seed}: expected 0 or more")
-    channels, height, width = shape
-    scales = (settings or StartSettings()).scales(height, width)
-    streams = [random_stream(seed, layer, *key) for key in keys]
-    total = torch.zeros(len(keys), *shape)
-    for rows, columns, factor in scales:
-        grids = np.stack([stream.uniform(-1.0, 1.0, (channels, rows, columns)) for stream in streams])
-        total += factor * enlarge(torch.from_numpy(grids.astype(np.float32)), height, width)
-    return standardize(total)
+    settings = settings or StartSettings()
+    streams = [random_stream(seed, layer, key) for key in keys]
+    if settings.kind == "fourier":
+        parts = torch.from_numpy(np.stack([_fourier(shape, stream, settings) for stream in streams], axis=1))
+    else:
+        channels, height, width = shape
+        scales = []
+        for rows, columns in settings.grids(height, width):
+            grid = np.stack([stream.uniform(-1.0, 1.0, (channels, rows, columns)) for stream in streams])
+            scales.append(enlarge(torch.from_numpy(grid.astype(np.float32)), height, width))
+        parts = torch.stack(scales)
+    factors = settings.factors or (0.5,) * settings.count
+    return parts * torch.tensor(factors)[:, None, None, None, None]
+
+
+def start_images(
+    shape: tuple[int, int, int],
+    keys: Sequence[Key],
+    *,
+    layer: str = "",
+    seed: int = 0,
+    settings: StartSettings | None = None,
+) -> Tensor:
+    """The start images of the ascents `keys`: the sum of their `components`, standardised.
+
+    Returns:
+        (len(keys), channels, height, width), float32, on the CPU.
+    """
+    return standardize(components(shape, keys, layer=layer, seed=seed, settings=settings).sum(0))
+
+
+def _fourier(
+    shape: tuple[int, int, int], stream: np.random.Generator, settings: StartSettings
+) -> npt.NDArray[np.float32]:
+    """(bands, channels, height, width): random phases, amplitudes 1/f^a within the band, 0 outside."""
+    _, height, width = shape
+    shorter = min(height, width)
+    fy, fx = np.fft.fftfreq(height)[:, None] * shorter, np.fft.fftfreq(width)[None, :] * shorter
+    frequency = np.hypot(fy, fx)
+    top = float(frequency.max()) if settings.highest is None else settings.highest
+    edges = np.geomspace(settings.lowest, max(top, settings.lowest * (1 + 1e-9)), settings.bands + 1)
+    # The phases of real noise are those of a real image; drawing them directly would have to respect its symmetry.
+    spectrum = np.fft.fft2(stream.standard_normal(shape))
+    phases = spectrum / np.maximum(np.abs(spectrum), 1e-30)
+    amplitude = np.where(frequency > 0, np.maximum(frequency, 1e-9) ** -settings.exponent, 0.0)
+    tiny = 1e-9
+    bands = []
+    for index in range(settings.bands):
+        last = index == settings.bands - 1
+        below = frequency <= edges[index + 1] + tiny if last else frequency < edges[index + 1] - tiny
+        bands.append(np.fft.ifft2(phases * amplitude * (below & (frequency >= edges[index] - tiny))).real)
+    parts = np.stack(bands) * shape[1] * shape[2]
+    return np.asarray(parts / max(float(parts.sum(0).std()), 1e-30), np.float32)
 
 
 def enlarge(images: Tensor, height: int, width: int) -> Tensor:
