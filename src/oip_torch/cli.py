@@ -108,7 +108,9 @@ def ascend(
     starts: Annotated[int, typer.Option(help="Start images per map.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the start images.")] = 0,
     settings: Annotated[str, typer.Option(help="article or default.")] = "default",
-    steps: Annotated[int | None, typer.Option(help="Steps of each ascent.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps spent on each image; with the default settings the search included.")
+    ] = None,
     epsilon: Annotated[float | None, typer.Option(help="Size of a step.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for oips.nc and the pictures; default: oips.")
@@ -125,10 +127,11 @@ def ascend(
 
     if settings not in ("article", "default"):
         raise InputError(f"--settings {settings}: expected article or default")
-    changes: dict[str, Any] = {
-        name: value for name, value in (("steps", steps), ("epsilon", epsilon)) if value is not None
-    }
-    chosen = AscentSettings.article(**changes) if settings == "article" else AscentSettings(**changes)
+    changes: dict[str, Any] = {} if epsilon is None else {"epsilon": epsilon}
+    if settings == "article":
+        chosen = AscentSettings.article(**(changes if steps is None else changes | {"steps": steps}))
+    else:
+        chosen = AscentSettings(**changes) if steps is None else AscentSettings.within(steps, **changes)
     network = load(onnx_file, device=device)
     folder = check_output_folder(output if output is not None else Path("oips"))
     began = time.perf_counter()

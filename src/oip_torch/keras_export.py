@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -30,6 +31,7 @@ from oip_torch.probes import digits, noise
 
 _OPSET = 15  # onnx2torch's registered operations are complete for 13 to 15
 _BEFORE = "before:"
+_SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./>-]*")  # TensorFlow's own rule
 _ACTIVATION_LAYERS = {
     "Activation": None,
     "ReLU": "relu",
@@ -144,9 +146,16 @@ def _load(path: Path) -> Any:
             f"{path.name} leaves height or width open (input {shape}): expected a fixed size; "
             "rebuild it with keras.Input((height, width, channels)) and copy the weights"
         )
+    if shape[1] * shape[2] == 1:
+        raise InputError(f"{path.name} takes images of one pixel (input {shape}): expected larger ones")
     if inputs[0].dtype != "float32":
         raise InputError(f"{path.name} takes {inputs[0].dtype} images: expected float32")
-    for layer in model._flatten_layers(include_self=False, recursive=True):
+    for layer in model._flatten_layers(include_self=True, recursive=True):
+        if not _SCOPE_NAME.fullmatch(layer.name):
+            raise InputError(
+                f"{path.name}: TensorFlow cannot trace a layer or model named {layer.name!r}: expected letters, "
+                "digits, _ . and - alone, the first a letter or digit; rename it and save the model again"
+            )
         if getattr(layer, "data_format", "channels_last") != "channels_last":
             raise InputError(f"layer {layer.name!r} is channels_first: expected channels_last throughout")
         if layer.compute_dtype != "float32":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,10 @@ from matplotlib.figure import Figure
 from oip_torch.errors import InputError
 from oip_torch.oips import Oips
 
-__all__ = ["evolution", "sheet", "trace"]
+if TYPE_CHECKING:
+    from oip_torch.calibration import Calibration
+
+__all__ = ["beside_data", "consistency", "evolution", "sheet", "trace"]
 
 _INK = "#333333"
 _STATUS_COLORS = {"finished": _INK, "converged": _INK, "dead": "#b03030"}
@@ -120,6 +124,148 @@ def trace(oips: Oips) -> Figure:
     axes.set_title(f"{oips.layer}: scores of {len(oips)} ascents", fontsize=11, color=_INK)
     if len(oips) <= 8:
         axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def beside_data(
+    oips: Oips, calibration: Calibration, maps: int | Iterable[int] | None = None, count: int = 5
+) -> Figure:
+    """A row per map: its best OIP, and beside it the real images that excite the map most.
+
+    Above the OIP stands its score, and how many times the largest score of the data that is; above each real image its
+    number in the data and its score. All are standardised in the same way, so that their scores compare.
+
+    Args:
+        oips: of a layer that was calibrated.
+        calibration: of the model that made the OIPs.
+        maps: which maps, in this order; None: all of them.
+        count: how many real images, 1 or more; at most as many as the calibration holds.
+
+    Raises:
+        InputError: OIPs or a calibration of another model, a map that is not among the results, no image asked for.
+    """
+    calibration.check(oips)
+    data = calibration[oips.layer]
+    best = oips.select(maps=maps).best()
+    if not len(best) or count < 1:
+        raise InputError(f"{len(best)} OIPs and {count} real images to show: expected at least one of each")
+    count = min(count, data.top_indices.shape[1])
+    height, width = best.images.shape[1:3]
+    gap_x, gap_y, wide = max(1, round(0.14 * width)), max(2, round(0.3 * height)), max(3, round(0.8 * width))
+    row_height = height + gap_y
+    mosaic = np.ones((len(best) * row_height + gap_y, 2 * wide + (count + 1) * (width + gap_x) - gap_x, 3))
+    inches = 1.05
+    figure = Figure(
+        figsize=(inches * mosaic.shape[1] / width + 0.2, inches * mosaic.shape[0] / width + 0.75), layout="constrained"
+    )
+    axes = figure.subplots()
+
+    def put(image: npt.NDArray[np.floating], row: int, column: int, label: str, color: str, faded: bool) -> None:
+        top = row * row_height + 2 * gap_y
+        left = wide if column == 0 else 2 * wide + column * (width + gap_x)
+        shades = _shades(image, *_limits(image))
+        mosaic[top : top + height, left : left + width] = 0.25 * shades + 0.75 if faded else shades
+        axes.text(left + width / 2 - 0.5, top - 1, label, fontsize=7.5, color=color, ha="center", va="bottom")
+
+    for row in range(len(best)):
+        number, score, dead = int(best.maps[row]), float(best.scores[row]), str(best.status[row]) == "dead"
+        maximum = float(data.maximum[number])
+        times = f"{score / maximum:.1f} × data" if maximum > 0 else "data: 0"
+        color = _STATUS_COLORS[str(best.status[row])]
+        put(best.images[row], row, 0, "dead" if dead else f"{score:.2f} = {times}", color, dead)
+        axes.text(
+            *(wide - gap_x, row * row_height + 2 * gap_y + height / 2, f"map\n{number}"),
+            fontsize=9, color=_INK, ha="right", va="center",
+        )  # fmt: skip
+        pictures = data.top_of(number)
+        for place in range(count):
+            value = float(data.top_scores[number, place])
+            label = f"#{data.top_indices[number, place]}: {value:.2f}"
+            put(pictures[place], row, place + 1, label, _INK if value > 0 else "#999999", value <= 0)
+    _picture(axes, mosaic)
+    middle = 2 * wide + (width + gap_x) * (1 + count / 2)
+    axes.text(wide + width / 2 - 0.5, 0, "OIP", fontsize=9, color=_INK, ha="center", va="center")
+    axes.text(middle, 0, "real images, the most exciting first", fontsize=9, color=_INK, ha="center", va="center")
+    figure.suptitle(f"{oips.layer}: OIPs beside the data ({calibration.count} images)", fontsize=11, color=_INK)
+    note = "Number of the image: score. Faded: the map does not fire."
+    _note(figure, f"{note}\nScale: each picture from its own 0.5 % to its 99.5 % quantile.")
+    return figure
+
+
+def consistency(oips: Oips, map: int) -> Figure:
+    """One row per start of a map: the image, its score, and how well it agrees with the image of every other start.
+
+    The agreement is the best normalised cross-correlation over all shifts (`quality.cross_correlation`).
+
+    Args:
+        oips: with two starts of this map or more.
+        map: which map.
+
+    Raises:
+        InputError: a map that is not among the results, or one start only.
+    """
+    from oip_torch.quality import cross_correlations  # torch comes with it, and takes seconds
+
+    rows = oips.select(maps=map)
+    count = len(rows)
+    if count < 2:
+        raise InputError(f"map {map} has one start only: expected two or more to compare; ascend with starts=8")
+    correlations = cross_correlations(rows.images)
+    means = (correlations.sum(1) - 1) / (count - 1)
+    height, width = rows.images.shape[1:3]
+    # One Axes in units of a row's height, so that the pictures and the rows of the table stay side by side.
+    side = 0.92
+    picture_width = side * width / height
+    text_at = picture_width + 0.25
+    table_at = text_at + 2.1
+    cell = 0.75
+    inches = 0.85
+    figure = Figure(
+        figsize=(inches * (table_at + cell * count + 0.9) + 0.2, inches * (count + 1) + 0.9), layout="constrained"
+    )
+    axes = figure.subplots()
+    for row in range(count):
+        dead = str(rows.status[row]) == "dead"
+        shades = _shades(rows.images[row], *_limits(rows.images[row]))
+        top, bottom = row - side / 2, row + side / 2
+        axes.imshow(
+            0.25 * shades + 0.75 if dead else shades, extent=(0, picture_width, bottom, top), interpolation="nearest"
+        )
+        color = _STATUS_COLORS[str(rows.status[row])]
+        axes.text(-0.12, row, f"start {rows.starts[row]}", fontsize=8, color=_INK, ha="right", va="center")
+        score = "dead" if dead else f"{rows.scores[row]:.2f}"
+        for column, text in enumerate((score, f"{means[row]:.2f}")):
+            axes.text(text_at + 0.45 + column, row, text, fontsize=8, color=color, ha="center", va="center")
+    table = np.where(np.eye(count, dtype=bool), np.nan, np.clip(correlations, 0, 1))
+    shown = axes.imshow(
+        table, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest",
+        extent=(table_at, table_at + cell * count, count - 0.5, -0.5),
+    )  # fmt: skip
+    for row in range(count):
+        at = table_at + cell * (row + 0.5)
+        axes.text(at, -0.62, f"{rows.starts[row]}", fontsize=8, color=_INK, ha="center", va="bottom")
+        for column in range(count):
+            if column != row:
+                value = correlations[row, column]
+                x = table_at + cell * (column + 0.5)
+                color = "white" if value > 0.6 else _INK
+                axes.text(x, row, f"{value:.2f}", fontsize=7, color=color, ha="center", va="center")
+    heads = ((text_at + 0.45, "score"), (text_at + 1.45, "mean\nagreement"))
+    for x, text in heads:
+        axes.text(x, -0.62, text, fontsize=8, color=_INK, ha="center", va="bottom")
+    axes.text(
+        *(table_at + cell * count / 2, -0.95, "agreement with start"), fontsize=8, color=_INK, ha="center", va="bottom"
+    )
+    shown.set_zorder(0)
+    axes.set(xlim=(-1.0, table_at + cell * count + 0.1), ylim=(count - 0.45, -1.25), aspect="equal")
+    axes.axis("off")
+    together = (correlations.sum() - count) / (count * (count - 1))
+    figure.suptitle(f"{oips.layer}, map {map}: {count} starts, mean agreement {together:.2f}", fontsize=11, color=_INK)
+    _note(
+        figure,
+        "Agreement: the best correlation over all shifts, white 0, dark blue 1.\n"
+        "Scale: each picture from its own 0.5 % to its 99.5 % quantile.",
+    )
     return figure
 
 

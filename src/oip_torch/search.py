@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
@@ -25,7 +26,7 @@ from oip_torch.starts import Key, components, standardize
 
 __all__ = ["ascend", "chosen_maps"]
 
-_BATCH = {"cpu": 128, "cuda": 4096}  # images at once; beyond that the time per image no longer falls
+_BATCH = {"cpu": 64, "cuda": 4096}  # images at once; beyond that the time per image no longer falls
 
 
 def ascend(
@@ -67,13 +68,13 @@ def ascend(
         if not is_whole(value) or value < least:
             raise InputError(f"{name} is {value}: expected a whole number, {least} or more")
     keys = [(number, start) for number in numbers for start in range(starts)]
-    size = batch_size or _BATCH[model.device.type]
     began = time.perf_counter()
-    batches = []
     with bar(f"ascending {layer}", len(keys) * settings.image_steps, progress) as advance:
-        for first in range(0, len(keys), size):
-            part = keys[first : first + size]
-            batches.append(_ascend_batch(model, layer, part, seed, settings, objective, advance))
+
+        def work(part: Sequence[tuple[int, int]]) -> dict[str, Any]:
+            return _ascend_batch(model, layer, part, seed, settings, objective, advance)
+
+        batches = _each_batch(work, keys, batch_size, model.device)
     joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     if not (np.isfinite(joined["images"]).all() and np.isfinite(joined["scores"]).all()):
         raise OipError(f"the ascent of {layer!r} left the finite numbers: use a smaller epsilon, or float64")
@@ -106,6 +107,31 @@ def ascend(
             "seconds": time.perf_counter() - began,
         },
     )
+
+
+def _each_batch(
+    work: Callable[[Sequence[tuple[int, int]]], dict[str, Any]],
+    keys: list[tuple[int, int]],
+    batch_size: int | None,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """`work` on each part of the keys, in their order.
+
+    On a CPU the cores work on a batch each, instead of all on one: operations this small spend more time waiting for
+    each other than computing, and where another program holds a core they wait for it at every operation (measured
+    with one core busy: 4.5 ms an image-step with two threads on one batch, 0.6 ms with one).
+    """
+    cores = torch.get_num_threads() if device.type == "cpu" else 1
+    size = batch_size or min(_BATCH[device.type], -(-len(keys) // cores))
+    parts = [keys[first : first + size] for first in range(0, len(keys), size)]
+    workers = min(cores, len(parts))
+    if workers == 1:
+        return [work(part) for part in parts]
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores // workers,)) as pool:
+            return list(pool.map(work, parts))
+    finally:
+        torch.set_num_threads(cores)
 
 
 def chosen_maps(model: FeatureModel, layer: str, maps: int | Iterable[int] | None) -> list[int]:

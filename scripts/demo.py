@@ -1,0 +1,79 @@
+"""The main job on the shipped model: convert it, prove it, make the OIPs of a whole layer, write pictures.
+
+`make demo` runs this; everything goes into the folder `out/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import oip_torch as oip
+from oip_torch.errors import OipError
+from oip_torch.files import replacing
+
+LAYER = "Conv2D_3"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    print(f"\n{what} …", flush=True)
+    began = time.perf_counter()
+    yield
+    print(f"  took {time.perf_counter() - began:.1f} s", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=ROOT / "models" / "mnist_cnn.keras")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results (default: out)")
+    options = parser.parse_args()
+    logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)
+    try:
+        run(options.model, options.out)
+    except OipError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(source: Path, folder: Path) -> None:
+    with timed(f"Converting {source.name} to torch, and proving every layer against TensorFlow"):
+        model = oip.convert(source, folder / "mnist_cnn.onnx")
+        print(model.layers)
+
+    with timed(f"The article's way, for comparison: 600 steps from one start, on every fourth map of {LAYER}"):
+        article = oip.ascend(model, LAYER, range(0, 128, 4), settings=oip.AscentSettings.article())
+        print(f"  {article}")
+
+    with timed(f"An OIP for each of the {model.layers[LAYER].maps} maps of {LAYER}"):
+        oips = oip.ascend(model, LAYER)
+        print(f"  {oips}")
+
+    pictures = []
+    with timed("Drawing"):
+        oips.save(folder / "oips.nc")
+        figures = {f"{LAYER}.png": oip.plots.sheet(oips)}
+        figures[f"{LAYER}_article.png"] = oip.plots.sheet(article, title=f"{LAYER}, the article's way")
+        strongest = article.take(article.scores.argsort()[::-1][:3])
+        for number in strongest.maps.tolist():
+            figures[f"evolution_{number:03d}.png"] = oip.plots.evolution(article, number)
+        for name, figure in figures.items():
+            with replacing(folder / name) as temporary:
+                figure.savefig(temporary, dpi=110)
+            pictures.append(folder / name)
+
+    print("\nThe pictures:")
+    for picture in pictures:
+        print(f"  {picture}")
+    print(f"The OIPs with all their figures: {folder / 'oips.nc'}  (oip_torch.Oips.load reads them)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,423 @@
+"""What does real data draw from each map?
+
+A score says little by itself: one map gives 2 at most, another 20. Beside the largest score that real images draw from
+the map it says how far an OIP goes beyond the data; and the images that excite a map most show what it is used for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from oip_torch.ascent import is_whole
+from oip_torch.errors import InputError, unknown_name
+from oip_torch.files import existing_file, replacing
+from oip_torch.model import FeatureModel
+from oip_torch.oips import Oips
+from oip_torch.progress import bar
+from oip_torch.starts import standardize
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "Calibration",
+    "LayerCalibration",
+    "calibrate",
+    "map_means",
+    "radial_power_spectrum",
+    "read_images",
+]
+
+_FORMAT = 1
+_QUANTILE = 0.999
+_ARRAYS = ("maximum", "p999", "mean", "top_indices", "top_scores")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCalibration:
+    """What the data draws from the maps of one layer.
+
+    Attributes:
+        maximum: (maps,) float, the largest score of any image.
+        p999: (maps,) float, the 99.9th percentile of the scores, linear between neighbours as in `np.percentile`; that
+            a single odd image does not move.
+        mean: (maps,) float, over all images.
+        top_indices: (maps, top) int, which images of the data excite the map most, the most exciting first; of equal
+            ones the first in the data.
+        top_scores: (maps, top) float, their scores.
+        picture_indices: (P,) int, ascending: which images of the data are kept; shared by all layers.
+        pictures: (P, height, width, channels) float, these images, standardised one by one; shared by all layers.
+    """
+
+    maximum: npt.NDArray[np.float64]
+    p999: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]
+    top_indices: npt.NDArray[np.int64]
+    top_scores: npt.NDArray[np.float64]
+    picture_indices: npt.NDArray[np.int64]
+    pictures: npt.NDArray[np.floating]
+
+    def top_of(self, map: int) -> npt.NDArray[np.floating]:
+        """(top, height, width, channels): the images that excite one map most, each with mean 0 and deviation 1."""
+        chosen: npt.NDArray[np.floating] = self.pictures[np.searchsorted(self.picture_indices, self.top_indices[map])]
+        return chosen
+
+    @property
+    def top_images(self) -> npt.NDArray[np.floating]:
+        """(maps, top, height, width, channels): `top_of` every map. Made anew, since it may be large."""
+        chosen: npt.NDArray[np.floating] = self.pictures[np.searchsorted(self.picture_indices, self.top_indices)]
+        return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a data set draws from the maps of a network; by layer: `calibration["Conv2D_3"].maximum[17]`.
+
+    Attributes:
+        layers: name → `LayerCalibration`.
+        count: how many images the data had.
+        spectrum: (rings,) float, the mean of `radial_power_spectrum` over the standardised images.
+        graph_sha256: of the network, as in its ONNX file: for another one these figures mean nothing.
+        source_sha256: of the Keras file that the network comes from.
+    """
+
+    layers: dict[str, LayerCalibration]
+    count: int
+    spectrum: npt.NDArray[np.float64]
+    graph_sha256: str
+    source_sha256: str
+
+    def __getitem__(self, layer: str) -> LayerCalibration:
+        if layer not in self.layers:
+            raise unknown_name("calibrated layer", layer, self.layers)
+        return self.layers[layer]
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self.layers
+
+    def __repr__(self) -> str:
+        maps = ", ".join(f"{name} ({len(layer.maximum)} maps)" for name, layer in self.layers.items())
+        return f"<Calibration by {self.count} images: {maps}>"
+
+    def check(self, other: FeatureModel | Oips) -> None:
+        """Raise an `InputError` if a model, or the model that made OIPs, is another one than was calibrated."""
+        made_by = other.network.graph_sha256 if isinstance(other, FeatureModel) else other.info.get("graph_sha256")
+        if made_by != self.graph_sha256:
+            whose = "the model's" if isinstance(other, FeatureModel) else "that of the model which made the OIPs"
+            raise InputError(
+                f"this calibration is of another network: its graph has the digest {self.graph_sha256[:12]}…, {whose} "
+                f"is {str(made_by)[:12]}…; calibrate again with this model"
+            )
+
+    def to_xarray(self) -> xr.Dataset:
+        """As an xarray Dataset: the maps of all layers one after the other along the dimension map."""
+        import xarray as xr
+
+        layers = list(self.layers.values())
+        joined = {name: np.concatenate([getattr(layer, name) for layer in layers]) for name in _ARRAYS}
+        dimensions = {name: ("map", "top") if name.startswith("top_") else ("map",) for name in _ARRAYS}
+        return xr.Dataset(
+            {
+                **{name: (dimensions[name], joined[name]) for name in _ARRAYS},
+                "pictures": (("picture", "y", "x", "channel"), layers[0].pictures),
+                "spectrum": ("ring", self.spectrum),
+            },
+            coords={"picture_index": ("picture", layers[0].picture_indices)},
+            attrs={
+                "oip_torch_calibration_format": _FORMAT,
+                "layers": json.dumps([[name, len(layer.maximum)] for name, layer in self.layers.items()]),
+                "count": self.count,
+                "graph_sha256": self.graph_sha256,
+                "source_sha256": self.source_sha256,
+            },
+        )
+
+    @classmethod
+    def from_xarray(cls, dataset: xr.Dataset) -> Calibration:
+        """The inverse of `to_xarray`."""
+        if dataset.attrs.get("oip_torch_calibration_format") != _FORMAT:
+            raise InputError(
+                f"no calibration of format {_FORMAT} in this dataset: expected one that Calibration.save wrote"
+            )
+        try:
+            sizes = [(str(name), int(maps)) for name, maps in json.loads(dataset.attrs["layers"])]
+            arrays = {name: dataset[name].to_numpy() for name in _ARRAYS}
+            shared: dict[str, Any] = {
+                "picture_indices": dataset["picture_index"].to_numpy().astype(np.int64),
+                "pictures": dataset["pictures"].to_numpy(),
+            }
+            total = sum(maps for _, maps in sizes)
+            if not sizes or any(len(array) != total for array in arrays.values()):
+                raise ValueError("the number of maps")
+            if not np.isin(arrays["top_indices"], shared["picture_indices"]).all():
+                raise ValueError("a picture")
+            layers, first = {}, 0
+            for name, maps in sizes:
+                part = {key: array[first : first + maps] for key, array in arrays.items()}
+                layers[name] = LayerCalibration(**part, **shared)
+                first += maps
+            return cls(
+                layers=layers,
+                count=int(dataset.attrs["count"]),
+                spectrum=dataset["spectrum"].to_numpy(),
+                graph_sha256=str(dataset.attrs["graph_sha256"]),
+                source_sha256=str(dataset.attrs["source_sha256"]),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(f"this dataset is no complete calibration: {error} is missing or damaged") from None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write all of it to one NetCDF file, whole or not at all; returns the path."""
+        path = Path(path)
+        if path.suffix != ".nc":
+            raise InputError(f"{path} ends in {path.suffix or 'nothing'}: expected a NetCDF file, with the ending .nc")
+        with replacing(path) as temporary:
+            self.to_xarray().to_netcdf(
+                temporary, engine="h5netcdf", encoding={"pictures": {"zlib": True, "complevel": 4}}
+            )
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Read what `save` wrote. NetCDF holds numbers and text only, no pickles.
+
+        Raises:
+            InputError: missing or damaged file, or other contents.
+        """
+        import xarray as xr
+
+        path = existing_file(path, "a NetCDF file that Calibration.save wrote")
+        try:
+            with xr.open_dataset(path, engine="h5netcdf") as dataset:
+                dataset.load()
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"{path} is not readable as NetCDF ({reason}): expected a file that Calibration.save wrote"
+            ) from None
+        return cls.from_xarray(dataset)
+
+
+def calibrate(
+    model: FeatureModel,
+    images: npt.ArrayLike,
+    layers: str | Iterable[str] | None = None,
+    *,
+    top: int = 9,
+    batch_size: int = 256,
+    progress: bool | None = None,
+) -> Calibration:
+    """Score every map on real images.
+
+        calibration = oip.calibrate(model, np.load("mnist.npz")["x_test"])
+        calibration["Conv2D_3"].maximum         # (128,)
+
+    The images are standardised as in the network's training, and then one by one to mean 0 and standard deviation 1, as
+    every OIP is: the score of a map grows with the contrast of the image, and without this a dark digit and an OIP
+    would be compared by their contrast. So both answer the same question: which pattern of this contrast excites the
+    map most?
+
+    Args:
+        model: from `load` or `convert`.
+        images: (N, height, width) or (N, height, width, channels), pixel values 0–255, as in Keras' `mnist.npz`.
+        layers: names; None: every layer whose output has maps, (batch, maps, height, width).
+        top: how many of the most exciting images are kept for each map; fewer where the data has fewer.
+        batch_size: images at once. All layers are scored in one pass, and memory does not grow with the scores of the
+            data: a thousandth of them is kept, which the 99.9th percentile needs.
+        progress: show a bar on stderr; None: only on a terminal.
+
+    Raises:
+        InputError: unknown layer, images of a wrong shape or range, a number that is not positive.
+    """
+    for name, value in (("top", top), ("batch_size", batch_size)):
+        if not is_whole(value) or value < 1:
+            raise InputError(f"{name} is {value}: expected a whole number, 1 or more")
+    array = _checked(np.asarray(images), "the images")
+    names = [layers] if isinstance(layers, str) else None if layers is None else list(dict.fromkeys(layers))
+    for name in names or []:
+        model.layers[name]  # raises, with the names that there are
+    if names == []:
+        raise InputError("calibrate got no layer: expected at least one name, or None for every layer with maps")
+    count = len(array)
+    kept = min(count, max(top, math.ceil((1 - _QUANTILE) * (count - 1)) + 2))
+    tops: dict[str, _Top] = {}
+    power: npt.NDArray[np.float64] | None = None
+    with bar("calibrating", count, progress) as advance, torch.no_grad():
+        for first, x in _batches(model, array, batch_size):
+            for name, output in model.every_layer(x).items():
+                if name in names if names is not None else output.ndim == 4:
+                    scores = map_means(output)
+                    tops.setdefault(name, _Top(kept, scores)).add(scores, first)
+            sums = radial_power_spectrum(_nhwc(x)).sum(0)
+            power = sums if power is None else power + sums
+            advance(len(x))
+    if not tops:
+        raise InputError("this network has no layer with maps: name the layers, as in layers=['Dense_1']")
+    assert power is not None
+    wanted = {name: top_of.indices[:top].T for name, top_of in tops.items()}
+    picture_indices = np.unique(np.concatenate([indices.ravel() for indices in wanted.values()]))
+    pictures = np.concatenate([_nhwc(x) for _, x in _batches(model, array[picture_indices], batch_size)])
+    return Calibration(
+        layers={
+            name: LayerCalibration(
+                maximum=found.scores[0],
+                p999=found.quantile(_QUANTILE),
+                mean=found.sums / count,
+                top_indices=wanted[name],
+                top_scores=found.scores[:top].T,
+                picture_indices=picture_indices,
+                pictures=pictures,
+            )
+            for name, found in ((name, tops[name]) for name in (names or tops))
+        },
+        count=count,
+        spectrum=power / count,
+        graph_sha256=model.network.graph_sha256,
+        source_sha256=model.network.source_sha256,
+    )
+
+
+def read_images(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
+    """The images of an .npz file in the layout of Keras' `mnist.npz`: its array x_test, or else its only array.
+
+    Returns:
+        (N, height, width) or (N, height, width, channels), uint8 or another number type, values 0–255.
+
+    Raises:
+        InputError: missing or damaged file, no such array, other than images.
+    """
+    path = existing_file(path, "an .npz file with the images x_test, such as Keras' mnist.npz")
+    expected = "expected an .npz file with the images x_test, such as Keras' mnist.npz"
+    try:
+        opened = np.load(path, allow_pickle=False)
+        if isinstance(opened, np.ndarray):
+            raise InputError(f"{path} holds a single array in .npy format: {expected}; save it with np.savez")
+        with opened as arrays:
+            keys = list(arrays.files)
+            if "x_test" not in keys and len(keys) != 1:
+                there = ", ".join(keys[:8]) or "none"
+                raise InputError(f"{path} has no array x_test, and not one array only (there are: {there}): {expected}")
+            array = np.asarray(arrays["x_test" if "x_test" in keys else keys[0]])
+    except InputError:
+        raise
+    except Exception as error:  # damaged files raise anything: of zipfile, zlib, struct, tokenize
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not readable as .npz ({reason}): {expected}") from None
+    return _checked(array, str(path))
+
+
+def map_means(activations: Tensor) -> Tensor:
+    """What `objectives.map_mean` gives for every map at once.
+
+    (batch, maps, height, width) or (batch, units) → (batch, maps) scores.
+    """
+    return activations.flatten(2).mean(2) if activations.ndim > 2 else activations
+
+
+def radial_power_spectrum(images: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """How an image's variance is shared out among wavelengths.
+
+    Ring r, from 1 on, holds the frequencies that are r cycles per shorter edge long, rounded, in any direction, and in
+    all channels; the mean (frequency 0) is left out. The sum over the rings is the variance, 1 for a standardised image
+    (Parseval's theorem). Radially averaged spectra are the usual way to compare images of natural scenes: Field,
+    "Relations between the statistics of natural images and the response properties of cortical cells", 1987.
+
+    Args:
+        images: (N, height, width, channels).
+
+    Returns:
+        (N, rings), with about 0.7 · the shorter edge rings for a square.
+    """
+    _, height, width, channels = images.shape
+    shorter = min(height, width)
+    fy, fx = np.fft.fftfreq(height)[:, None] * shorter, np.fft.fftfreq(width)[None, :] * shorter
+    ring = np.rint(np.hypot(fy, fx)).astype(int)
+    # A frequency below half a cycle per shorter edge, along the longer edge, belongs to the longest wavelengths.
+    ring = np.maximum(ring, 1)
+    power = np.abs(np.fft.fft2(images, axes=(1, 2))) ** 2 / (channels * (height * width) ** 2)
+    power[:, 0, 0] = 0.0
+    flat = power.sum(-1).reshape(len(images), -1)
+    rings = np.arange(1, int(ring.max()) + 1)
+    return np.asarray(flat @ (ring.reshape(-1, 1) == rings), np.float64)
+
+
+class _Top:
+    """The highest scores of every map so far, and the sum of all of them."""
+
+    def __init__(self, kept: int, like: Tensor) -> None:
+        self._kept = kept
+        self._scores = like[:0]
+        self._indices = torch.zeros_like(like[:0], dtype=torch.long)
+        self._sums = torch.zeros_like(like[0], dtype=torch.float64)
+        self._count = 0
+
+    def add(self, scores: Tensor, first: int) -> None:
+        """Scores (batch, maps) of the images from number `first` on."""
+        numbers = torch.arange(first, first + len(scores), device=scores.device)[:, None].expand_as(scores)
+        both = torch.cat([self._scores, scores])
+        # Stable, so that of equal scores the earlier image stays in front.
+        both, order = both.sort(dim=0, descending=True, stable=True)
+        self._scores = both[: self._kept]
+        self._indices = torch.cat([self._indices, numbers]).gather(0, order)[: self._kept]
+        self._sums += scores.double().sum(0)
+        self._count += len(scores)
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """(kept, maps), descending."""
+        return self._scores.double().cpu().numpy()
+
+    @property
+    def indices(self) -> npt.NDArray[np.int64]:
+        """(kept, maps)."""
+        return self._indices.cpu().numpy()
+
+    @property
+    def sums(self) -> npt.NDArray[np.float64]:
+        """(maps,)."""
+        return self._sums.cpu().numpy()
+
+    def quantile(self, share: float) -> npt.NDArray[np.float64]:
+        """(maps,): linear between neighbours, as `np.quantile`."""
+        position = (1 - share) * (self._count - 1)  # counted from the largest
+        above = int(position)
+        below = min(above + 1, self._count - 1)
+        scores, part = self.scores, position - above
+        return np.asarray(scores[above] * (1 - part) + scores[below] * part)
+
+
+def _batches(model: FeatureModel, images: npt.NDArray[Any], size: int) -> Iterator[tuple[int, Tensor]]:
+    """(number of the first image, standardised images (batch, channels, height, width))."""
+    for first in range(0, len(images), size):
+        yield first, standardize(model.standardize(images[first : first + size]))
+
+
+def _nhwc(x: Tensor) -> npt.NDArray[Any]:
+    return x.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _checked(images: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
+    """The images, if they are pixel values 0–255."""
+    got = f"{what}: an array of shape {images.shape} and type {images.dtype}"
+    if images.ndim not in (3, 4) or images.dtype.kind not in "uif":
+        raise InputError(f"{got}: expected images, (N, height, width) or (N, height, width, channels), of numbers")
+    if 0 in images.shape:
+        raise InputError(f"{got} is empty: expected at least one image")
+    low, high = float(images.min()), float(images.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError(f"{got} holds NaN or infinite values: expected finite pixel values, 0–255")
+    if low < 0 or high > 255 or high <= 1:
+        hint = "; multiply them by 255" if low >= 0 and high <= 1 else ""
+        raise InputError(f"{got} has values from {low:g} to {high:g}: expected pixel values, 0–255{hint}")
+    return images
