@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 
 
 def execute(path: Path, *, store: bool) -> None:
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     client = NotebookClient(
         notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     )
@@ -27,7 +27,7 @@ def execute(path: Path, *, store: bool) -> None:
         # Times and versions of this run would make every execution a change.
         cell.metadata.pop("execution", None)
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    nbformat.write(notebook, path)
+    nbformat.write(notebook, path)  # type: ignore[no-untyped-call]
 
 
 def main() -> int:

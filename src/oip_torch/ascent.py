@@ -51,6 +51,8 @@ class AscentSettings:
         candidates: the precursor: so many starts are tried for each image, and the most promising one goes on. 1: none.
         candidate_steps: of each candidate's trial.
         candidate_epsilon: the first step of a trial.
+        waking: how many further starts are tried for an image that is still dead after its ascent, each with
+            160 image-steps: first the largest pre-activation is ascended, then, in small steps, what was asked for.
         stages: strategy 1: the ascent begins with the longest wavelengths alone, and each stage of so many steps adds
             the next shorter ones to the partly evolved image. None: all wavelengths from the beginning.
         stop: "steps": every image takes all steps; "converged": an image that meets the criterion leaves the batch.
@@ -69,6 +71,7 @@ class AscentSettings:
     candidates: int = 10
     candidate_steps: int = 30
     candidate_epsilon: float = 3.0
+    waking: int = 8
     stages: tuple[int, ...] | None = None
     stop: Literal["steps", "converged"] = "steps"
     tolerance: float = 5e-4
@@ -90,7 +93,7 @@ class AscentSettings:
             object.__setattr__(self, "steps", sum(self.stages))
         for name, least in (("steps", 1), ("patience", 1), ("candidates", 1), ("candidate_steps", 1)):
             self._check_whole(name, least)
-        for name in ("first_check", "doublings"):
+        for name in ("first_check", "doublings", "waking"):
             self._check_whole(name, 0)
         for name in ("epsilon", "candidate_epsilon", "tolerance"):
             self._check_positive(name)
@@ -118,7 +121,8 @@ class AscentSettings:
     @classmethod
     def article(cls, **changes: Any) -> AscentSettings:
         """The article to the letter: 600 steps of 0.01 from one start each; `changes` override fields."""
-        article: dict[str, Any] = {"steps": 600, "epsilon": 0.01, "epsilon_last": None, "leak": 0.0, "candidates": 1}
+        article: dict[str, Any] = {"steps": 600, "epsilon": 0.01, "epsilon_last": None}
+        article |= {"leak": 0.0, "candidates": 1, "waking": 0}
         return cls(**(article | changes))
 
     @classmethod
@@ -138,7 +142,7 @@ class AscentSettings:
 
     @property
     def image_steps(self) -> int:
-        """Steps spent on one image at most, the candidates' included."""
+        """Steps spent on one image, the candidates' included; waking a dead one comes on top."""
         return self.steps + (self.candidates * self.candidate_steps if self.candidates > 1 else 0)
 
     @property
@@ -148,7 +152,7 @@ class AscentSettings:
 
     @property
     def candidate_schedule(self) -> Schedule:
-        """Of a candidate's trial, on which the leak stays as it is."""
+        """Of a candidate's trial."""
         last = self.epsilon_last
         return Schedule(
             steps=self.candidate_steps,
@@ -166,20 +170,30 @@ class AscentSettings:
         """Plain numbers, strings and lists, for JSON."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> AscentSettings:
+        """The settings that `to_dict` gave, also after a way through JSON."""
+
+        def tuples(fields: dict[str, Any]) -> dict[str, Any]:
+            return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+        return cls(**(tuples(data) | {"start": StartSettings(**tuples(data["start"]))}))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Step sizes and leaks of one climb, by step."""
+    """Step sizes and leaks of one climb, by step: the first along a cosine, the second along a line."""
 
     steps: int
     epsilon: float
     epsilon_last: float | None
     leak: float
+    leak_last: float = 0.0
 
     def at(self, step: int) -> tuple[float, float]:
         """(epsilon, leak) of a step from 0 to steps - 1."""
         done = step / max(1, self.steps - 1)
-        leak = self.leak * (1 - done)
+        leak = self.leak + (self.leak_last - self.leak) * done
         if self.epsilon_last is None:
             return self.epsilon, leak
         return self.epsilon_last + (self.epsilon - self.epsilon_last) * 0.5 * (1 + math.cos(math.pi * done)), leak

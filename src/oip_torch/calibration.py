@@ -300,10 +300,10 @@ def read_images(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     path = existing_file(path, "an .npz file with the images x_test, such as Keras' mnist.npz")
     expected = "expected an .npz file with the images x_test, such as Keras' mnist.npz"
     try:
-        opened = np.load(path, allow_pickle=False)
-        if isinstance(opened, np.ndarray):
-            raise InputError(f"{path} holds a single array in .npy format: {expected}; save it with np.savez")
-        with opened as arrays:
+        with path.open("rb") as file:  # np.load itself leaves damaged archives open
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise InputError(f"{path} holds a single array in .npy format: {expected}; save it with np.savez")
             keys = list(arrays.files)
             if "x_test" not in keys and len(keys) != 1:
                 there = ", ".join(keys[:8]) or "none"

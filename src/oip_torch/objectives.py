@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["Objective", "map_mean"]
+__all__ = ["Objective", "map_mean", "map_peak"]
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(activations, maps) → scores: (batch, maps, height, width) or (batch, units), and (batch,) integers, to (batch,)."""
@@ -25,3 +25,12 @@ def map_mean(activations: Tensor, maps: Tensor) -> Tensor:
     """
     rows = activations[torch.arange(len(maps), device=maps.device), maps]
     return rows.flatten(1).mean(1) if rows.ndim > 1 else rows
+
+
+def map_peak(activations: Tensor, maps: Tensor) -> Tensor:
+    """The largest activation on map `maps[i]` of image i; arguments and result as of `map_mean`.
+
+    A map fires if it fires at one place: what the mean hides, this follows.
+    """
+    rows = activations[torch.arange(len(maps), device=maps.device), maps]
+    return rows.flatten(1).amax(1) if rows.ndim > 1 else rows

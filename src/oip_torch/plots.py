@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["beside_data", "consistency", "evolution", "sheet", "trace"]
 
 _INK = "#333333"
-_STATUS_COLORS = {"finished": _INK, "converged": _INK, "dead": "#b03030"}
+_STATUS_COLORS = {"finished": _INK, "converged": _INK, "woken": _INK, "dead": "#b03030"}
 
 
 def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -> Figure:
@@ -151,44 +151,42 @@ def beside_data(
         raise InputError(f"{len(best)} OIPs and {count} real images to show: expected at least one of each")
     count = min(count, data.top_indices.shape[1])
     height, width = best.images.shape[1:3]
-    gap_x, gap_y, wide = max(1, round(0.14 * width)), max(2, round(0.3 * height)), max(3, round(0.8 * width))
-    row_height = height + gap_y
-    mosaic = np.ones((len(best) * row_height + gap_y, 2 * wide + (count + 1) * (width + gap_x) - gap_x, 3))
-    inches = 1.05
-    figure = Figure(
-        figsize=(inches * mosaic.shape[1] / width + 0.2, inches * mosaic.shape[0] / width + 0.75), layout="constrained"
-    )
+    # As in `sheet`: one mosaic with text. Its columns: the map's number, the OIP, a gap, the real images.
+    gap_x, gap_y, apart = max(1, round(0.14 * width)), max(2, round(0.3 * height)), max(2, round(0.4 * width))
+    lefts = [apart] + [2 * apart + width + column * (width + gap_x) for column in range(count)]
+    mosaic = np.ones((len(best) * (height + gap_y) + gap_y, lefts[-1] + width, 3))
+    inches = 1.05 / width
+    figure = Figure(figsize=(max(4.5, inches * mosaic.shape[1]), inches * mosaic.shape[0] + 0.75), layout="constrained")
     axes = figure.subplots()
 
     def put(image: npt.NDArray[np.floating], row: int, column: int, label: str, color: str, faded: bool) -> None:
-        top = row * row_height + 2 * gap_y
-        left = wide if column == 0 else 2 * wide + column * (width + gap_x)
+        top, left = row * (height + gap_y) + 2 * gap_y, lefts[column]
         shades = _shades(image, *_limits(image))
         mosaic[top : top + height, left : left + width] = 0.25 * shades + 0.75 if faded else shades
         axes.text(left + width / 2 - 0.5, top - 1, label, fontsize=7.5, color=color, ha="center", va="bottom")
 
     for row in range(len(best)):
-        number, score, dead = int(best.maps[row]), float(best.scores[row]), str(best.status[row]) == "dead"
+        number, score, status = int(best.maps[row]), float(best.scores[row]), str(best.status[row])
         maximum = float(data.maximum[number])
         times = f"{score / maximum:.1f} × data" if maximum > 0 else "data: 0"
-        color = _STATUS_COLORS[str(best.status[row])]
-        put(best.images[row], row, 0, "dead" if dead else f"{score:.2f} = {times}", color, dead)
-        axes.text(
-            *(wide - gap_x, row * row_height + 2 * gap_y + height / 2, f"map\n{number}"),
-            fontsize=9, color=_INK, ha="right", va="center",
-        )  # fmt: skip
-        pictures = data.top_of(number)
-        for place in range(count):
+        dead = status == "dead"
+        put(best.images[row], row, 0, "dead" if dead else f"{_short(score)} ({times})", _STATUS_COLORS[status], dead)
+        middle = row * (height + gap_y) + 2 * gap_y + height / 2
+        axes.text(lefts[0] - 2, middle, f"map\n{number}", fontsize=9, color=_INK, ha="right", va="center")
+        for place, picture in enumerate(data.top_of(number)[:count]):
             value = float(data.top_scores[number, place])
-            label = f"#{data.top_indices[number, place]}: {value:.2f}"
-            put(pictures[place], row, place + 1, label, _INK if value > 0 else "#999999", value <= 0)
+            label = f"#{data.top_indices[number, place]}: {_short(value)}"
+            put(picture, row, place + 1, label, _INK if value > 0 else "#999999", value <= 0)
     _picture(axes, mosaic)
-    middle = 2 * wide + (width + gap_x) * (1 + count / 2)
-    axes.text(wide + width / 2 - 0.5, 0, "OIP", fontsize=9, color=_INK, ha="center", va="center")
-    axes.text(middle, 0, "real images, the most exciting first", fontsize=9, color=_INK, ha="center", va="center")
+    heads = ((lefts[0] + width / 2, "OIP"), ((lefts[1] + mosaic.shape[1]) / 2, "real images, the most exciting first"))
+    for x, text in heads:
+        axes.text(x - 0.5, 0.5 * gap_y, text, fontsize=9, color=_INK, ha="center", va="center")
     figure.suptitle(f"{oips.layer}: OIPs beside the data ({calibration.count} images)", fontsize=11, color=_INK)
-    note = "Number of the image: score. Faded: the map does not fire."
-    _note(figure, f"{note}\nScale: each picture from its own 0.5 % to its 99.5 % quantile.")
+    _note(
+        figure,
+        "Above the real images: number in the data, score. Faded: the map does not fire.\n"
+        "Scale: each picture from its own 0.5 % to its 99.5 % quantile.",
+    )
     return figure
 
 
@@ -211,7 +209,7 @@ def consistency(oips: Oips, map: int) -> Figure:
     if count < 2:
         raise InputError(f"map {map} has one start only: expected two or more to compare; ascend with starts=8")
     correlations = cross_correlations(rows.images)
-    means = (correlations.sum(1) - 1) / (count - 1)
+    means = (correlations.sum(1) - np.diag(correlations)) / (count - 1)
     height, width = rows.images.shape[1:3]
     # One Axes in units of a row's height, so that the pictures and the rows of the table stay side by side.
     side = 0.92
@@ -221,7 +219,7 @@ def consistency(oips: Oips, map: int) -> Figure:
     cell = 0.75
     inches = 0.85
     figure = Figure(
-        figsize=(inches * (table_at + cell * count + 0.9) + 0.2, inches * (count + 1) + 0.9), layout="constrained"
+        figsize=(inches * (table_at + cell * count + 1.1), inches * (count + 0.8) + 0.75), layout="constrained"
     )
     axes = figure.subplots()
     for row in range(count):
@@ -233,11 +231,11 @@ def consistency(oips: Oips, map: int) -> Figure:
         )
         color = _STATUS_COLORS[str(rows.status[row])]
         axes.text(-0.12, row, f"start {rows.starts[row]}", fontsize=8, color=_INK, ha="right", va="center")
-        score = "dead" if dead else f"{rows.scores[row]:.2f}"
+        score = "dead" if dead else _short(float(rows.scores[row]))
         for column, text in enumerate((score, f"{means[row]:.2f}")):
             axes.text(text_at + 0.45 + column, row, text, fontsize=8, color=color, ha="center", va="center")
     table = np.where(np.eye(count, dtype=bool), np.nan, np.clip(correlations, 0, 1))
-    shown = axes.imshow(
+    axes.imshow(
         table, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest",
         extent=(table_at, table_at + cell * count, count - 0.5, -0.5),
     )  # fmt: skip
@@ -256,11 +254,11 @@ def consistency(oips: Oips, map: int) -> Figure:
     axes.text(
         *(table_at + cell * count / 2, -0.95, "agreement with start"), fontsize=8, color=_INK, ha="center", va="bottom"
     )
-    shown.set_zorder(0)
     axes.set(xlim=(-1.0, table_at + cell * count + 0.1), ylim=(count - 0.45, -1.25), aspect="equal")
     axes.axis("off")
-    together = (correlations.sum() - count) / (count * (count - 1))
-    figure.suptitle(f"{oips.layer}, map {map}: {count} starts, mean agreement {together:.2f}", fontsize=11, color=_INK)
+    figure.suptitle(
+        f"{oips.layer}, map {map}: {count} starts, mean agreement {means.mean():.2f}", fontsize=11, color=_INK
+    )
     _note(
         figure,
         "Agreement: the best correlation over all shifts, white 0, dark blue 1.\n"
@@ -282,6 +280,11 @@ def _trace_lines(axes: Axes, oips: Oips, labels: bool = False) -> None:
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _short(score: float) -> str:
+    """Two decimals, or as many as a small score needs to differ from 0."""
+    return f"{score:.2f}" if score == 0 or abs(score) >= 0.005 else f"{score:.1g}"
 
 
 def _limits(pixels: npt.NDArray[np.floating]) -> tuple[float, float]:

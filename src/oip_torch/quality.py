@@ -66,12 +66,13 @@ class Quality:
             are (Szegedy et al., 2013), falls.
         consistency: mean over the other starts of the same map of `cross_correlation` with their images: 1 if the same
             pattern, wherever it lies, came from every noise. Unrelated images do not have 0, since the best of all
-            shifts counts: compare with the value between different maps. NaN with one start.
+            shifts counts: between maps of Conv2D_3 of the shipped network it is 0.18 in the median. NaN with one start.
         score_spread: standard deviation over mean of the scores of all starts of the map, dead ones included (as 0).
             NaN with one start.
         spectrum_distance: root mean square, over the rings of `radial_power_spectrum`, of log10 of the image's
-            power over the data's mean power: 1 means wrong by a factor of 10 on average. OIPs of unregularised ascents
-            have too much of the short wavelengths (Olah et al., 2017, again). NaN without calibration.
+            power over the data's mean power: 1 means off by a factor of 10; a single MNIST digit has about 0.26. OIPs
+            of unregularised ascents have too much of the short wavelengths (Olah et al., 2017, again). NaN without
+            calibration.
     """
 
     layer: str

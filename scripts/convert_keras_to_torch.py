@@ -1,0 +1,11 @@
+"""Convert a Keras CNN to ONNX and torch, and prove every layer: the same as `oip convert`.
+
+python scripts/convert_keras_to_torch.py models/mnist_cnn.keras -o mnist_cnn.onnx
+"""
+
+import sys
+
+from oip_torch.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["convert", *sys.argv[1:]]))

