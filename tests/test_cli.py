@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from oip_torch import Oips
+from oip_torch import Calibration, Oips
 from oip_torch.cli import main
 
 LAYER_KEYS = {"name", "kind", "maps", "height", "width", "activation", "max_error"}
@@ -80,6 +81,26 @@ def test_ascend(mnist_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     for file in data["files"]:  # type: ignore[attr-defined]
         assert Path(file).stat().st_size > 500
     assert {"oips.nc", "sheet.png", "trace.png"} < {path.name for path in (tmp_path / "new" / "folder").iterdir()}
+
+
+def test_real_data_beside_the_oips(
+    mnist_onnx: Path, digits: tuple[np.ndarray, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "some.npz", x_test=digits[0][:100])
+    options = ["--steps", "60", "--data", tmp_path / "some.npz", "-o", tmp_path / "out"]
+    data = run(capsys, "ascend", mnist_onnx, "Conv2D_3", "0", "3", *options)
+    calibration = Calibration.load(tmp_path / "out" / "calibration.nc")
+    oips = Oips.load(tmp_path / "out" / "oips.nc")
+    assert data["above_data"] == int((oips.scores > calibration["Conv2D_3"].maximum[[0, 3]]).sum()) == 2
+    assert (tmp_path / "out" / "beside_data.png").stat().st_size > 500
+
+
+def test_dead_maps_come_with_evidence(mnist_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--settings", "article", "--steps", "5", "-o", tmp_path]
+    data = run(capsys, "ascend", mnist_onnx, "Conv2D_3", *range(8), *options)
+    dead = data["layers"]["Conv2D_3"]["dead"]  # type: ignore[index]
+    assert len(dead) == 8 - data["alive"] > 0  # type: ignore[operator]
+    assert all(entry["tries"] == 1 and entry["largest_before"] <= 0 for entry in dead)
 
 
 def test_article_settings_and_seed(mnist_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

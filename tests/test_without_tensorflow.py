@@ -57,6 +57,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_the_public_names_are_these_and_each_is_there() -> None:
     assert sorted(oip_torch.__all__) == oip_torch.__all__ == [
         "AscentSettings",
+        "Calibration",
         "CaptureError",
         "ConversionError",
         "FeatureMaps",
@@ -67,12 +68,16 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         "OipError",
         "Oips",
         "ProofError",
+        "Quality",
         "StartSettings",
         "ascend",
+        "assess",
+        "calibrate",
         "capture",
         "convert",
         "load",
         "plots",
+        "read_images",
         "start_images",
     ]  # fmt: skip
     for name in oip_torch.__all__:

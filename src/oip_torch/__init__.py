@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from oip_torch import plots
     from oip_torch.ascent import AscentSettings
+    from oip_torch.calibration import Calibration, calibrate, read_images
     from oip_torch.conversion import convert
     from oip_torch.errors import CaptureError, ConversionError, InputError, OipError, ProofError
     from oip_torch.hooks import FeatureMaps, capture
     from oip_torch.model import FeatureModel, load
     from oip_torch.oips import Oips
     from oip_torch.onnx_file import Layer, Network
+    from oip_torch.quality import Quality, assess
     from oip_torch.search import ascend
     from oip_torch.starts import StartSettings, start_images
 
 _HOMES = {
+    "Calibration": "calibration",
+    "Quality": "quality",
+    "assess": "quality",
+    "calibrate": "calibration",
+    "read_images": "calibration",
     "AscentSettings": "ascent",
     "CaptureError": "errors",
     "ConversionError": "errors",
@@ -42,6 +49,7 @@ _HOMES = {
 
 __all__ = [
     "AscentSettings",
+    "Calibration",
     "CaptureError",
     "ConversionError",
     "FeatureMaps",
@@ -52,12 +60,16 @@ __all__ = [
     "OipError",
     "Oips",
     "ProofError",
+    "Quality",
     "StartSettings",
     "ascend",
+    "assess",
+    "calibrate",
     "capture",
     "convert",
     "load",
     "plots",
+    "read_images",
     "start_images",
 ]
 

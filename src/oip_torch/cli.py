@@ -19,6 +19,7 @@ import typer
 from oip_torch.errors import InputError, OipError, ProofError
 
 if TYPE_CHECKING:
+    from oip_torch.calibration import Calibration
     from oip_torch.oips import Oips
 
 __all__ = ["app", "main"]
@@ -112,6 +113,10 @@ def ascend(
         int | None, typer.Option(help="Steps spent on each image; with the default settings the search included.")
     ] = None,
     epsilon: Annotated[float | None, typer.Option(help="Size of a step.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Real images (x_test, as in mnist.npz) to compare the scores with."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for oips.nc and the pictures; default: oips.")
     ] = None,
@@ -121,6 +126,7 @@ def ascend(
 ) -> None:
     """Make OIPs of a layer's maps: oips.nc, a contact sheet, and evolution pictures of the strongest maps."""
     from oip_torch.ascent import AscentSettings
+    from oip_torch.calibration import calibrate, read_images
     from oip_torch.files import check_output_folder
     from oip_torch.model import load
     from oip_torch.search import ascend as make
@@ -132,22 +138,24 @@ def ascend(
         chosen = AscentSettings.article(**(changes if steps is None else changes | {"steps": steps}))
     else:
         chosen = AscentSettings(**changes) if steps is None else AscentSettings.within(steps, **changes)
+    images = None if data is None else read_images(data)
     network = load(onnx_file, device=device)
     folder = check_output_folder(output if output is not None else Path("oips"))
+    bars = False if quiet else None
+    network.layers[layer]  # a wrong name is told before the data is run through the network
+    calibration = None if images is None else calibrate(network, images, [layer], progress=bars)
     began = time.perf_counter()
-    oips = make(
-        network, layer, maps or None, starts=starts, seed=seed, settings=chosen, progress=False if quiet else None
-    )
+    oips = make(network, layer, maps or None, starts=starts, seed=seed, settings=chosen, progress=bars)
     seconds = time.perf_counter() - began
-    files = _write_results(oips, folder)
+    files = _write_results(oips, calibration, folder)
+    summary = _summary(oips, calibration)
     if as_json:
-        summary = _summary(oips)
         _print_json(
             {
                 "images": len(oips),
                 "maps": summary["maps"],
                 "alive": summary["alive"],
-                "above_data": None,
+                "above_data": summary["above_data"],
                 "steps": oips.info["image_steps"],
                 "seconds": round(seconds, 3),
                 "device": oips.info["device"],
@@ -157,21 +165,32 @@ def ascend(
         )
         return
     print(f"{oips!r} in {seconds:.1f} s on {oips.info['device']}")
+    if images is not None:
+        print(f"{summary['above_data']} of {summary['maps']} maps score above the maximum of {len(images)} real images")
+    for dead in summary["dead"]:
+        print(
+            f"map {dead['map']} is dead: after {dead['tries']} starts the largest value that went into its activation "
+            f"was {dead['largest_before']:.4g}"
+        )
     for file in files:
         print(file)
 
 
-def _write_results(oips: Oips, folder: Path) -> list[Path]:
+def _write_results(oips: Oips, calibration: Calibration | None, folder: Path) -> list[Path]:
     """oips.nc and the pictures; returns their paths."""
     from oip_torch import plots
     from oip_torch.files import replacing
 
     best = oips.best()
     pictures = {"sheet.png": plots.sheet(best), "trace.png": plots.trace(best)}
+    if calibration is not None:
+        pictures["beside_data.png"] = plots.beside_data(best, calibration, best.maps[:16].tolist())
     for index in np.argsort(-best.scores, kind="stable")[:3]:
         number = int(best.maps[index])
         pictures[f"evolution_{number:03d}.png"] = plots.evolution(oips, number)
     files = [oips.save(folder / "oips.nc")]
+    if calibration is not None:
+        files.append(calibration.save(folder / "calibration.nc"))
     for name, figure in pictures.items():
         with replacing(folder / name) as temporary:
             figure.savefig(temporary, dpi=110)
@@ -179,13 +198,23 @@ def _write_results(oips: Oips, folder: Path) -> list[Path]:
     return files
 
 
-def _summary(oips: Oips) -> dict[str, Any]:
+def _summary(oips: Oips, calibration: Calibration | None) -> dict[str, Any]:
+    """Of one layer, each map by its best image; of dead maps the evidence."""
     best = oips.best()
+    above = None
+    if calibration is not None:
+        above = int((best.scores > calibration[oips.layer].maximum[best.maps]).sum())
+    tries = oips.settings["candidates"] + oips.settings["waking"]
+    dead = []
+    for number in best.maps[best.scores <= 0].tolist():
+        every = oips.select(maps=number)
+        dead.append({"map": number, "tries": len(every) * tries, "largest_before": float(every.largest_before.max())})
     return {
         "maps": len(best),
         "alive": int((best.scores > 0).sum()),
-        "above_data": None,
+        "above_data": above,
         "median_score": float(np.median(best.scores)),
+        "dead": dead,
     }
 
 

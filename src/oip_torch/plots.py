@@ -7,6 +7,7 @@ The figures do not belong to pyplot: nothing has to be closed, and a notebook sh
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as _Figure
 
 from oip_torch.errors import InputError
 from oip_torch.oips import Oips
@@ -26,6 +27,15 @@ __all__ = ["beside_data", "consistency", "evolution", "sheet", "trace"]
 
 _INK = "#333333"
 _STATUS_COLORS = {"finished": _INK, "converged": _INK, "woken": _INK, "dead": "#b03030"}
+
+
+class Figure(_Figure):
+    """A matplotlib Figure that a notebook shows as it is, without pyplot and without `%matplotlib inline`."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=80)
+        return buffer.getvalue()
 
 
 def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -> Figure:
