@@ -561,6 +561,15 @@ def test_an_onnx_file_of_others_is_told_from_ours(work: Path, refused: Refused, 
         refused(match, *call(command, work / "x.onnx"))
 
 
+def test_a_graph_that_does_not_run(work: Path, proto: onnx.ModelProto) -> None:
+    name = next(node.input[1] for node in proto.graph.node if "Flatten" in node.output)
+    shape = next(constant for constant in proto.graph.initializer if constant.name == name)
+    shape.CopyFrom(numpy_helper.from_array(np.array([7, -1, 11]), name))
+    path = written(work / "x.onnx", proto)
+    with pytest.raises(InputError, match=r"is no valid ONNX graph|the network does not run"):
+        oip_torch.load(path, device="cpu")
+
+
 def test_text_in_the_graph_that_is_no_utf8(work: Path, refused: Refused, proto: onnx.ModelProto) -> None:
     content = written(work / "x.onnx", proto).read_bytes()
     for marked in (b"Max_Pool_1", b"oip_torch", b"MaxPool"):

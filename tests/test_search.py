@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from oip_torch import AscentSettings, FeatureModel, InputError, ascend
+from oip_torch import AscentSettings, FeatureModel, InputError, ascend, load
 from oip_torch.objectives import map_mean
 
 LAYER = "Conv2D_3"
@@ -61,6 +63,16 @@ def test_a_leaky_network_is_the_network_where_nothing_leaks(model: FeatureModel)
         z = model.up_to(LAYER, before_activation=True)(x)
     assert torch.equal(plain, model.up_to(LAYER)(x))
     assert torch.allclose(leaky, torch.nn.functional.leaky_relu(z, 0.25), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_every_layer_of_another_network_can_be_ascended(converted: Callable[[str], Path]) -> None:
+    """With swish, average pooling, and a Dense layer on maps, whose pre-activation ONNX computes on a side branch."""
+    other = load(converted("rgb.keras"), device="cpu")
+    for layer in other.layers:
+        oips = ascend(other, layer.name, [0], settings=AscentSettings.within(12))
+        assert oips.images.shape == (1, *other.network.input_shape)
+        assert np.isfinite(oips.images).all()
 
 
 def test_the_best_candidate_goes_on(model: FeatureModel) -> None:

@@ -108,20 +108,20 @@ class FeatureModel(nn.Module):
         if key not in self._truncated:
             end, nearest, before_paths = self._nearest(layer)
             nodes = {node.target: node for node in self.graph_module.graph.nodes}
-            wanted = _ancestors(end)
+            flat = {node: nodes[before_paths[node.target]] for node in nearest if node.target in before_paths}
+            # What goes into an activation need not lie on the way to its output: ONNX may compute it on a side branch.
+            wanted = _ancestors(end).union(*(_ancestors(before) for before in flat.values()))
             graph = fx.Graph()
             plain: dict[fx.Node, fx.Node] = {}
             leaky: dict[fx.Node, fx.Node] = {}
-            leak: fx.Node | None = None
             for node in self.graph_module.graph.nodes:
-                if node not in wanted:
-                    continue
-                plain[node] = graph.node_copy(node, lambda n: plain[n])
+                if node in wanted:
+                    plain[node] = graph.node_copy(node, lambda n: plain[n])
                 if node.op == "placeholder":
                     leak = graph.placeholder("leak")
-                elif node in nearest and node.target in before_paths:
-                    before = plain[nodes[before_paths[node.target]]]
-                    rest = graph.call_function(operator.sub, (before, plain[node]))
+            for node in self.graph_module.graph.nodes:
+                if node in flat:
+                    rest = graph.call_function(operator.sub, (plain[flat[node]], plain[node]))
                     rest = graph.call_function(operator.mul, (rest, leak))
                     leaky[node] = graph.call_function(operator.add, (plain[node], rest))
                 elif node in nearest and any(n in leaky for n in node.all_input_nodes):
@@ -235,8 +235,12 @@ def figures(activations: npt.NDArray[np.floating]) -> tuple[float, ...]:
 
 def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
     probe = torch.from_numpy(noise(1, model.network.input_shape).transpose(0, 3, 1, 2).copy())
-    with torch.no_grad():
-        outputs = model.every_layer(probe)
+    try:
+        with torch.no_grad():
+            outputs = model.every_layer(probe)
+    except RuntimeError as error:  # shapes that do not fit, or more memory than there is
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: the network does not run ({reason}): the file is damaged; convert again") from None
     for layer in model.layers:
         array = outputs[layer.name].numpy()
         got = figures(array.transpose(0, 2, 3, 1) if array.ndim == 4 else array)
@@ -265,8 +269,8 @@ def _to_torch(proto: onnx.ModelProto) -> fx.GraphModule:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # onnx2torch's own deprecated calls; its results are proven here
             module: fx.GraphModule = onnx2torch.convert(safe, attach_onnx_mapping=True)
-    except NotImplementedError as error:
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # on a valid graph NotImplementedError; on a crafted one anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ConversionError(f"onnx2torch cannot convert this network: {reason}") from None
     return module
 
