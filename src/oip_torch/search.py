@@ -227,17 +227,19 @@ def _wake(
     mean = climb(
         *(model, layer, peak["images"], maps[tried], _FROM_THE_PEAK, objective), kept=settings.snapshot_steps()
     )
-    scores = mean["scores"].view(settings.waking, len(rows))
-    best = scores.argmax(0) * len(rows) + torch.arange(len(rows), device=rows.device)
-    fires = mean["scores"][best] > 0
-    # Where nothing fired, the image that came closest is the evidence.
-    closest = peak["scores"] if model.layers[layer].activation is None else peak["promise"]
-    nearest = closest.view(settings.waking, len(rows)).argmax(0) * len(rows)
-    nearest += torch.arange(len(rows), device=rows.device)
-    result["images"][rows] = torch.where(fires[:, None, None, None], mean["images"][best], peak["images"][nearest])
+    with torch.no_grad():
+        peak_scores = objective(model.up_to(layer)(peak["images"]), maps[tried])
+    slept = (mean["scores"] <= 0) | (peak_scores > mean["scores"])  # the second climb lost what the first had found
+    images = torch.where(slept[:, None, None, None], peak["images"], mean["images"])
+    scores = torch.where(slept, peak_scores, mean["scores"])
+    # The best of each image's tries; where nothing fired, the one that came closest is the evidence.
+    rank = scores + torch.where(scores > 0, 0, peak["promise"] - peak["promise"].amax() - 1)
+    best = rank.view(settings.waking, len(rows)).argmax(0) * len(rows) + torch.arange(len(rows), device=rows.device)
+    fires = scores[best] > 0
+    result["images"][rows] = images[best]
     woken, best = rows[fires], best[fires]
     result["woken"][woken], result["dead"][woken] = True, False
-    result["scores"][woken] = mean["scores"][best]
+    result["scores"][woken] = scores[best]
     result["converged_at"][woken] = -1
     result["snapshots"][woken] = mean["snapshots"][best]
     steps = min(settings.steps, _FROM_THE_PEAK.steps)
