@@ -83,6 +83,24 @@ def test_files_of_another_kind(tmp_path: Path, content: bytes | None) -> None:
         Oips.load(path)
 
 
+@pytest.mark.parametrize("kind", [OSError, RuntimeError, KeyError, AttributeError])
+def test_a_damaged_file_is_one_line(
+    oips: Oips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """Feigned, since on truly damaged blocks of a file the HDF5 library may end the process of the tests."""
+    path = oips.save(tmp_path / "oips.nc")
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise kind("incorrect metadata checksum\nfile = 'oips.nc'")
+
+    monkeypatch.setattr("xarray.open_dataset", fail)
+    with pytest.raises(
+        InputError, match=r"oips\.nc is not readable as NetCDF .*: expected a file that Oips.save wrote"
+    ) as caught:
+        Oips.load(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_netcdf_file_of_others(tmp_path: Path, oips: Oips) -> None:
     dataset = oips.to_xarray()
     dataset.attrs.pop("oip_torch_format")

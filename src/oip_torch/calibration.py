@@ -21,7 +21,7 @@ from torch import Tensor
 
 from oip_torch.ascent import is_whole
 from oip_torch.errors import InputError, unknown_name
-from oip_torch.files import existing_file, replacing
+from oip_torch.files import existing_file, read_netcdf, write_netcdf
 from oip_torch.model import FeatureModel
 from oip_torch.oips import Oips
 from oip_torch.progress import bar
@@ -178,15 +178,12 @@ class Calibration:
             raise InputError(f"this dataset is no complete calibration: {error} is missing or damaged") from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write all of it to one NetCDF file, whole or not at all; returns the path."""
-        path = Path(path)
-        if path.suffix != ".nc":
-            raise InputError(f"{path} ends in {path.suffix or 'nothing'}: expected a NetCDF file, with the ending .nc")
-        with replacing(path) as temporary:
-            self.to_xarray().to_netcdf(
-                temporary, engine="h5netcdf", encoding={"pictures": {"zlib": True, "complevel": 4}}
-            )
-        return path
+        """Write all of it to one NetCDF file, whole or not at all; returns the path.
+
+        Raises:
+            InputError: an ending other than .nc, or the file cannot be written.
+        """
+        return write_netcdf(self.to_xarray(), path, compressed=["pictures"])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -195,18 +192,7 @@ class Calibration:
         Raises:
             InputError: missing or damaged file, or other contents.
         """
-        import xarray as xr
-
-        path = existing_file(path, "a NetCDF file that Calibration.save wrote")
-        try:
-            with xr.open_dataset(path, engine="h5netcdf") as dataset:
-                dataset.load()
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(
-                f"{path} is not readable as NetCDF ({reason}): expected a file that Calibration.save wrote"
-            ) from None
-        return cls.from_xarray(dataset)
+        return cls.from_xarray(read_netcdf(path, "Calibration.save"))
 
 
 def calibrate(

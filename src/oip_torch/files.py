@@ -1,4 +1,4 @@
-"""How is a file written whole or not at all?"""
+"""How is a file written whole or not at all, and a file of ours read back?"""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from oip_torch.errors import InputError
 
-__all__ = ["check_output_folder", "existing_file", "replacing", "sha256"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["check_output_folder", "existing_file", "read_netcdf", "replacing", "sha256", "write_netcdf"]
 
 
 def existing_file(path: str | os.PathLike[str], what: str) -> Path:
@@ -72,6 +76,47 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], compressed: Iterable[str]) -> Path:
+    """Write a dataset to one NetCDF file, whole or not at all; returns the path.
+
+    Args:
+        dataset: of numbers and text.
+        path: with the ending .nc; missing folders are made.
+        compressed: the names of the large variables.
+
+    Raises:
+        InputError: another ending, or the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".nc":
+        raise InputError(f"{path} ends in {path.suffix or 'nothing'}: expected a NetCDF file, with the ending .nc")
+    encoding = {name: {"zlib": True, "complevel": 4} for name in compressed}
+    with replacing(path) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+    return path
+
+
+def read_netcdf(path: str | os.PathLike[str], writer: str) -> xr.Dataset:
+    """All of a NetCDF file, in memory; what is in it remains to be checked.
+
+    Args:
+        path: of the file.
+        writer: what writes such files, for the messages: "Oips.save".
+
+    Raises:
+        InputError: missing or damaged file.
+    """
+    import xarray as xr  # not above, since the command line imports this module, and is to start at once
+
+    path = existing_file(path, f"a NetCDF file that {writer} wrote")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return dataset.load()
+    except Exception as error:  # damaged files raise anything: HDF5 alone RuntimeError, OSError and KeyError
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not readable as NetCDF ({reason}): expected a file that {writer} wrote") from None
 
 
 def sha256(path: Path) -> str:

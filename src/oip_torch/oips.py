@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oip_torch.errors import InputError
-from oip_torch.files import existing_file, replacing
+from oip_torch.files import read_netcdf, write_netcdf
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -186,17 +186,12 @@ class Oips:
             raise InputError(f"this dataset is no complete set of OIPs: {error} is missing or damaged") from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write all of it to one NetCDF file, whole or not at all; returns the path."""
-        path = Path(path)
-        if path.suffix != ".nc":
-            raise InputError(f"{path} ends in {path.suffix or 'nothing'}: expected a NetCDF file, with the ending .nc")
-        dataset = self.to_xarray()
-        compressed = {"images", "traces", "snapshots"}
-        with replacing(path) as temporary:
-            dataset.to_netcdf(
-                temporary, engine="h5netcdf", encoding={name: {"zlib": True, "complevel": 4} for name in compressed}
-            )
-        return path
+        """Write all of it to one NetCDF file, whole or not at all; returns the path.
+
+        Raises:
+            InputError: an ending other than .nc, or the file cannot be written.
+        """
+        return write_netcdf(self.to_xarray(), path, compressed=["images", "traces", "snapshots"])
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Oips:
@@ -205,18 +200,7 @@ class Oips:
         Raises:
             InputError: missing or damaged file, or other contents.
         """
-        import xarray as xr
-
-        path = existing_file(path, "a NetCDF file that Oips.save wrote")
-        try:
-            with xr.open_dataset(path, engine="h5netcdf") as dataset:
-                dataset.load()
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(
-                f"{path} is not readable as NetCDF ({reason}): expected a file that Oips.save wrote"
-            ) from None
-        return cls.from_xarray(dataset)
+        return cls.from_xarray(read_netcdf(path, "Oips.save"))
 
 
 def _ranges(numbers: list[int]) -> str:
