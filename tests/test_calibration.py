@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_save_and_load(calibration: Calibration, tmp_path: Path) -> None:
     loaded = Calibration.load(path)
     assert [p.name for p in path.parent.iterdir()] == ["data.nc"]
     assert list(loaded.layers) == list(LAYERS)
-    for name in ("count", "graph_sha256", "source_sha256"):
+    for name in ("count", "graph_sha256", "source_sha256", "images_sha256"):
         assert getattr(loaded, name) == getattr(calibration, name)
     np.testing.assert_array_equal(loaded.spectrum, calibration.spectrum)
     for layer in LAYERS:
@@ -122,6 +123,32 @@ def test_save_and_load(calibration: Calibration, tmp_path: Path) -> None:
             before, after = getattr(calibration[layer], field.name), getattr(loaded[layer], field.name)
             np.testing.assert_array_equal(after, before)
             assert after.dtype == before.dtype
+
+
+def test_the_digest_tells_data_sets_apart(model: FeatureModel) -> None:
+    def digest(images: npt.NDArray[Any]) -> str:
+        found = calibrate(model, images, "Conv2D_1", top=1).images_sha256
+        assert found is not None
+        return found
+
+    assert digest(GOOD) == hashlib.sha256(b"|u1 (2, 28, 28)" + GOOD.tobytes()).hexdigest()
+    for same in (GOOD.copy(), np.asfortranarray(GOOD), np.repeat(GOOD, 2, axis=0)[::2]):
+        assert digest(same) == digest(GOOD)
+    changed = GOOD.copy()
+    changed[1, 27, 27] += 1
+    others = (GOOD[::-1], changed, GOOD[:1], GOOD[..., None], GOOD.astype(np.float32), GOOD.transpose(0, 2, 1))
+    assert len({digest(images) for images in (GOOD, *others)}) == 1 + len(others)
+
+
+def test_a_file_from_before_the_digest_is_read(calibration: Calibration, tmp_path: Path) -> None:
+    assert f"by {COUNT} images of digest {str(calibration.images_sha256)[:12]}…: " in repr(calibration)
+    dataset = calibration.to_xarray()
+    del dataset.attrs["images_sha256"]
+    dataset.to_netcdf(tmp_path / "old.nc", engine="h5netcdf")
+    old = Calibration.load(tmp_path / "old.nc")
+    assert old.images_sha256 is None
+    assert f"by {COUNT} images of unknown digest: " in repr(old)
+    assert Calibration.load(old.save(tmp_path / "again.nc")).images_sha256 is None
 
 
 def test_files_that_are_no_calibration(calibration: Calibration, model: FeatureModel, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ the map it says how far an OIP goes beyond the data; and the images that excite 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -90,6 +91,9 @@ class Calibration:
         spectrum: (rings,) float, the mean of `radial_power_spectrum` over the standardised images.
         graph_sha256: of the network, as in its ONNX file: for another one these figures mean nothing.
         source_sha256: of the Keras file that the network comes from.
+        images_sha256: of the images as `calibrate` was given them, 64 hexadecimal digits over their number type, shape
+            and bytes: other pixels, another order or another type give another digest. None: a file saved before
+            digests of the data were kept.
     """
 
     layers: dict[str, LayerCalibration]
@@ -97,6 +101,7 @@ class Calibration:
     spectrum: npt.NDArray[np.float64]
     graph_sha256: str
     source_sha256: str
+    images_sha256: str | None = None
 
     def __getitem__(self, layer: str) -> LayerCalibration:
         if layer not in self.layers:
@@ -108,7 +113,8 @@ class Calibration:
 
     def __repr__(self) -> str:
         maps = ", ".join(f"{name} ({len(layer.maximum)} maps)" for name, layer in self.layers.items())
-        return f"<Calibration by {self.count} images: {maps}>"
+        digest = "of unknown digest" if self.images_sha256 is None else f"of digest {self.images_sha256[:12]}…"
+        return f"<Calibration by {self.count} images {digest}: {maps}>"
 
     def check(self, other: FeatureModel | Oips) -> None:
         """Raise an `InputError` if a model, or the model that made OIPs, is another one than was calibrated."""
@@ -140,6 +146,7 @@ class Calibration:
                 "count": self.count,
                 "graph_sha256": self.graph_sha256,
                 "source_sha256": self.source_sha256,
+                **({} if self.images_sha256 is None else {"images_sha256": self.images_sha256}),
             },
         )
 
@@ -173,6 +180,8 @@ class Calibration:
                 spectrum=dataset["spectrum"].to_numpy(),
                 graph_sha256=str(dataset.attrs["graph_sha256"]),
                 source_sha256=str(dataset.attrs["source_sha256"]),
+                # The figures do not need it, so that older files without it stay readable.
+                images_sha256=str(dataset.attrs["images_sha256"]) if "images_sha256" in dataset.attrs else None,
             )
         except (KeyError, ValueError, TypeError) as error:
             raise InputError(f"this dataset is no complete calibration: {error} is missing or damaged") from None
@@ -271,6 +280,7 @@ def calibrate(
         spectrum=power / count,
         graph_sha256=model.network.graph_sha256,
         source_sha256=model.network.source_sha256,
+        images_sha256=_images_sha256(array),
     )
 
 
@@ -387,6 +397,14 @@ def _batches(model: FeatureModel, images: npt.NDArray[Any], size: int) -> Iterat
     """(number of the first image, standardised images (batch, channels, height, width))."""
     for first in range(0, len(images), size):
         yield first, standardize(model.standardize(images[first : first + size]))
+
+
+def _images_sha256(images: npt.NDArray[Any]) -> str:
+    """Hexadecimal SHA-256 of number type, shape and bytes: the identity of a data set."""
+    digest = hashlib.sha256(f"{images.dtype.str} {images.shape}".encode())
+    for image in images:  # one by one, since the bytes of a strided or memory-mapped array are a copy
+        digest.update(image.tobytes())
+    return digest.hexdigest()
 
 
 def _nhwc(x: Tensor) -> npt.NDArray[Any]:
