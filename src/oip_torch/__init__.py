@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from oip_torch import plots
     from oip_torch.ascent import AscentSettings
     from oip_torch.calibration import Calibration, calibrate, read_images
+    from oip_torch.comparison import Comparison, compare
     from oip_torch.conversion import convert
     from oip_torch.errors import CaptureError, ConversionError, InputError, OipError, ProofError
     from oip_torch.hooks import FeatureMaps, capture
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Calibration": "calibration",
+    "Comparison": "comparison",
     "Quality": "quality",
     "assess": "quality",
     "calibrate": "calibration",
@@ -42,6 +44,7 @@ _HOMES = {
     "StartSettings": "starts",
     "ascend": "search",
     "capture": "hooks",
+    "compare": "comparison",
     "convert": "conversion",
     "load": "model",
     "start_images": "starts",
@@ -51,6 +54,7 @@ __all__ = [
     "AscentSettings",
     "Calibration",
     "CaptureError",
+    "Comparison",
     "ConversionError",
     "FeatureMaps",
     "FeatureModel",
@@ -66,6 +70,7 @@ __all__ = [
     "assess",
     "calibrate",
     "capture",
+    "compare",
     "convert",
     "load",
     "plots",

@@ -1,7 +1,8 @@
 """Which words call what? The command `oip`.
 
 stdout holds results: a table, or with --json one JSON object and nothing else. Everything else goes to stderr.
-Exit codes: 0 done; 1 ran, but a proof failed; 2 the input or the call is wrong, said in one line `error: …`.
+Exit codes: 0 done; 1 ran, but a proof or comparison failed; 2 the input or the call is wrong. Each but 0 comes
+with one line `error: …`.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 import typer
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from oip_torch.oips import Oips
 
 __all__ = ["app", "main"]
+
+_Number = TypeVar("_Number", int, float)
 
 app = typer.Typer(
     name="oip",
@@ -61,8 +65,8 @@ def convert(
         converted = convert_model(
             model,
             output,
-            mean=_numbers("--mean", mean),
-            std=_numbers("--std", std),
+            mean=_numbers("--mean", mean, float),
+            std=_numbers("--std", std, float),
             device=device,
             progress=False if quiet else None,
         )
@@ -176,6 +180,55 @@ def ascend(
         print(file)
 
 
+@app.command()
+def compare(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.keras|.h5", help="The Keras network.")],
+    onnx_file: OnnxFile,
+    runtimes: Annotated[
+        str, typer.Option(help="Which, besides the imported torch module; separated by commas.")
+    ] = "tensorflow,jax,keras-torch,onnxruntime",
+    layer: Annotated[
+        str | None, typer.Option(help="Whose maps are ascended; default: the last convolution with maps.")
+    ] = None,
+    maps: Annotated[
+        str | None, typer.Option(help="Which of its maps, as in 0,5,17; default: 64, spread evenly.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of each ascent.")] = 600,
+    seed: Annotated[int, typer.Option(help="Seed of the start images.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for report.json and report.html.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the network in several runtimes side by side. Exit code 0 only when they agree."""
+    from oip_torch.comparison import compare as run
+    from oip_torch.files import check_output_folder
+
+    if output is not None:
+        check_output_folder(output)
+    comparison = run(
+        *(model, onnx_file),
+        runtimes=[name.strip() for name in runtimes.split(",") if name.strip()],
+        layer=layer,
+        maps=_numbers("--maps", maps, int),
+        steps=steps,
+        seed=seed,
+        progress=False if quiet else None,
+    )
+    files = [] if output is None else comparison.save(output)
+    if as_json:
+        _print_json(comparison.report | {"files": [str(file) for file in files]})
+        for note in comparison.report["notes"]:
+            print(f"note: {note}", file=sys.stderr)
+    else:
+        print(comparison)
+        for file in files:
+            print(file)
+    if not comparison.agree:
+        raise OipError(comparison.verdict)
+
+
 def _write_results(oips: Oips, calibration: Calibration | None, folder: Path) -> list[Path]:
     """oips.nc and the pictures; returns their paths."""
     from oip_torch import plots
@@ -218,14 +271,15 @@ def _summary(oips: Oips, calibration: Calibration | None) -> dict[str, Any]:
     }
 
 
-def _numbers(option: str, text: str | None) -> list[float] | None:
+def _numbers(option: str, text: str | None, kind: Callable[[str], _Number]) -> list[_Number] | None:
     """ "1.5" or "1,2,3" to numbers."""
     if text is None:
         return None
     try:
-        return [float(part) for part in text.split(",")]
+        return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"{option} {text}: expected a number, or one per channel as in 103.9,116.8,123.7") from None
+        example = "0,5,17" if kind is int else "103.9,116.8,123.7"
+        raise InputError(f"{option} {text}: expected a number, or several as in {example}") from None
 
 
 def _print_json(data: dict[str, Any]) -> None:

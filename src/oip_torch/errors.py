@@ -4,7 +4,8 @@
     ├── InputError         a file, an argument or the environment is wrong        exit code 2
     │   └── ConversionError    the network is sound, but not one we can convert   exit code 2
     ├── ProofError         it ran, and torch does not compute what Keras does     exit code 1
-    └── CaptureError       a layer that was to be captured never ran
+    ├── CaptureError       a layer that was to be captured never ran
+    └── RuntimeProcessError    a runtime of a comparison stopped, or could not answer
 
 Messages say what is wrong, what was got, what was expected and what to do next, in one line.
 """
@@ -15,7 +16,15 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["CaptureError", "ConversionError", "InputError", "OipError", "ProofError", "unknown_name"]
+__all__ = [
+    "CaptureError",
+    "ConversionError",
+    "InputError",
+    "OipError",
+    "ProofError",
+    "RuntimeProcessError",
+    "unknown_name",
+]
 
 
 class OipError(Exception):
@@ -40,6 +49,10 @@ class ProofError(OipError):
         super().__init__(message)
         self.failed = list(failed)
         self.layers = list(layers)
+
+
+class RuntimeProcessError(OipError):
+    """A runtime of a comparison stopped, or could not answer; the others go on."""
 
 
 class CaptureError(OipError, RuntimeError):

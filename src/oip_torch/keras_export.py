@@ -1,9 +1,7 @@
 """How does a Keras file become an ONNX file whose outputs are the Keras layers?
 
 Runs as `python -m oip_torch.keras_export FOLDER`, in a process of its own: the TensorFlow wheel and torch crash when
-both are loaded (tensorflow#124205), and a file that nobody vouches for is better opened where it can do no harm. This
-is the one module that imports TensorFlow.
-
+both are loaded (tensorflow#124205), and a file that nobody vouches for is better opened where it can do no harm.
 The layers are found by watching the network run, not by their names: each leaf layer's `call` and `activation` are
 wrapped, so that tracing the network hands over every layer's output, before and after its activation. That holds for
 nested networks and shared layers as well, and the exported graph then has one output per layer, which also keeps
@@ -17,160 +15,21 @@ exported leaves `error.json` and exit code 2.
 from __future__ import annotations
 
 import json
-import os
-import re
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from oip_torch.errors import ConversionError, InputError
+from oip_torch.keras_network import Recorder, activation_name, limit_resources, load_network, one_line
 from oip_torch.probes import digits, noise
 
 _OPSET = 15  # onnx2torch's registered operations are complete for 13 to 15
 _BEFORE = "before:"
-_SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./>-]*")  # TensorFlow's own rule
-_ACTIVATION_LAYERS = {
-    "Activation": None,
-    "ReLU": "relu",
-    "LeakyReLU": "leaky_relu",
-    "PReLU": "prelu",
-    "ELU": "elu",
-    "Softmax": "softmax",
-}
 
 
-class _Recorder:
-    """Runs a Keras network and keeps what each leaf layer returns, and what goes into its activation."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.calls: list[dict[str, Any]] = []  # one entry per call of a leaf layer, in the order of the run
-        self._path: list[str] = []
-        self._open: list[dict[str, Any]] = []
-        for layer in model._flatten_layers(include_self=False, recursive=True):
-            self._watch(layer)
-
-    def _watch(self, layer: Any) -> None:
-        kind = type(layer).__name__
-        inner = layer.call
-        if hasattr(layer, "layers"):  # a network inside the network
-
-            def call(*args: Any, **kwargs: Any) -> Any:
-                self._path.append(layer.name)
-                try:
-                    return inner(*args, **kwargs)
-                finally:
-                    self._path.pop()
-
-        elif kind == "InputLayer":
-            return
-        else:
-
-            def call(*args: Any, **kwargs: Any) -> Any:
-                entry = {"layer": layer, "name": "/".join([*self._path, layer.name]), "kind": kind, "before": None}
-                if kind in _ACTIVATION_LAYERS:
-                    entry["before"] = args[0]
-                self._open.append(entry)
-                try:
-                    entry["after"] = inner(*args, **kwargs)
-                finally:
-                    self._open.pop()
-                self.calls.append(entry)
-                return entry["after"]
-
-            activation = getattr(layer, "activation", None)
-            if activation is not None and kind not in _ACTIVATION_LAYERS and _activation_name(layer) != "linear":
-
-                def watched(x: Any) -> Any:
-                    self._open[-1]["before"] = x
-                    return activation(x)
-
-                layer.activation = watched
-                layer._oip_activation = _name_of(activation)
-        layer.call = call
-
-    def run(self, images: Any) -> tuple[list[dict[str, Any]], int]:
-        """Every call's entry, named uniquely, and the index of the one that makes the network's (first) output."""
-        self.calls = []
-        output = self.model(images, training=False)
-        first = output
-        while isinstance(first, (list, tuple, dict)):
-            first = next(iter(first.values())) if isinstance(first, dict) else first[0]
-        last = next((i for i in reversed(range(len(self.calls))) if self.calls[i]["after"] is first), -1)
-        counts = Counter(call["name"] for call in self.calls)
-        seen: Counter[str] = Counter()
-        for call in self.calls:
-            name = call["name"]
-            seen[name] += 1
-            # A layer called twice has two outputs: neither may pass for "the" layer.
-            call["id"] = f"{name}@{seen[name]}" if counts[name] > 1 else name
-        return self.calls, last % len(self.calls)
-
-
-def _name_of(function: Any) -> str:
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _activation_name(layer: Any) -> str | None:
-    """ "relu", "linear" …; None for a layer that has no activation."""
-    if type(layer).__name__ in _ACTIVATION_LAYERS:
-        return _ACTIVATION_LAYERS[type(layer).__name__] or _name_of(layer.activation)
-    if hasattr(layer, "_oip_activation"):
-        return str(layer._oip_activation)
-    return _name_of(layer.activation) if getattr(layer, "activation", None) is not None else None
-
-
-def _load(path: Path) -> Any:
-    import keras
-
-    try:
-        model = keras.models.load_model(path, compile=False)  # safe_mode stays on, as is the default
-    except Exception as error:
-        raise InputError(f"Keras cannot load {path.name}: {_one_line(error)}; save it again with Keras 3") from None
-    inputs = getattr(model, "inputs", None)
-    if not inputs:
-        raise InputError(f"{path.name} was never built: expected a network with a known input; add keras.Input first")
-    if len(inputs) != 1:
-        names = ", ".join(tensor.name for tensor in inputs)
-        raise InputError(f"{path.name} has {len(inputs)} inputs ({names}): expected one image input")
-    shape = tuple(inputs[0].shape)
-    if len(shape) != 4 or shape[3] not in (1, 3, 4):
-        raise InputError(
-            f"{path.name} takes inputs of shape {shape}: expected images (batch, height, width, 1, 3 or 4 channels)"
-        )
-    if shape[1] is None or shape[2] is None:
-        raise InputError(
-            f"{path.name} leaves height or width open (input {shape}): expected a fixed size; "
-            "rebuild it with keras.Input((height, width, channels)) and copy the weights"
-        )
-    if shape[1] * shape[2] == 1:
-        raise InputError(f"{path.name} takes images of one pixel (input {shape}): expected larger ones")
-    if inputs[0].dtype != "float32":
-        raise InputError(f"{path.name} takes {inputs[0].dtype} images: expected float32")
-    for layer in model._flatten_layers(include_self=True, recursive=True):
-        if not _SCOPE_NAME.fullmatch(layer.name):
-            raise InputError(
-                f"{path.name}: TensorFlow cannot trace a layer or model named {layer.name!r}: expected letters, "
-                "digits, _ . and - alone, the first a letter or digit; rename it and save the model again"
-            )
-        if getattr(layer, "data_format", "channels_last") != "channels_last":
-            raise InputError(f"layer {layer.name!r} is channels_first: expected channels_last throughout")
-        if layer.compute_dtype != "float32":
-            raise InputError(f"layer {layer.name!r} computes in {layer.compute_dtype}: expected float32 throughout")
-    for weight in model.weights:
-        if not np.isfinite(np.asarray(weight.value)).all():
-            raise InputError(f"{path.name}: the weights {weight.path} hold NaN or infinity: expected finite numbers")
-    return model
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _to_onnx(recorder: _Recorder, shape: tuple[int, int, int]) -> tuple[bytes, list[dict[str, Any]], int]:
+def _to_onnx(recorder: Recorder, shape: tuple[int, int, int]) -> tuple[bytes, list[dict[str, Any]], int]:
     """The ONNX bytes, a row per layer, and the index of the output layer."""
     import onnx
     import tensorflow as tf
@@ -224,7 +83,7 @@ def _to_onnx(recorder: _Recorder, shape: tuple[int, int, int]) -> tuple[bytes, l
     try:
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
-        raise ConversionError(f"tf2onnx gave a graph that ONNX rejects: {_one_line(error)}") from None
+        raise ConversionError(f"tf2onnx gave a graph that ONNX rejects: {one_line(error)}") from None
     return proto.SerializeToString(), rows, last
 
 
@@ -325,11 +184,11 @@ def _row(call: dict[str, Any]) -> dict[str, Any]:
         "maps": shape[-1],
         "height": height,
         "width": width,
-        "activation": _activation_name(call["layer"]),
+        "activation": activation_name(call["layer"]),
     }
 
 
-def _reference(recorder: _Recorder, images: np.ndarray, rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+def _reference(recorder: Recorder, images: np.ndarray, rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """What TensorFlow computes: every layer before and after its activation (NHWC), and a gradient.
 
     The gradient is that of one map's mean with respect to each image, for the deepest convolution and the map that
@@ -362,25 +221,13 @@ def _reference(recorder: _Recorder, images: np.ndarray, rows: list[dict[str, Any
     return arrays
 
 
-def _limit_resources() -> None:
-    """Bound what an unknown file can take: no core dumps, no endless files, three quarters of the memory."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 30, 16 << 30))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    resource.setrlimit(resource.RLIMIT_DATA, (memory * 3 // 4, memory * 3 // 4))
-
-
 def _say(stage: str) -> None:
     print(stage, flush=True)
 
 
 def main(folder: Path) -> None:
     """Export the network that `job.json` names; see the module's head for what is written."""
-    _limit_resources()
+    limit_resources()
     job = json.loads((folder / "job.json").read_text())
     _say("starting TensorFlow")
     import keras
@@ -389,10 +236,10 @@ def main(folder: Path) -> None:
     import tf2onnx
 
     _say("reading the Keras network")
-    model = _load(Path(job["model"]))
+    model = load_network(Path(job["model"]))
     height, width, channels = (int(n) for n in model.inputs[0].shape[1:])
     shape = height, width, channels
-    recorder = _Recorder(model)
+    recorder = Recorder(model)
     _say("writing it as ONNX")
     onnx_bytes, rows, last = _to_onnx(recorder, shape)
     _say("running it in TensorFlow for reference")

@@ -16,14 +16,26 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as _Figure
+from matplotlib.patches import Rectangle
 
 from oip_torch.errors import InputError
 from oip_torch.oips import Oips
 
 if TYPE_CHECKING:
     from oip_torch.calibration import Calibration
+    from oip_torch.comparison import Comparison
 
-__all__ = ["beside_data", "consistency", "evolution", "sheet", "trace"]
+__all__ = [
+    "agreement",
+    "beside_data",
+    "consistency",
+    "cross_scores",
+    "divergence",
+    "evolution",
+    "sheet",
+    "side_by_side",
+    "trace",
+]
 
 _INK = "#333333"
 _STATUS_COLORS = {"finished": _INK, "converged": _INK, "woken": _INK, "dead": "#b03030"}
@@ -274,6 +286,187 @@ def consistency(oips: Oips, map: int) -> Figure:
         "Agreement: the best correlation over all shifts, white 0, dark blue 1.\n"
         "Scale: each picture from its own 0.5 % to its 99.5 % quantile.",
     )
+    return figure
+
+
+def agreement(comparison: Comparison) -> Figure:
+    """A matrix of runtimes by layers, gradients and ascents: how far each is from the reference.
+
+    Cells that break their bound are red; blank cells were not measured (ONNX Runtime has no gradients).
+    """
+    entries, bounds = comparison.report["runtimes"], comparison.report["bounds"]
+    layers = list(next(iter(entries.values()))["layers"])
+    columns = [*layers, "gradients", "traces,\nfloat64"]
+    limits = [bounds["layer_error"]] * len(layers) + [1 - bounds["gradient_cosine"], bounds["trace_error_float64"]]
+    rows = []
+    for entry in entries.values():
+        cosine = entry["gradient_cosine"]
+        row = [math.inf if value is None else value for value in entry["layers"].values()]
+        row.append(math.nan if cosine is None else max(0.0, 1 - cosine))
+        trace_error = entry["trace_max_relative_error"]
+        row.append(trace_error if trace_error is not None else math.inf if entry["dead_maps"] else math.nan)
+        rows.append(row)
+    return _error_matrix(
+        np.array(rows),
+        list(entries),
+        columns,
+        np.array(limits),
+        f"Differences from {comparison.report['reference']}",
+        "Layers: largest difference over the layer's largest value, in float32. Gradients: 1 - cosine.",
+    )
+
+
+def cross_scores(comparison: Comparison) -> Figure:
+    """A matrix: OIPs made in one runtime (columns), scored in another (rows); the difference from the maker's score."""
+    entries = comparison.report["runtimes"]
+    makers = list(dict.fromkeys(maker for entry in entries.values() for maker in entry["scores"] or {}))
+    errors = [
+        [
+            math.nan if maker not in (entry["scores"] or {}) else entry["scores"][maker]["max_relative_error"] or 0.0
+            for maker in makers
+        ]
+        for entry in entries.values()
+    ]
+    return _error_matrix(
+        np.array(errors),
+        [f"scored in {name}" for name in entries],
+        [f"made in\n{maker}" for maker in makers],
+        np.full(len(makers), comparison.report["bounds"]["cross_score_error"]),
+        f"{comparison.layer}: OIPs of one runtime, scored in another",
+        "Largest difference from the maker's own score, over its largest score, in float32.",
+    )
+
+
+def divergence(comparison: Comparison, maps: int | Iterable[int] | None = None) -> Figure:
+    """Traces of all runtimes laid over each other (float32), and how far all of them are from the reference, by step.
+
+    Args:
+        comparison: from `compare`.
+        maps: whose traces are drawn on the left; default: the one that parts most, and three of the strongest.
+    """
+    reference = comparison.ascents[comparison.reference]
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    chosen = _rows_of(comparison, maps, 4)
+    runtimes = {name: made for name, made in comparison.ascents.items() if made}
+    colors = {name: f"C{index}" for index, name in enumerate(runtimes)}
+    for index, (name, made) in enumerate(runtimes.items()):
+        for row in chosen:
+            style = (0, (6, 2 * index)) if index else "-"
+            label = name if row == chosen[0] else None
+            left.plot(made["float32"].traces[row], color=colors[name], linestyle=style, linewidth=1.2, label=label)
+        for dtype, ascents in made.items():
+            if name == comparison.reference:
+                continue
+            line = "-" if dtype == "float32" else "--"
+            want = reference[dtype].traces.astype(np.float64)
+            live = want[:, -1] != 0
+            errors = np.abs(ascents.traces - want)[live] / np.maximum(want[live], 1e-3 * want[live].max(1)[:, None])
+            if not len(errors):
+                continue
+            steps = np.arange(1, errors.shape[1] + 1)
+            for part, width, alpha in ((np.median(errors, 0), 1.2, 1.0), (errors.max(0), 0.8, 0.5)):
+                shown = np.where(part > 0, part, np.nan)  # exact agreement has no place on a logarithmic axis
+                right.plot(steps, shown, line, color=colors[name], linewidth=width, alpha=alpha)
+    for row in chosen:
+        end = reference["float32"].traces[row, -1]
+        left.annotate(
+            f" map {comparison.maps[row]}", (reference["float32"].traces.shape[1], end), fontsize=7, va="center"
+        )
+    left.set(xlabel="step", ylabel="score (mean activation of the map)")
+    left.set_title(f"{comparison.layer}: scores, float32", fontsize=10, color=_INK)
+    left.legend(fontsize=7, frameon=False)
+    right.set(xscale="log", yscale="log", xlabel="step", ylabel=f"relative difference from {comparison.reference}")
+    right.set_title("solid: float32, dashed: float64; strong: median, faint: largest", fontsize=10, color=_INK)
+    for axes in (left, right):
+        axes.tick_params(labelsize=7)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure
+
+
+def side_by_side(comparison: Comparison, maps: int | Iterable[int] | None = None) -> Figure:
+    """Two rows per map: what each runtime's float32 ascent ends with, and the difference from the reference's image.
+
+    Args:
+        comparison: from `compare`.
+        maps: which ones; default: the one that parts most, and three of the strongest.
+    """
+    runtimes = {name: made["float32"] for name, made in comparison.ascents.items() if made}
+    want = runtimes[comparison.reference].images
+    chosen = _rows_of(comparison, maps, 4)
+    figure = Figure(figsize=(1.45 * len(runtimes) + 0.8, 3.0 * len(chosen) + 0.6), layout="constrained")
+    grid = figure.subplots(2 * len(chosen), len(runtimes), squeeze=False)
+    for index, row in enumerate(chosen):
+        low, high = _limits(want[row])
+        largest = max(float(np.abs(made.images[row] - want[row]).max()) for made in runtimes.values())
+        darkest = max(largest, 0.01 * (high - low))
+        for column, (name, made) in enumerate(runtimes.items()):
+            upper, lower = grid[2 * index, column], grid[2 * index + 1, column]
+            _picture(upper, _shades(made.images[row], low, high))
+            difference = np.abs(made.images[row] - want[row])
+            _picture(lower, _shades(-difference, -darkest, 0.0))
+            upper.set_title(name if index == 0 else "", fontsize=8, color=_INK)
+            upper.set_xlabel(f"{made.traces[row, -1]:.4f}", fontsize=7, color=_INK, labelpad=1)
+            lower.set_xlabel(f"≤ {difference.max():.1g}", fontsize=7, color=_INK, labelpad=1)
+        grid[2 * index, 0].set_ylabel(f"map {comparison.maps[row]}", fontsize=8, color=_INK)
+        grid[2 * index + 1, 0].set_ylabel("difference", fontsize=8, color=_INK)
+    figure.suptitle(f"{comparison.layer}: from the same start, in float32", fontsize=11, color=_INK)
+    _note(
+        figure,
+        "Below each picture its last score. Differences: white 0, black the largest of the map's row, or 1 % of the "
+        "picture's range.",
+    )
+    return figure
+
+
+def _rows_of(comparison: Comparison, maps: int | Iterable[int] | None, most: int) -> list[int]:
+    """Rows of these maps; by default the one whose images differ most between runtimes, and the strongest live ones."""
+    numbers = comparison.maps.tolist()
+    if maps is not None:
+        wanted = [maps] if isinstance(maps, int) else list(maps)
+        if unknown := [number for number in wanted if number not in numbers]:
+            raise InputError(f"map {unknown[0]} was not compared: expected one of {', '.join(map(str, numbers))}")
+        return [numbers.index(number) for number in wanted]
+    images = [made["float32"].images for made in comparison.ascents.values() if made]
+    spread = np.max([np.abs(other - images[0]) for other in images], axis=(0, 2, 3, 4))
+    strongest = np.argsort(-comparison.ascents[comparison.reference]["float32"].traces[:, -1], kind="stable")
+    return list(dict.fromkeys([int(spread.argmax()), *strongest.tolist()]))[:most]
+
+
+def _error_matrix(
+    errors: npt.NDArray[np.floating],
+    rows: list[str],
+    columns: list[str],
+    bounds: npt.NDArray[np.floating],
+    title: str,
+    note: str,
+) -> Figure:
+    """Cells shaded by their distance from the bound (of their column), red above it, blank where NaN."""
+    figure = Figure(figsize=(0.85 * len(columns) + 2.4, 0.42 * len(rows) + 1.7), layout="constrained")
+    axes = figure.subplots()
+    below = (
+        np.log10(np.clip(errors / bounds, 1e-8, 1.0)) / 8 + 1
+    )  # 0: a hundred-millionth of the bound, 1: at the bound
+    for row, column in np.ndindex(errors.shape):
+        value = errors[row, column]
+        if math.isnan(value):
+            continue
+        broken = value > bounds[column]
+        shade = (
+            (0.85, 0.35, 0.35) if broken else (0.93 - 0.35 * below[row, column], 0.97 - 0.17 * below[row, column], 0.94)
+        )
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=shade, edgecolor="white"))
+        text = "0" if value == 0 else "∞" if math.isinf(value) else f"{value:.0e}"
+        axes.text(column, row, text, fontsize=8, color="white" if broken else _INK, ha="center", va="center")
+    axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_xticks(range(len(columns)), columns, fontsize=8, rotation=30, ha="left")
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    figure.suptitle(title, fontsize=11, color=_INK)
+    _note(figure, note + " Red: above the bound.")
     return figure
 
 

@@ -1,0 +1,60 @@
+"""How is a comparison shown on a page?"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from oip_torch import plots
+
+if TYPE_CHECKING:
+    from oip_torch.comparison import Comparison
+
+__all__ = ["page"]
+
+
+def page(comparison: Comparison) -> str:
+    """HTML that needs no other file: the verdict, the figures of each runtime, and pictures inside."""
+    # Names of layers and files are a stranger's: autoescape.
+    environment = Environment(loader=PackageLoader("oip_torch", "data"), autoescape=True, undefined=StrictUndefined)
+    pictures = [
+        (
+            "Agreement",
+            "How far each runtime is from the reference, over the reference's largest value: layers in float32, the "
+            "gradient of a map's mean (one minus its cosine), whole ascents in float64. Red: above the bound.",
+            plots.agreement(comparison),
+        ),
+        (
+            "Traces",
+            "The scores of single maps by step, laid over each other in float32; and how far all traces are from the "
+            "reference's, in float32 and in float64.",
+            plots.divergence(comparison),
+        ),
+        (
+            "Images",
+            "What each runtime's float32 ascent ends with, from the same start; below it the difference from the "
+            "reference's image, white where there is none.",
+            plots.side_by_side(comparison),
+        ),
+        (
+            "Cross-scores",
+            "OIPs made in one runtime and scored in every other: the largest difference from the maker's own score, "
+            "over its largest score.",
+            plots.cross_scores(comparison),
+        ),
+    ]
+    return environment.get_template("report.html.j2").render(
+        comparison=comparison,
+        report=comparison.report,
+        pictures=[(title, text, _png(figure)) for title, text, figure in pictures],
+    )
+
+
+def _png(figure: plots.Figure) -> str:
+    """A data URI."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,74 @@
+"""How does the imported torch module run? The way that `ascend` goes, in the settings of the article."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from oip_torch.ascent import AscentSettings, climb
+from oip_torch.hooks import capture
+from oip_torch.model import FeatureModel, load
+from oip_torch.objectives import map_mean
+from oip_torch.runtimes import BEFORE, Array, Dtype, Runtime
+
+__all__ = ["TorchModule"]
+
+
+class TorchModule(Runtime):
+    """What `load` gives.
+
+    `channels_last`: images and weights in memory with the channels innermost. `tf32`: products of float32 numbers may
+    be rounded to 10 bits on CUDA (torch's default for convolutions).
+    """
+
+    def __init__(
+        self, keras_file: Path, onnx_file: Path, *, device: str = "cpu", channels_last: bool = False, tf32: bool = False
+    ) -> None:
+        self.file, self.device = onnx_file, torch.device(device)
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+
+    def layers(self, images: Array, dtype: Dtype) -> dict[str, Array]:
+        network = self._network(dtype)
+        activated = [layer.name for layer in network.layers if layer.tensor_before != layer.tensor]
+        with torch.no_grad(), capture(network, *network.layers.names, before_activation=True) as before:
+            outputs = network.every_layer(self._to_torch(images, dtype))
+        outputs |= {BEFORE + name: before[name] for name in activated}
+        return {name: _to_keras(output) for name, output in outputs.items()}
+
+    def gradients(self, layer: str, maps: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
+        x = self._to_torch(images, dtype).requires_grad_()
+        scores = map_mean(self._network(dtype).up_to(layer)(x), torch.as_tensor(maps, device=self.device))
+        (gradient,) = torch.autograd.grad(scores.sum(), x)
+        return scores.detach().cpu().numpy(), _to_keras(gradient)
+
+    def ascend(
+        self, layer: str, maps: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+    ) -> tuple[Array, Array]:
+        result = climb(
+            self._network(dtype),
+            layer,
+            self._to_torch(images, dtype),
+            torch.as_tensor(maps, device=self.device),
+            AscentSettings.article(steps=steps, epsilon=epsilon).schedule,
+            map_mean,
+        )
+        return result["traces"].cpu().numpy(), _to_keras(result["images"])
+
+    @cache  # noqa: B019 - the process ends with the runtime
+    def _network(self, dtype: Dtype) -> FeatureModel:
+        # Whether the file computes what it claims is what is being measured here: no check that would refuse it.
+        model = load(self.file, device=self.device, check=False)
+        return model.to(dtype=getattr(torch, dtype)).to(memory_format=self.layout)
+
+    def _to_torch(self, images: Array, dtype: Dtype) -> torch.Tensor:
+        nchw = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+        return nchw.to(self.device, getattr(torch, dtype)).to(memory_format=self.layout)
+
+
+def _to_keras(tensor: torch.Tensor) -> Array:
+    array: Array = tensor.detach().cpu().numpy()
+    return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array

@@ -1,0 +1,146 @@
+"""Each runtime gives the same answers in the same form, in a process of its own that can fail without harm."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import run_tensorflow
+
+import oip_torch
+from oip_torch.errors import RuntimeProcessError
+from oip_torch.probes import noise
+from oip_torch.runtimes import BEFORE, OURS, RUNTIMES, Spec, one_hot
+from oip_torch.runtimes.process import RuntimeProcess
+
+HERE = {name: spec for name, spec in RUNTIMES.items() if spec.options.get("device", "cpu") == "cpu"}
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_has_a_home_and_names_what_it_needs(name: str) -> None:
+    spec = RUNTIMES[name]
+    module, cls = spec.home.split(":")
+    found = importlib.util.find_spec(f"oip_torch.runtimes.{module}")
+    assert found is not None
+    assert found.origin is not None
+    assert re.search(rf"^class {cls}\(", Path(found.origin).read_text(), re.MULTILINE)
+    assert spec.packages
+    assert spec.dtypes[0] == "float32"
+    assert set(spec.companions) <= set(RUNTIMES)
+    assert OURS in RUNTIMES
+
+
+def test_what_is_not_installed_is_named_as_pip_calls_it() -> None:
+    spec = Spec(
+        title="", home="a:b", packages={"no_such_package_here": "no-such-package", "numpy": "numpy"}, reads="onnx"
+    )
+    assert spec.missing() == ["no-such-package"]
+
+
+def test_one_hot_picks_each_images_map() -> None:
+    scores = np.arange(12.0).reshape(3, 4)
+    np.testing.assert_array_equal((scores * one_hot(np.array([2, 0, 3]), 4, "float64")).sum(1), [2, 4, 11])
+    assert one_hot(np.array([0]), 2, "float32").dtype == np.float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HERE)
+def test_a_runtime_answers(name: str, shipped: Path, mnist_onnx: Path) -> None:
+    images, maps = noise(3, (28, 28, 1)).astype(np.float64), np.array([0, 14, 5])
+    with RuntimeProcess(name, shipped, mnist_onnx, threads=2) as runtime:
+        for dtype in runtime.spec.dtypes:
+            layers = runtime.layers(images, dtype)
+            assert {array.dtype for array in layers.values()} == {np.dtype(dtype)}
+            assert layers["Conv2D_1"].shape == (3, 26, 26, 32)
+            assert layers["Dense_2"].shape == (3, 10)
+            np.testing.assert_allclose(layers["Dense_2"].sum(1), 1, rtol=1e-5)
+            np.testing.assert_array_equal(layers["Conv2D_3"], np.maximum(layers[f"{BEFORE}Conv2D_3"], 0))
+            assert f"{BEFORE}Max_Pool_1" not in layers
+            if not runtime.spec.differentiates:
+                with pytest.raises(RuntimeProcessError, match=f"{name} could not compute gradients.*has no gradients"):
+                    runtime.gradients("Conv2D_3", maps, images, dtype)
+                continue
+            scores, gradients = runtime.gradients("Conv2D_3", maps, images, dtype)
+            np.testing.assert_allclose(
+                scores, layers["Conv2D_3"].mean((1, 2))[np.arange(3), maps], rtol=1e-5, atol=1e-6
+            )
+            assert gradients.shape == images.shape
+            assert gradients.dtype == np.dtype(dtype)
+            if dtype == "float64":  # the gradient is the score's own
+                step = 1e-6 * np.random.default_rng(0).normal(size=images.shape)
+                moved, _ = runtime.gradients("Conv2D_3", maps, images + step, dtype)
+                back, _ = runtime.gradients("Conv2D_3", maps, images - step, dtype)
+                np.testing.assert_allclose(moved - back, 2 * (gradients * step).sum((1, 2, 3)), rtol=1e-5, atol=1e-13)
+            traces, finals = runtime.ascend("Conv2D_3", maps, images, dtype, steps=4, epsilon=0.01)
+            assert traces.shape == (3, 4)
+            np.testing.assert_allclose(traces[:, 0], scores, rtol=1e-5, atol=1e-6)
+            assert (np.diff(traces, axis=1) > 0).all()
+            np.testing.assert_allclose(finals.mean((1, 2, 3)), 0, atol=1e-6)
+            np.testing.assert_allclose(finals.std((1, 2, 3)), 1, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_runtime_that_dies_says_its_last_words(shipped: Path, mnist_onnx: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(mnist_onnx.read_bytes()[:2000])
+    with RuntimeProcess("torch", shipped, broken, threads=1) as runtime:
+        with pytest.raises(RuntimeProcessError, match="torch could not compute layers: InputError: .*broken.onnx"):
+            runtime.layers(noise(1, (28, 28, 1)), "float32")
+    with RuntimeProcess("torch", shipped, mnist_onnx, threads=1) as runtime:
+        runtime.layers(noise(1, (28, 28, 1)), "float32")
+        assert runtime._process is not None
+        runtime._process.kill()
+        runtime._process.wait()
+        with pytest.raises(RuntimeProcessError, match=r"torch stopped \(exit code -9\)"):
+            runtime.layers(noise(1, (28, 28, 1)), "float32")
+
+
+@pytest.mark.slow
+def test_nested_and_shared_layers_are_the_same_everywhere(zoo: Path, converted: Callable[[str], Path]) -> None:
+    """Inside nested networks, and called twice; ascended too, where no sub-network reaches the layer."""
+    file, onnx_file = zoo / "default_names.keras", converted("default_names.keras")
+    model = oip_torch.load(onnx_file, device="cpu")
+    images, maps = noise(2, model.network.input_shape).astype(np.float64), np.array([0, 1])
+    inner = [name for name in model.layers.names if "/" in name and "@" in name][-1]
+    found = {}
+    for name in (OURS, "tensorflow", "keras-torch"):
+        with RuntimeProcess(name, file, onnx_file, threads=2) as runtime:
+            layers = runtime.layers(images, "float64")
+            found[name] = layers, runtime.ascend(inner, maps, images, "float64", steps=3, epsilon=0.01)
+    layers, (traces, finals) = found.pop(OURS)
+    for got, (got_traces, got_finals) in found.values():
+        assert set(got) == set(layers)
+        for layer, want in layers.items():
+            np.testing.assert_allclose(got[layer], want, rtol=0, atol=1e-12 * np.abs(want).max())
+        np.testing.assert_allclose(got_traces, traces, rtol=1e-9)
+        np.testing.assert_allclose(got_finals, finals, rtol=0, atol=1e-9)
+
+
+THREE_WAYS = """
+import json, sys
+import numpy as np
+from pathlib import Path
+from oip_torch.probes import noise
+from oip_torch.runtimes.keras_tensorflow import TensorFlow
+
+runtime = TensorFlow(Path(sys.argv[1]), Path("unread.onnx"))
+images, maps = noise(3, (28, 28, 1)), np.array([0, 14, 5])
+found = {}
+for way in ("batched", "graph", "eager"):
+    traces, finals = runtime.ascend("Conv2D_3", maps, images, "float64", steps=5, epsilon=0.01, way=way)
+    found[way] = [traces.tolist(), finals.ravel().tolist()]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_tensorflows_three_loops_are_one_ascent(shipped: Path) -> None:
+    found = json.loads(run_tensorflow(THREE_WAYS, shipped).splitlines()[-1])
+    for way in ("graph", "eager"):
+        for got, want in zip(found[way], found["batched"], strict=True):
+            np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
