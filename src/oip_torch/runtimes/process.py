@@ -54,10 +54,10 @@ class RuntimeProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired, OSError):
-                self._process.communicate(timeout=5 if kind is None else 0)  # it ends when its stdin does
-            self._process.kill()
-            self._process.wait()
+            with self._process as process:  # closes the pipes, whatever happens
+                with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+                    process.communicate(timeout=5 if kind is None else 0)  # it ends when its stdin does
+                process.kill()
         self._cleanup.close()
 
     def layers(self, images: Array, dtype: Dtype) -> dict[str, Array]:
