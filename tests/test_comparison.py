@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +106,7 @@ def test_each_runtimes_oips_score_alike_in_every_other(compared: oip_torch.Compa
     for name, entry in compared.report["runtimes"].items():
         assert set(entry["scores"]) == {*KERAS, "torch", "torch-channels-last"}
         for maker, scores in entry["scores"].items():
-            assert scores["max_relative_error"] <= (0 if maker == name else 1e-5)
+            assert scores["max_relative_error"] <= (0 if name == "tensorflow" else 1e-5), maker
             assert scores["rank_correlation"] == pytest.approx(1, abs=1e-9)
 
 
@@ -112,13 +116,14 @@ def test_the_report_is_written_whole_and_needs_nothing_else(compared: oip_torch.
     assert [file.name for file in files] == ["report.json", "report.html"]
     assert json.loads(files[0].read_text()) == compared.report
     html = files[1].read_text()
+    text = unescape(html)
     assert html.count("data:image/png;base64,") == 4
     assert not re.search(r"(src|href)=.(?!data:)|<script|@import|https?:", html)
     for name, entry in compared.report["runtimes"].items():
-        assert name in html
-        assert entry["title"] in html
-    assert compared.verdict in html
-    assert compared.report["float32"] in html
+        assert name in text
+        assert entry["title"] in text
+    assert compared.verdict in text
+    assert compared.report["float32"] in text
 
 
 @pytest.mark.slow
@@ -178,7 +183,7 @@ def test_transposed_weights_are_caught_and_named(shipped: Path, planted: Callabl
 @pytest.mark.slow
 def test_a_network_whose_maps_are_dead_agrees_too(zoo: Path, converted: Callable[[str], Path]) -> None:
     found = oip_torch.compare(
-        zoo / "silent.keras", converted("silent.keras"), runtimes=["tensorflow"], layer="Conv2D_2", steps=3
+        zoo / "silent.h5", converted("silent.h5"), runtimes=["tensorflow"], layer="Conv2D_2", steps=3
     )
     assert found.agree, found.verdict
     entry = found.report["runtimes"]["torch"]
@@ -191,9 +196,8 @@ def test_a_network_whose_maps_are_dead_agrees_too(zoo: Path, converted: Callable
 def test_a_runtime_that_fails_is_named_and_the_others_go_on(
     shipped: Path, mnist_onnx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     broken = {**RUNTIMES["jax"].environment, "JAX_PLATFORMS": "no-such-platform"}
-    monkeypatch.setitem(comparison.RUNTIMES, "jax", dataclass_replace(RUNTIMES["jax"], environment=broken))
+    monkeypatch.setitem(comparison.RUNTIMES, "jax", dataclasses.replace(RUNTIMES["jax"], environment=broken))
     found = oip_torch.compare(shipped, mnist_onnx, runtimes=["tensorflow", "jax"], maps=[14], steps=2)
     assert not found.agree
     assert found.disagreements == ()
@@ -202,18 +206,9 @@ def test_a_runtime_that_fails_is_named_and_the_others_go_on(
     assert set(found.report["runtimes"]) == {"tensorflow", "torch", "torch-channels-last"}
 
 
-def dataclass_replace(spec: object, **changes: object) -> object:
-    import dataclasses
-
-    return dataclasses.replace(spec, **changes)  # type: ignore[type-var]
-
-
 @pytest.mark.slow
 def test_what_is_not_installed_is_left_out_and_named(shipped: Path, mnist_onnx: Path) -> None:
     """In a Python where jax and onnxruntime are not found."""
-    import subprocess
-    import sys
-
     code = f"""{without("jax", "onnxruntime")}
 from oip_torch.cli import main
 main(["compare", {str(shipped)!r}, {str(mnist_onnx)!r}, "--maps", "14", "--steps", "2", "--json",

@@ -78,6 +78,7 @@ def test_a_runtime_answers(name: str, shipped: Path, mnist_onnx: Path) -> None:
                 np.testing.assert_allclose(moved - back, 2 * (gradients * step).sum((1, 2, 3)), rtol=1e-5, atol=1e-13)
             traces, finals = runtime.ascend("Conv2D_3", maps, images, dtype, steps=4, epsilon=0.01)
             assert traces.shape == (3, 4)
+            assert traces.dtype == finals.dtype == np.dtype(dtype)
             np.testing.assert_allclose(traces[:, 0], scores, rtol=1e-5, atol=1e-6)
             assert (np.diff(traces, axis=1) > 0).all()
             np.testing.assert_allclose(finals.mean((1, 2, 3)), 0, atol=1e-6)

@@ -317,7 +317,7 @@ def agreement(comparison: Comparison) -> Figure:
 
 
 def cross_scores(comparison: Comparison) -> Figure:
-    """A matrix: OIPs made in one runtime (columns), scored in another (rows); the difference from the maker's score."""
+    """A matrix: OIPs made in one runtime (columns) and scored in another (rows), against the reference's scores."""
     entries = comparison.report["runtimes"]
     makers = list(dict.fromkeys(maker for entry in entries.values() for maker in entry["scores"] or {}))
     errors = [
@@ -333,7 +333,7 @@ def cross_scores(comparison: Comparison) -> Figure:
         [f"made in\n{maker}" for maker in makers],
         np.full(len(makers), comparison.report["bounds"]["cross_score_error"]),
         f"{comparison.layer}: OIPs of one runtime, scored in another",
-        "Largest difference from the maker's own score, over its largest score, in float32.",
+        f"Largest difference from {comparison.reference}'s score of the same image, over its largest one, in float32.",
     )
 
 

@@ -41,8 +41,8 @@ def page(comparison: Comparison) -> str:
         ),
         (
             "Cross-scores",
-            "OIPs made in one runtime and scored in every other: the largest difference from the maker's own score, "
-            "over its largest score.",
+            "OIPs made in one runtime and scored in every other: the largest difference from the score that the "
+            "reference gives them, over its largest score.",
             plots.cross_scores(comparison),
         ),
     ]

@@ -26,6 +26,7 @@ class Jax(KerasRuntime):
         self, layer: str, maps: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
     ) -> tuple[Array, Array]:
         gradient = self._gradient(layer, maps, dtype)
+        least = float(1 / np.sqrt(images[0].size))  # a number of NumPy would turn float32 into float64
 
         def step(x: Any) -> tuple[Any, Any]:
             score, g = gradient(x)
@@ -33,7 +34,7 @@ class Jax(KerasRuntime):
             x = x + epsilon * g
             centred = x - x.mean((1, 2, 3), keepdims=True)
             deviation = jnp.sqrt((centred**2).mean((1, 2, 3), keepdims=True))
-            return centred / jnp.maximum(deviation, 1 / np.sqrt(np.prod(x.shape[1:]))), score
+            return centred / jnp.maximum(deviation, least), score
 
         compiled = jax.jit(step)
         x, scores = jnp.asarray(images, dtype), []
