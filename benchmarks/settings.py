@@ -20,7 +20,7 @@ import oip_torch as oip
 from oip_torch.files import replacing
 
 LAYERS = ("Conv2D_1", "Conv2D_2", "Conv2D_3")
-STAGES = (20, 50, 100, 130)  # the article's (20, 50, 100, 400) would not leave room for a search within 600
+STAGES = (15, 35, 65, 85)  # the article's (20, 50, 100, 400) would not leave room for a search within 600
 
 
 def ways() -> dict[str, oip.AscentSettings]:
@@ -32,22 +32,22 @@ def ways() -> dict[str, oip.AscentSettings]:
         "article, Fourier starts 1/f": article(start=oip.StartSettings(kind="fourier")),
         "article, long wavelengths only (3, 7)": article(start=oip.StartSettings(sides=(3, 7))),
         "article with the leak": article(leak=0.3),
-        "one start, 600 steps, cosine 3 → 0.01, leak": make(steps=600, epsilon=3.0, candidates=1),
-        "the same without the leak": make(steps=600, epsilon=3.0, candidates=1, leak=0.0, waking=0),
-        "one start, 100 steps": make(steps=100, epsilon=3.0, candidates=1),
+        "one start, 600 steps, cosine 3 → 0.01, leak, momentum": make(steps=600, candidates=1),
+        "the same without the momentum": make(steps=600, candidates=1, momentum=0.0),
+        "the same without the leak": make(steps=600, candidates=1, leak=0.0),
+        "one start, 100 steps": make(steps=100, candidates=1),
         "within 50": make.within(50),
         "within 100": make.within(100),
         "within 300": make.within(300),
         "default (600)": make(),
-        "default, no waking": make(waking=0),
-        "default, first step 0.3": make(epsilon=0.3),
-        "default, first step 3": make(epsilon=3.0),
-        "default, strategy 1 in the second half": make(stages=STAGES),
+        "default, no momentum": make(momentum=0.0),
+        "default, one finalist": make(steps=400, finalists=1),
+        "default, no waking": make(waking=False),
+        "default, first step 1": make(epsilon=1.0),
+        "default, strategy 1": make(stages=STAGES),
         "default, Fourier starts 1/f": make(start=oip.StartSettings(kind="fourier")),
-        "default, Fourier starts 1/f², up to 8 cycles": make(
-            start=oip.StartSettings(kind="fourier", exponent=2.0, highest=8)
-        ),
         "default, long wavelengths only (3, 7)": make(start=oip.StartSettings(sides=(3, 7))),
+        "16 times the default": make(candidates=64, steps=250, finalists=32),
     }
 
 

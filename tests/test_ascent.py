@@ -20,7 +20,7 @@ def test_the_article_to_the_letter() -> None:
     article = AscentSettings.article()
     assert (article.steps, article.epsilon, article.leak, article.candidates) == (600, 0.01, 0.0, 1)
     assert article.image_steps == 600
-    assert {article.schedule.at(step) for step in range(600)} == {(0.01, 0.0)}
+    assert {article.schedule.at(step) for step in range(600)} == {(0.01, 0.0, 0.0)}
     assert article.snapshot_steps() == (0, 9, 18, 36, 72, 144, 288, 599)
     assert (article.tolerance, article.patience, article.first_check) == (5e-4, 4, 10)
 
@@ -34,8 +34,9 @@ def test_logarithmic_steps_stay_inside(steps: int) -> None:
 
 
 @pytest.mark.parametrize("budget", [1, 2, 5, 13, 60, 100, 299, 600, 1000])
-def test_a_budget_is_kept_to_the_step(budget: int) -> None:
-    assert AscentSettings.within(budget).image_steps == budget
+def test_a_budget_is_kept(budget: int) -> None:
+    settings = AscentSettings.within(budget)
+    assert budget - settings.finalists < settings.image_steps <= budget
 
 
 def test_the_defaults_are_the_budget_of_600() -> None:
@@ -43,11 +44,12 @@ def test_the_defaults_are_the_budget_of_600() -> None:
 
 
 def test_schedules_fall_from_the_first_to_the_last() -> None:
-    schedule = Schedule(steps=50, epsilon=2.0, epsilon_last=0.1, leak=0.3)
+    schedule = Schedule(steps=50, epsilon=2.0, epsilon_last=0.1, leak=0.3, momentum=0.8)
     steps = [schedule.at(step) for step in range(50)]
-    assert steps[0] == (2.0, 0.3)
-    assert steps[-1] == pytest.approx((0.1, 0.0))
-    assert steps == sorted(steps, reverse=True)
+    assert steps[0] == (2.0, 0.3, 0.0)
+    assert steps[-1] == pytest.approx((0.1, 0.0, 0.8))
+    for values in list(zip(*steps, strict=True))[:2]:
+        assert list(values) == sorted(values, reverse=True)
 
 
 def test_one_step_is_the_equation(model: FeatureModel) -> None:
@@ -63,6 +65,22 @@ def test_one_step_is_the_equation(model: FeatureModel) -> None:
         expected = (expected - expected.mean()) / expected.std(correction=0)
         assert torch.allclose(result["images"][row], expected[0], atol=1e-5)
         assert result["traces"][row, 0] == pytest.approx(score.item(), rel=1e-4)
+
+
+def test_momentum_keeps_part_of_the_direction_before(model: FeatureModel) -> None:
+    x, maps = start_images((1, 28, 28), [(3, 0)], layer=LAYER), torch.tensor([3])
+
+    def direction(image: torch.Tensor) -> torch.Tensor:
+        image = image.clone().requires_grad_()
+        (g,) = torch.autograd.grad(model.up_to(LAYER)(image)[0, 3].mean(), image)
+        return g / (g.square().mean().sqrt() + 1e-7)
+
+    schedule = Schedule(steps=2, epsilon=0.5, epsilon_last=None, leak=0.0, momentum=0.25)
+    result = climb(model, LAYER, x, maps, schedule, map_mean)
+    first = direction(x)
+    second = standardize(x + 0.5 * first)
+    expected = standardize(second + 0.5 * (0.25 * first + 0.75 * direction(second)))
+    assert torch.allclose(result["images"], expected, atol=1e-5)
 
 
 def test_the_score_rises(model: FeatureModel) -> None:
@@ -180,10 +198,12 @@ def test_standardize_of_a_uniform_image_is_finite() -> None:
         ({"epsilon": 0.0}, "epsilon is 0.0: expected a number above 0"),
         ({"epsilon": float("nan")}, "epsilon is nan"),
         ({"epsilon_last": -1.0}, "epsilon_last is -1.0"),
+        ({"momentum": 1.0}, "momentum is 1.0: expected a number from 0 to below 1"),
+        ({"finalists": 0}, "finalists is 0"),
         ({"leak": 1.5}, "leak is 1.5: expected a number from 0 to 1"),
         ({"candidates": 0}, "candidates is 0"),
         ({"stop": "soon"}, "expected 'steps' or 'converged'"),
-        ({"snapshots": (600,)}, "snapshot at step 600: expected steps from 0 to 299"),
+        ({"snapshots": (600,)}, "snapshot at step 600: expected steps from 0 to 199"),
         ({"stages": (20, 40)}, "expected 4 numbers of steps"),
     ],
 )

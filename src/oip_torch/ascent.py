@@ -10,9 +10,11 @@ With x the image and a(x) the activations of the chosen map,
 for many images at once; each has its own map, and nothing of one image enters another. The standardisation is what
 bounds the problem: above a ReLU the score is piecewise linear, and without it grows without limit.
 
-Two things are added to the article's loop, and can be turned off. The step shrinks along a cosine, so that the climb
-begins with leaps and ends on the summit. And the gradient is taken of a leaky activation, (1 - leak)·f(z) + leak·z,
-whose leak goes to 0 as the climb goes on: where f is flat, as a ReLU is below 0, there would be no gradient to follow.
+Three things are added to the article's loop, and can be turned off. The step shrinks along a cosine, so that the climb
+begins with leaps and ends on the summit. A step keeps part of the direction before, the more the longer the climb goes
+on: a ReLU network's score has ridges, across which successive gradients cancel, while along the ridge they add up. The
+gradient is taken of a leaky activation, (1 - leak)·f(z) + leak·z, whose leak goes to 0 as the climb goes on: where f is
+flat, as a ReLU is below 0, there would be no gradient to follow.
 """
 
 from __future__ import annotations
@@ -44,15 +46,17 @@ class AscentSettings:
     The defaults are the best way that we know; docs/experiments.md has the measurements behind them.
 
     Attributes:
-        steps: of the ascent that ends in the result, ≥ 1; with `stages`, their sum.
+        steps: of each ascent that may end in the result, ≥ 1; with `stages`, their sum.
         epsilon: the first step, > 0, in units of the image's standard deviation (the gradient has RMS 1).
         epsilon_last: the last step; between the two the step follows a cosine. None: all steps are `epsilon`.
+        momentum: share of the direction before in that of the last step, 0 to below 1; it rises from 0 linearly.
         leak: share of the pre-activation in the objective at the first step, 0 to 1; it falls to 0 linearly.
-        candidates: the precursor: so many starts are tried for each image, and the most promising one goes on. 1: none.
+        candidates: the precursor: so many starts are tried for each image, and the most promising go on. 1: none.
         candidate_steps: of each candidate's trial.
-        candidate_epsilon: the first step of a trial.
-        waking: how many further starts are tried for an image that is still dead after its ascent, each with
-            160 image-steps: first the largest pre-activation is ascended, then, in small steps, what was asked for.
+        candidate_epsilon: the first step of a trial, which takes its steps without momentum.
+        finalists: how many candidates go on (all, if there are fewer), `steps` each; the best becomes the result.
+        waking: whether a map that sleeps after all trials is ascended another way, in as many steps: first its largest
+            pre-activation, then, in small steps, what was asked for. Needs candidates.
         stages: strategy 1: the ascent begins with the longest wavelengths alone, and each stage of so many steps adds
             the next shorter ones to the partly evolved image. None: all wavelengths from the beginning.
         stop: "steps": every image takes all steps; "converged": an image that meets the criterion leaves the batch.
@@ -64,14 +68,16 @@ class AscentSettings:
         start: the wavelengths of the start images.
     """
 
-    steps: int = 300
-    epsilon: float = 1.0
+    steps: int = 200
+    epsilon: float = 3.0
     epsilon_last: float | None = 0.01
+    momentum: float = 0.8
     leak: float = 0.3
-    candidates: int = 10
-    candidate_steps: int = 30
+    candidates: int = 8
+    candidate_steps: int = 25
     candidate_epsilon: float = 3.0
-    waking: int = 8
+    finalists: int = 2
+    waking: bool = True
     stages: tuple[int, ...] | None = None
     stop: Literal["steps", "converged"] = "steps"
     tolerance: float = 5e-4
@@ -91,9 +97,9 @@ class AscentSettings:
                     "of the start, each 1 or more"
                 )
             object.__setattr__(self, "steps", sum(self.stages))
-        for name, least in (("steps", 1), ("patience", 1), ("candidates", 1), ("candidate_steps", 1)):
+        for name, least in (("steps", 1), ("patience", 1), ("candidates", 1), ("candidate_steps", 1), ("finalists", 1)):
             self._check_whole(name, least)
-        for name in ("first_check", "doublings", "waking"):
+        for name in ("first_check", "doublings"):
             self._check_whole(name, 0)
         for name in ("epsilon", "candidate_epsilon", "tolerance"):
             self._check_positive(name)
@@ -101,6 +107,8 @@ class AscentSettings:
             self._check_positive("epsilon_last")
         if not 0 <= self.leak <= 1:
             raise InputError(f"leak is {self.leak}: expected a number from 0 to 1")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"momentum is {self.momentum}: expected a number from 0 to below 1")
         if self.stop not in ("steps", "converged"):
             raise InputError(f"stop is {self.stop!r}: expected 'steps' or 'converged'")
         if self.snapshots is not None:
@@ -121,34 +129,43 @@ class AscentSettings:
     @classmethod
     def article(cls, **changes: Any) -> AscentSettings:
         """The article to the letter: 600 steps of 0.01 from one start each; `changes` override fields."""
-        article: dict[str, Any] = {"steps": 600, "epsilon": 0.01, "epsilon_last": None}
-        article |= {"leak": 0.0, "candidates": 1, "waking": 0}
+        article: dict[str, Any] = {"steps": 600, "epsilon": 0.01, "epsilon_last": None, "momentum": 0.0}
+        article |= {"leak": 0.0, "candidates": 1, "finalists": 1, "waking": False}
         return cls(**(article | changes))
 
     @classmethod
     def within(cls, image_steps: int, **changes: Any) -> AscentSettings:
         """The best known way for a budget of image-steps per image, search included; 600 gives the defaults.
 
-        Half of the budget goes to √(budget / 6) candidates, the other half to the one that goes on.
+        A third of the budget goes to √(budget / 10) candidates, the rest to those that go on: two of them, or one where
+        there are no more than four. What does not divide is left unspent: at most one step.
         """
         if not is_whole(image_steps) or image_steps < 1:
             raise InputError(f"steps is {image_steps}: expected a whole number, 1 or more")
-        candidates = max(1, round(math.sqrt(image_steps / 6)))
-        candidate_steps = image_steps // (2 * candidates)
-        if candidates == 1 or candidate_steps == 0:
-            return cls(**({"steps": image_steps, "epsilon": cls.candidate_epsilon, "candidates": 1} | changes))
-        steps = image_steps - candidates * candidate_steps
-        return cls(**({"steps": steps, "candidates": candidates, "candidate_steps": candidate_steps} | changes))
+        candidates = max(1, round(math.sqrt(image_steps / 10)))
+        if candidates == 1:
+            return cls(**({"steps": image_steps, "candidates": 1} | changes))
+        candidate_steps, finalists = image_steps // (3 * candidates), 2 if candidates > 4 else 1
+        split: dict[str, Any] = {"candidates": candidates, "candidate_steps": candidate_steps, "finalists": finalists}
+        return cls(**(split | {"steps": (image_steps - candidates * candidate_steps) // finalists} | changes))
 
     @property
     def image_steps(self) -> int:
-        """Steps spent on one image, the candidates' included; waking a dead one comes on top."""
-        return self.steps + (self.candidates * self.candidate_steps if self.candidates > 1 else 0)
+        """Steps spent on one image, the candidates' included; with `stop` "converged" the most that can be spent."""
+        if self.candidates == 1:
+            return self.steps
+        return self.candidates * self.candidate_steps + min(self.finalists, self.candidates) * self.steps
 
     @property
     def schedule(self) -> Schedule:
-        """Of the ascent that ends in the result."""
-        return Schedule(steps=self.steps, epsilon=self.epsilon, epsilon_last=self.epsilon_last, leak=self.leak)
+        """Of an ascent that may end in the result."""
+        return Schedule(
+            steps=self.steps,
+            epsilon=self.epsilon,
+            epsilon_last=self.epsilon_last,
+            leak=self.leak,
+            momentum=self.momentum,
+        )
 
     @property
     def candidate_schedule(self) -> Schedule:
@@ -182,21 +199,23 @@ class AscentSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Step sizes and leaks of one climb, by step: the first along a cosine, the second along a line."""
+    """Step sizes, leaks and momenta of one climb, by step: the first along a cosine, the others along a line."""
 
     steps: int
     epsilon: float
     epsilon_last: float | None
     leak: float
     leak_last: float = 0.0
+    momentum: float = 0.0
 
-    def at(self, step: int) -> tuple[float, float]:
-        """(epsilon, leak) of a step from 0 to steps - 1."""
+    def at(self, step: int) -> tuple[float, float, float]:
+        """(epsilon, leak, momentum) of a step from 0 to steps - 1."""
         done = step / max(1, self.steps - 1)
         leak = self.leak + (self.leak_last - self.leak) * done
-        if self.epsilon_last is None:
-            return self.epsilon, leak
-        return self.epsilon_last + (self.epsilon - self.epsilon_last) * 0.5 * (1 + math.cos(math.pi * done)), leak
+        epsilon = self.epsilon
+        if self.epsilon_last is not None:
+            epsilon = self.epsilon_last + (epsilon - self.epsilon_last) * 0.5 * (1 + math.cos(math.pi * done))
+        return epsilon, leak, self.momentum * done
 
 
 def logarithmic_steps(steps: int, doublings: int = 6) -> tuple[int, ...]:
@@ -214,6 +233,7 @@ def climb(
     schedule: Schedule,
     objective: Objective,
     *,
+    ascended: Objective | None = None,
     kept: tuple[int, ...] = (),
     added: dict[int, Tensor] | None = None,
     settings: AscentSettings | None = None,
@@ -226,18 +246,19 @@ def climb(
         layer: its name.
         x: (batch, channels, height, width), standardised.
         maps: (batch,) integers.
-        schedule: step sizes and leaks.
-        objective: what is maximised.
+        schedule: step sizes, leaks and momenta.
+        objective: what the images are scored by.
+        ascended: what is maximised, where that is not the objective.
         kept: the steps whose images are kept.
         added: step → (batch, channels, height, width), what is added to the images before that step.
         settings: when to stop, and what counts as converged.
         advance: told how many image-steps were done.
 
     Returns:
-        images, scores (batch,), promise (batch,; the score with the leak of the first step), traces (batch, steps),
-        snapshots (batch, S, …), converged_at (batch,), dead (batch,): see `Oips`.
+        images, scores (batch,), promise (batch,; what is maximised, with the leak of the first step), traces
+        (batch, steps), snapshots (batch, S, …), converged_at (batch,), dead (batch,): see `Oips`.
     """
-    settings = settings or AscentSettings()
+    settings, ascended = settings or AscentSettings(), ascended or objective
     network = model.leaky_up_to(layer) if schedule.leak > 0 else _PlainTwice(model.up_to(layer))
     count, all_maps = len(x), maps
     traces = x.new_full((count, schedule.steps), math.nan)
@@ -248,14 +269,15 @@ def climb(
     rows = torch.arange(count, device=x.device)  # of the images that are still climbing
     calm = torch.zeros(count, dtype=torch.long, device=x.device)  # successive steps of little change
     before = x.new_full((count,), math.inf)
+    direction = torch.zeros_like(x)
 
     for step in range(schedule.steps):
         if added and step in added:
             x = standardize(x + added[step][rows])
         if step in kept:
             snapshots[rows, kept.index(step)] = x
-        epsilon, leak = schedule.at(step)
-        score, gradient = _score_and_gradient(network, x, maps, leak, objective)
+        epsilon, leak, momentum = schedule.at(step)
+        score, gradient = _score_and_gradient(network, x, maps, leak, objective, ascended)
         traces[rows, step] = score
         change = (score - before).abs() / (score.abs() + _TINY)
         calm = torch.where(change < settings.tolerance, calm + 1, 0) if step >= settings.first_check else calm
@@ -264,7 +286,8 @@ def climb(
         before = score
 
         rms = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()
-        x = standardize(x + epsilon * gradient / (rms + _TINY))
+        direction = momentum * direction + (1 - momentum) * gradient / (rms + _TINY)
+        x = standardize(x + epsilon * direction)
 
         advance(len(rows))
         last = step == schedule.steps - 1
@@ -278,12 +301,13 @@ def climb(
             for index, later in enumerate(kept):
                 if later > step:
                     snapshots[gone, index] = x[leaving]
-            x, maps, rows, calm, before = x[staying], maps[staying], rows[staying], calm[staying], before[staying]
+            x, maps, rows, direction = x[staying], maps[staying], rows[staying], direction[staying]
+            calm, before = calm[staying], before[staying]
             if not len(rows):
                 break
     with torch.no_grad():
         plain, leaky = network(final, schedule.leak)
-        scores, promise = objective(plain, all_maps), objective(leaky, all_maps)
+        scores, promise = objective(plain, all_maps), ascended(leaky, all_maps)
     return {
         "images": final,
         "scores": scores,
@@ -309,12 +333,12 @@ class _PlainTwice(torch.nn.Module):
 
 
 def _score_and_gradient(
-    network: torch.nn.Module, x: Tensor, maps: Tensor, leak: float, objective: Objective
+    network: torch.nn.Module, x: Tensor, maps: Tensor, leak: float, objective: Objective, ascended: Objective
 ) -> tuple[Tensor, Tensor]:
-    """(batch,) scores, and the gradients of the leaky scores: of their sum, since no image's score needs another."""
+    """(batch,) scores, and the leaky gradients of what is ascended: of its sum, since no image needs another."""
     x = x.detach().requires_grad_()
     plain, leaky = network(x, leak)
-    (gradient,) = torch.autograd.grad(objective(leaky, maps).sum(), x)
+    (gradient,) = torch.autograd.grad(ascended(leaky, maps).sum(), x)
     return objective(plain.detach(), maps), gradient
 
 

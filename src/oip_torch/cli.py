@@ -257,7 +257,7 @@ def _summary(oips: Oips, calibration: Calibration | None) -> dict[str, Any]:
     above = None
     if calibration is not None:
         above = int((best.scores > calibration[oips.layer].maximum[best.maps]).sum())
-    tries = oips.settings["candidates"] + oips.settings["waking"]
+    tries = oips.settings["candidates"]
     dead = []
     for number in best.maps[best.scores <= 0].tolist():
         every = oips.select(maps=number)

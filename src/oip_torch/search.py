@@ -6,6 +6,7 @@ counted in image-steps, so that what a result has cost can be said.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +27,10 @@ from oip_torch.starts import Key, components, standardize
 
 __all__ = ["ascend", "chosen_maps"]
 
-_TO_THE_PEAK = Schedule(steps=100, epsilon=0.5, epsilon_last=0.005, leak=1.0, leak_last=1.0)
-_FROM_THE_PEAK = Schedule(steps=60, epsilon=0.03, epsilon_last=0.005, leak=0.02)
-"""How a dead map is woken. Of the 13 maps of the shipped model's Conv2D_2 that the ascent leaves dead these wake ten or
-more; with steps of 0.1 and above in the second part, maps that fired fell back to 0."""
+_TO_THE_PEAK = Schedule(steps=5, epsilon=0.2, epsilon_last=0.002, leak=1.0, leak_last=1.0)
+_FROM_THE_PEAK = Schedule(steps=3, epsilon=0.1, epsilon_last=0.005, leak=0.02)
+"""How a sleeping map is woken: two climbs that share the steps as 5 to 3. Of the 13 maps of the shipped model's
+Conv2D_2 that sleep after their trials 10 fire in the end; with first steps of 2 towards the peak half as many did."""
 _BATCH = {"cpu": 64, "cuda": 4096}  # images at once; beyond that the time per image no longer falls
 
 
@@ -76,7 +77,7 @@ def ascend(
     with bar(f"ascending {layer}", len(keys) * settings.image_steps, progress) as advance:
 
         def work(part: Sequence[tuple[int, int]]) -> dict[str, Any]:
-            return _ascend_batch(model, layer, part, seed, settings, objective, advance)
+            return _Batch(model, layer, part, seed, settings, objective, advance).ascend()
 
         batches = _each_batch(work, keys, batch_size, model.device)
     joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
@@ -154,130 +155,145 @@ def chosen_maps(model: FeatureModel, layer: str, maps: int | Iterable[int] | Non
     return [int(number) for number in dict.fromkeys(numbers)]
 
 
-def _ascend_batch(
-    model: FeatureModel,
-    layer: str,
-    keys: Sequence[tuple[int, int]],
-    seed: int,
-    settings: AscentSettings,
-    objective: Objective,
-    advance: Callable[[int], None],
-) -> dict[str, Any]:
-    """What `climb` returns for these (map, start), as arrays, after the precursor if there is one."""
-    maps = torch.tensor([key[0] for key in keys], device=model.device)
+class _Batch:
+    """The images of some (map, start) that are ascended together, and the image-steps that they have cost."""
 
-    def parts_of(some: Sequence[Key]) -> Tensor:
-        made = components(model.input_shape, some, layer=layer, seed=seed, settings=settings.start)
-        return made.to(model.device, model.dtype)
+    def __init__(
+        self,
+        model: FeatureModel,
+        layer: str,
+        keys: Sequence[tuple[int, int]],
+        seed: int,
+        settings: AscentSettings,
+        objective: Objective,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.model, self.layer, self.keys, self.seed = model, layer, keys, seed
+        self.settings, self.objective, self.advance = settings, objective, advance
+        self.maps = torch.tensor([key[0] for key in keys], device=model.device)
+        self.columns = torch.arange(len(keys), device=model.device)
+        self.spent = 0
 
-    if settings.candidates > 1:
-        x, parts = _precursor(model, layer, keys, maps, settings, objective, parts_of, advance)
-    else:
-        parts = parts_of(keys)
-        x = _beginning(parts, settings)
-    added: dict[int, Tensor] = {}
-    if settings.stages is not None:
-        ends = np.cumsum(settings.stages)[:-1].tolist()
-        added = dict(zip(ends, parts[1:], strict=True))
-    kept = settings.snapshot_steps()
-    result = climb(
-        *(model, layer, x, maps, settings.schedule, objective),
-        kept=kept,
-        added=added,
-        settings=settings,
-        advance=advance,
-    )
-    done = int(torch.isfinite(result["traces"]).sum()) + len(keys) * (settings.image_steps - settings.steps)
-    done += _wake(model, layer, keys, maps, settings, objective, parts_of, result)
-    del result["promise"]
-    with torch.no_grad():
-        before = model.up_to(layer, before_activation=True)(result["images"])
-    rows = before[torch.arange(len(maps), device=maps.device), maps]
-    result["largest_before"] = rows.flatten(1).amax(1) if rows.ndim > 1 else rows
-    arrays = {name: tensor.cpu().numpy() for name, tensor in result.items()}
-    # Counted before the traces of woken images take the place of those that led nowhere.
-    return arrays | {"image_steps": np.array([done])}
+    def ascend(self) -> dict[str, Any]:
+        """What `climb` returns, as arrays, with `woken` (batch,), `largest_before` (batch,) and `image_steps` (1,)."""
+        settings = self.settings
+        asleep = torch.zeros_like(self.maps, dtype=torch.bool)
+        if settings.candidates == 1:
+            numbers = torch.zeros_like(self.maps)
+            result = self.climb_on(self.beginning(numbers), numbers, asleep)
+        else:
+            images, chosen, awake = self.precursor()
+            if settings.waking and settings.steps > 1:
+                asleep = ~awake
+            result = self.climb_on(images[0], chosen[0], asleep)
+            for x, numbers in zip(images[1:], chosen[1:], strict=True):
+                result = _better(result, self.climb_on(x, numbers, asleep))
+        result["woken"] = asleep & ~result["dead"]
+        with torch.no_grad():
+            before = self.model.up_to(self.layer, before_activation=True)(result["images"])
+        rows = before[self.columns, self.maps]
+        result["largest_before"] = rows.flatten(1).amax(1) if rows.ndim > 1 else rows
+        arrays = {name: tensor.cpu().numpy() for name, tensor in result.items()}
+        return arrays | {"image_steps": np.array([self.spent])}
+
+    def precursor(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The most promising candidates of each image after a short climb each, the best first.
+
+        Promising is judged by the leaky score, which ranks sleeping maps as well.
+
+        Returns:
+            (finalists, batch, …) images, (finalists, batch) their numbers, and (batch,) whether any candidate fires.
+        """
+        awake = torch.zeros_like(self.maps, dtype=torch.bool)
+        images: list[Tensor] = []
+        promise: list[Tensor] = []
+        numbers: list[Tensor] = []
+        for candidate in range(self.settings.candidates):
+            number = torch.full_like(self.maps, candidate)
+            trial = self.climb(self.beginning(number), self.maps, self.settings.candidate_schedule)
+            awake |= trial["scores"] > 0
+            ranked = torch.stack([*promise, trial["promise"]])
+            order = ranked.topk(min(self.settings.finalists, len(ranked)), dim=0).indices
+            promise = list(ranked[order, self.columns])
+            images = list(torch.stack([*images, trial["images"]])[order, self.columns])
+            numbers = list(torch.stack([*numbers, number])[order, self.columns])
+        return torch.stack(images), torch.stack(numbers), awake
+
+    def climb_on(self, x: Tensor, numbers: Tensor, asleep: Tensor) -> dict[str, Tensor]:
+        """An ascent that may end in the result: the maps that sleep by way of their peak, the others straight."""
+        added: dict[int, Tensor] = {}
+        if self.settings.stages is not None:
+            ends = np.cumsum(self.settings.stages)[:-1].tolist()
+            added = dict(zip(ends, self.parts(numbers)[1:], strict=True))
+        kept, schedule = self.settings.snapshot_steps(), self.settings.schedule
+        if not asleep.any():
+            result = self.climb(x, self.maps, schedule, kept=kept, added=added, settings=self.settings)
+        else:
+            result = self.by_the_peak(x[asleep], self.maps[asleep], kept)
+            if not asleep.all():
+                there = {step: part[~asleep] for step, part in added.items()}
+                others = self.climb(
+                    *(x[~asleep], self.maps[~asleep], schedule), kept=kept, added=there, settings=self.settings
+                )
+                order = torch.cat([torch.nonzero(asleep), torch.nonzero(~asleep)]).flatten().argsort()
+                result = {name: torch.cat([result[name], others[name]])[order] for name in result}
+        return result if self.settings.candidates == 1 else _unless_worse(x, result)
+
+    def by_the_peak(self, x: Tensor, maps: Tensor, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        """The ascent of maps that sleep.
+
+        The mean over a map can stay below 0 while one place of it could fire. So the largest pre-activation is ascended
+        until it is as large as it gets; then what was asked for, in steps so small that the map does not fall asleep
+        again.
+        """
+        whole = self.settings.steps
+        steps = max(1, whole * _TO_THE_PEAK.steps // (_TO_THE_PEAK.steps + _FROM_THE_PEAK.steps))
+        up = dataclasses.replace(_TO_THE_PEAK, steps=steps)
+        on = dataclasses.replace(_FROM_THE_PEAK, steps=whole - steps)
+        peak = self.climb(x, maps, up, ascended=map_peak, kept=tuple(step for step in kept if step < steps))
+        mean = self.climb(peak["images"], maps, on, kept=tuple(step - steps for step in kept if step >= steps))
+        result = _unless_worse(peak["images"], mean)
+        for name in ("traces", "snapshots"):
+            result[name] = torch.cat([peak[name], mean[name]], dim=1)
+        # The largest pre-activation is the evidence of a map that stays dead, and tells its tries apart.
+        return result | {"promise": peak["promise"], "converged_at": torch.full_like(mean["converged_at"], -1)}
+
+    def climb(self, x: Tensor, maps: Tensor, schedule: Schedule, **more: Any) -> dict[str, Tensor]:
+        """`climb`, counted."""
+
+        def advance(count: int) -> None:
+            self.spent += count
+            self.advance(count)
+
+        return climb(self.model, self.layer, x, maps, schedule, self.objective, advance=advance, **more)
+
+    def parts(self, numbers: Tensor) -> Tensor:
+        """(components, batch, …) of each image's candidate of this number."""
+        keys: list[Key] = [(*key, number) for key, number in zip(self.keys, numbers.tolist(), strict=True)]
+        made = components(self.model.input_shape, keys, layer=self.layer, seed=self.seed, settings=self.settings.start)
+        return made.to(self.model.device, self.model.dtype)
+
+    def beginning(self, numbers: Tensor) -> Tensor:
+        """The start from its components: all of them, or with stages the longest wavelengths alone."""
+        parts = self.parts(numbers)
+        return standardize(parts.sum(0) if self.settings.stages is None else parts[0])
 
 
-def _wake(
-    model: FeatureModel,
-    layer: str,
-    keys: Sequence[tuple[int, int]],
-    maps: Tensor,
-    settings: AscentSettings,
-    objective: Objective,
-    parts_of: Callable[[Sequence[Key]], Tensor],
-    result: dict[str, Tensor],
-) -> int:
-    """Try the dead images of `result` again, each from `settings.waking` other starts; returns the image-steps spent.
-
-    The mean over a map can stay below 0 while one place of it could fire. So the largest pre-activation is ascended
-    until it is as large as it gets; then what was asked for, in steps so small that the map does not fall asleep again.
-    """
-    result["woken"] = torch.zeros_like(result["dead"])
-    rows = torch.nonzero(result["dead"]).flatten()
-    if not settings.waking or not len(rows):
-        return 0
-    tried = rows.repeat(settings.waking)
-    numbers = [settings.candidates + index // len(rows) for index in range(len(tried))]
-    x = standardize(
-        parts_of([(*keys[row], number) for row, number in zip(tried.tolist(), numbers, strict=True)]).sum(0)
-    )
-    peak = climb(model, layer, x, maps[tried], _TO_THE_PEAK, map_peak)
-    mean = climb(
-        *(model, layer, peak["images"], maps[tried], _FROM_THE_PEAK, objective), kept=settings.snapshot_steps()
-    )
-    with torch.no_grad():
-        peak_scores = objective(model.up_to(layer)(peak["images"]), maps[tried])
-    slept = (mean["scores"] <= 0) | (peak_scores > mean["scores"])  # the second climb lost what the first had found
-    images = torch.where(slept[:, None, None, None], peak["images"], mean["images"])
-    scores = torch.where(slept, peak_scores, mean["scores"])
-    # The best of each image's tries; where nothing fired, the one that came closest is the evidence.
-    rank = scores + torch.where(scores > 0, 0, peak["promise"] - peak["promise"].amax() - 1)
-    best = rank.view(settings.waking, len(rows)).argmax(0) * len(rows) + torch.arange(len(rows), device=rows.device)
-    fires = scores[best] > 0
-    result["images"][rows] = images[best]
-    woken, best = rows[fires], best[fires]
-    result["woken"][woken], result["dead"][woken] = True, False
-    result["scores"][woken] = scores[best]
-    result["converged_at"][woken] = -1
-    result["snapshots"][woken] = mean["snapshots"][best]
-    steps = min(settings.steps, _FROM_THE_PEAK.steps)
-    result["traces"][woken] = torch.nan
-    result["traces"][woken, :steps] = mean["traces"][best, :steps]
-    return len(tried) * (_TO_THE_PEAK.steps + _FROM_THE_PEAK.steps)
+def _better(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Image by image the better one of two ascents: by its score, and where both sleep by its promise."""
+    same = second["scores"] == first["scores"]
+    second_wins = (second["scores"] > first["scores"]) | (same & (second["promise"] > first["promise"]))
+    return {name: torch.where(_like(second_wins, first[name]), second[name], first[name]) for name in first}
 
 
-def _beginning(parts: Tensor, settings: AscentSettings) -> Tensor:
-    """The start from its components: all of them, or with stages the longest wavelengths alone."""
-    return standardize(parts.sum(0) if settings.stages is None else parts[0])
+def _unless_worse(x: Tensor, result: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The ascent from `x`, with `x` itself as the image where the steps led to a lower score."""
+    worse = result["traces"][:, 0] > result["scores"]
+    scores = torch.where(worse, result["traces"][:, 0], result["scores"])
+    images = torch.where(_like(worse, x), x, result["images"])
+    return result | {"images": images, "scores": scores, "dead": result["dead"] & (scores <= 0)}
 
 
-def _precursor(
-    model: FeatureModel,
-    layer: str,
-    keys: Sequence[tuple[int, int]],
-    maps: Tensor,
-    settings: AscentSettings,
-    objective: Objective,
-    parts_of: Callable[[Sequence[Key]], Tensor],
-    advance: Callable[[int], None],
-) -> tuple[Tensor, Tensor]:
-    """The most promising of each image's candidates after a short climb, and the components it began with.
-
-    Promising is judged by the leaky score, which ranks sleeping maps as well.
-    """
-    best = torch.full((len(keys),), -torch.inf, device=model.device, dtype=model.dtype)
-    x, parts = None, None
-    for candidate in range(settings.candidates):
-        tried = parts_of([(*key, candidate) for key in keys])
-        start = _beginning(tried, settings)
-        trial = climb(model, layer, start, maps, settings.candidate_schedule, objective, advance=advance)
-        better = trial["promise"] > best
-        best = torch.where(better, trial["promise"], best)
-        mask = better[:, None, None, None]
-        x = trial["images"] if x is None else torch.where(mask, trial["images"], x)
-        parts = tried if parts is None else torch.where(mask, tried, parts)
-    assert x is not None
-    assert parts is not None
-    return x, parts
+def _like(mask: Tensor, tensor: Tensor) -> Tensor:
+    """(batch,) in a form that selects rows of (batch, …)."""
+    return mask.view(-1, *[1] * (tensor.ndim - 1))
