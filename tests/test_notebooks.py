@@ -14,7 +14,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def test_there_are_notebooks() -> None:
-    assert [path.name[:2] for path in NOTEBOOKS][:3] == ["01", "02", "03"]
+    assert [path.name[:2] for path in NOTEBOOKS][:4] == ["01", "02", "03", "04"]
 
 
 @pytest.mark.slow
