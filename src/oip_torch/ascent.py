@@ -31,7 +31,7 @@ from torch import Tensor
 
 from oip_torch.errors import InputError
 from oip_torch.model import FeatureModel
-from oip_torch.objectives import Objective
+from oip_torch.objectives import OF_ONE_MAP, Objective
 from oip_torch.starts import StartSettings, standardize
 
 __all__ = ["AscentSettings", "Schedule", "climb", "logarithmic_steps"]
@@ -259,7 +259,8 @@ def climb(
         (batch, steps), snapshots (batch, S, …), converged_at (batch,), dead (batch,): see `Oips`.
     """
     settings, ascended = settings or AscentSettings(), ascended or objective
-    network = model.leaky_up_to(layer) if schedule.leak > 0 else _PlainTwice(model.up_to(layer))
+    one_map = {objective, ascended} <= OF_ONE_MAP
+    network = model.climbed(layer, leaky=schedule.leak > 0, one_map=one_map)
     count, all_maps = len(x), maps
     traces = x.new_full((count, schedule.steps), math.nan)
     snapshots = x.new_empty((count, len(kept), *x.shape[1:]))
@@ -277,7 +278,12 @@ def climb(
         if step in kept:
             snapshots[rows, kept.index(step)] = x
         epsilon, leak, momentum = schedule.at(step)
-        score, gradient = _score_and_gradient(network, x, maps, leak, objective, ascended)
+        x = x.detach().requires_grad_()
+        plain, leaky = network(x, leak, maps)
+        scored = torch.zeros_like(maps) if one_map else maps
+        # Of the sum: no image's score needs another image.
+        (gradient,) = torch.autograd.grad(ascended(leaky, scored).sum(), x)
+        x, score = x.detach(), objective(plain.detach(), scored)
         traces[rows, step] = score
         change = (score - before).abs() / (score.abs() + _TINY)
         calm = torch.where(change < settings.tolerance, calm + 1, 0) if step >= settings.first_check else calm
@@ -286,7 +292,7 @@ def climb(
         before = score
 
         rms = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()
-        direction = momentum * direction + (1 - momentum) * gradient / (rms + _TINY)
+        direction = torch.lerp(gradient / (rms + _TINY), direction, momentum)
         x = standardize(x + epsilon * direction)
 
         advance(len(rows))
@@ -306,8 +312,9 @@ def climb(
             if not len(rows):
                 break
     with torch.no_grad():
-        plain, leaky = network(final, schedule.leak)
-        scores, promise = objective(plain, all_maps), ascended(leaky, all_maps)
+        plain, leaky = network(final, schedule.leak, all_maps)
+        scored = torch.zeros_like(all_maps) if one_map else all_maps
+        scores, promise = objective(plain, scored), ascended(leaky, scored)
     return {
         "images": final,
         "scores": scores,
@@ -318,28 +325,6 @@ def climb(
         # Without a leak a flat objective shows by its gradient; with one the gradient flows, and the score tells.
         "dead": (scores <= 0) & flat if schedule.leak == 0 else scores <= 0,
     }
-
-
-class _PlainTwice(torch.nn.Module):
-    """A network without leak, in the form of one with it."""
-
-    def __init__(self, network: torch.nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor, leak: float) -> tuple[Tensor, Tensor]:
-        output = self.network(x)
-        return output, output
-
-
-def _score_and_gradient(
-    network: torch.nn.Module, x: Tensor, maps: Tensor, leak: float, objective: Objective, ascended: Objective
-) -> tuple[Tensor, Tensor]:
-    """(batch,) scores, and the leaky gradients of what is ascended: of its sum, since no image needs another."""
-    x = x.detach().requires_grad_()
-    plain, leaky = network(x, leak)
-    (gradient,) = torch.autograd.grad(ascended(leaky, maps).sum(), x)
-    return objective(plain.detach(), maps), gradient
 
 
 def is_whole(value: Any) -> bool:

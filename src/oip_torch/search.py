@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from oip_torch.ascent import AscentSettings, Schedule, climb, is_whole
+from oip_torch.engine import keep_freed_memory
 from oip_torch.errors import InputError, OipError
 from oip_torch.model import FeatureModel
 from oip_torch.objectives import Objective, map_mean, map_peak
@@ -73,6 +74,8 @@ def ascend(
         if not is_whole(value) or value < least:
             raise InputError(f"{name} is {value}: expected a whole number, {least} or more")
     keys = [(number, start) for number in numbers for start in range(starts)]
+    if model.device.type == "cpu":
+        keep_freed_memory()
     began = time.perf_counter()
     with bar(f"ascending {layer}", len(keys) * settings.image_steps, progress) as advance:
 

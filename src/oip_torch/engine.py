@@ -1,0 +1,274 @@
+"""How is the same function computed in less time?
+
+`faster` rewrites a truncated network (a torch.fx graph) without changing what it computes:
+
+- reshapes that change nothing are left out (each reads its target shape from the device);
+- a ReLU that only a max-pooling reads comes after it: the larger of two numbers is the same before and after a ReLU,
+  and pooled there are a quarter as many of them;
+- rows and columns that nothing reads are not computed: a 2x2 pooling of 11x11 never reads the last ones, so what comes
+  before it need not make them, back to the image;
+- of the last convolution each image gets the one map that it is scored by, and not all of them;
+- convolutions keep their weights with the channels innermost, which is how the kernels for a CPU want them; those of
+  few input channels, as the first one, go back to the image by a matrix product.
+
+docs/performance.md has what each brings.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+__all__ = ["faster", "keep_freed_memory"]
+
+_FEW = 32  # inputs of one output
+_MAP_BY_MAP = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
+
+_Size = tuple[int, int]
+
+
+def faster(network: fx.GraphModule, image: Sequence[int], *, one_map: bool, channels_last: bool) -> fx.GraphModule:
+    """The network in another form, equal to it but for rounding.
+
+    Args:
+        network: images (batch, channels, height, width) → output, or images, leak → (output, leaky output).
+        image: (channels, height, width) of an image.
+        one_map: return of each image one map alone, (batch, 1, …).
+        channels_last: keep the weights of convolutions in that layout; they are copied then, and shared otherwise.
+
+    Returns:
+        images, leak, maps (batch,) → (output, leaky output); the same twice where the network has no leak.
+    """
+    parameter = next((tensor for tensor in network.parameters()), torch.empty(0))
+    graph = copy.deepcopy(network.graph)
+    fast = fx.GraphModule(network, graph)
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    ShapeProp(fast).propagate(parameter.new_zeros((2, *image)), *[0.0] * (len(inputs) - 1))
+    with graph.inserting_after(inputs[-1]):
+        for name in ("leak", "maps")[len(inputs) - 1 :]:
+            inputs.append(graph.placeholder(name))
+            graph.inserting_after(inputs[-1])
+    (end,) = (node for node in graph.nodes if node.op == "output")
+    if isinstance(end.args[0], fx.Node):
+        end.args = ((end.args[0], end.args[0]),)
+    _drop_reshapes(fast)
+    _pool_first(fast)
+    _cut_unread(fast)
+    if one_map:
+        _pick(fast, end, inputs[2])
+    graph.eliminate_dead_code()
+    graph.lint()
+    fast = fx.GraphModule(fast, graph).eval()
+    if channels_last:
+        for name in {str(node.target) for node in graph.nodes if node.op == "call_module"}:
+            fast.set_submodule(name, _channels_last(fast.get_submodule(name)))
+    return fast
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that tensors on the CPU give back, for the next ones.
+
+    glibc hands large blocks back to the system at once, and every step would fault them in again, page by page. Does
+    nothing where the C library is another one.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: no block so large that it is mapped by itself
+    mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: nothing is given back
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    """The module, or a copy with its convolutions in the faster layout."""
+    if isinstance(module, nn.Sequential):  # an asymmetric padding with its convolution
+        return nn.Sequential(*map(_channels_last, module))
+    if not isinstance(module, nn.Conv2d):
+        return module
+    other = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    few = plain and module.weight[0].numel() <= _FEW
+    return _FewChannels(other) if few else other
+
+
+def _shape(node: fx.Node) -> tuple[int, ...] | None:
+    """Of the node's output for a batch of two; None where it is not one tensor."""
+    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
+    return None if shape is None else tuple(shape)
+
+
+def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _drop_reshapes(network: fx.GraphModule) -> None:
+    for node in list(network.graph.nodes):
+        if type(_module(network, node)).__name__ == "OnnxReshape" and _shape(node) == _shape(node.args[0]):
+            node.replace_all_uses_with(node.args[0])
+            network.graph.erase_node(node)
+
+
+def _pool_first(network: fx.GraphModule) -> None:
+    for pool in list(network.graph.nodes):
+        if not isinstance(_module(network, pool), nn.MaxPool2d):
+            continue
+        relu = pool.args[0]
+        if isinstance(_module(network, relu), nn.ReLU) and list(relu.users) == [pool]:
+            pool.replace_input_with(relu, relu.args[0])
+            pool.replace_all_uses_with(relu)
+            relu.replace_input_with(relu.args[0], pool)
+            pool.append(relu)
+            relu.meta["tensor_meta"] = pool.meta["tensor_meta"]
+
+
+def _cut_unread(network: fx.GraphModule) -> None:
+    nodes = list(network.graph.nodes)
+    read: dict[fx.Node, _Size] = {}  # the rows and columns of a node's output that something reads
+    for node in reversed(nodes):
+        for source, size in _reads(network, node, read.get(node)).items():
+            before = read.get(source, (0, 0))
+            read[source] = max(before[0], size[0]), max(before[1], size[1])
+    for node in nodes:
+        shape = _shape(node)
+        if node not in read or shape is None or len(shape) != 4 or read[node] >= shape[2:]:
+            continue
+        if _is_window(_module(network, node)) or isinstance(_module(network, node), nn.ReLU):
+            continue  # makes no more than its input, which is cut, lets it
+        with network.graph.inserting_after(node):
+            part = (slice(None), slice(None), slice(read[node][0]), slice(read[node][1]))
+            cut = network.graph.call_function(torch.Tensor.__getitem__, (node, part))
+        node.replace_all_uses_with(cut, delete_user_cb=lambda user, cut=cut: user is not cut)
+
+
+def _reads(network: fx.GraphModule, node: fx.Node, read: _Size | None) -> dict[fx.Node, _Size]:
+    """How much of each of its inputs a node reads, if so much of its own output is read."""
+    module = _module(network, node)
+    sources = {source: _shape(source) for source in node.all_input_nodes}
+    whole = {source: (shape[2], shape[3]) for source, shape in sources.items() if shape is not None and len(shape) == 4}
+    if read is None or len(whole) != 1:
+        return whole
+    (source,) = whole
+    if isinstance(module, nn.ReLU):
+        return {source: read}
+    if _is_window(module):
+        kernel, stride, dilation = (_pair(getattr(module, name)) for name in ("kernel_size", "stride", "dilation"))
+        rows, columns = (
+            (count - 1) * step + (side - 1) * apart + 1
+            for count, step, side, apart in zip(read, stride, kernel, dilation, strict=True)
+        )
+        return {source: (rows, columns)}
+    return whole
+
+
+def _is_window(module: nn.Module | None) -> bool:
+    """A convolution or max-pooling without padding."""
+    if isinstance(module, nn.MaxPool2d):
+        return _pair(module.padding) == (0, 0) and not module.ceil_mode
+    return isinstance(module, nn.Conv2d) and module.padding in ((0, 0), 0)
+
+
+def _pair(value: Any) -> _Size:
+    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _pick(network: fx.GraphModule, end: fx.Node, maps: fx.Node) -> None:
+    """Only the wanted maps: in the last convolution if what follows it goes map by map, otherwise at the end."""
+    outputs: Any = end.args[0]
+    convolutions, open_nodes = set(), list(outputs)
+    while open_nodes:
+        node = open_nodes.pop()
+        module = _module(network, node)
+        if isinstance(module, _MAP_BY_MAP) or node.target in (operator.add, operator.sub, operator.mul):
+            open_nodes.extend(source for source in node.all_input_nodes if source.target != "leak")
+        else:
+            convolutions.add(node)
+    last = convolutions.pop()
+    module = _module(network, last)
+    if not convolutions and isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros":
+        network.set_submodule(str(last.target), _WantedMaps(module))
+        last.args = (*last.args, maps)
+        return
+    with network.graph.inserting_before(end):
+        end.args = (tuple(network.graph.call_function(_picked, (output, maps)) for output in outputs),)
+
+
+def _picked(output: Tensor, maps: Tensor) -> Tensor:
+    """(batch, maps, …) → (batch, 1, …), each image's own map."""
+    return output[torch.arange(len(maps), device=maps.device), maps][:, None]
+
+
+class _WantedMaps(nn.Module):
+    """A convolution of which each image wants one map."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, images: Tensor, maps: Tensor) -> Tensor:
+        """(batch, channels, height, width), (batch,) → (batch, 1, height, width)."""
+        module = self.convolution
+        if isinstance(module.padding, str) or any(module.padding):
+            images = nn.functional.pad(images, module._reversed_padding_repeated_twice)
+        (rows, columns), (down, right), (below, beside) = module.kernel_size, module.stride, module.dilation
+        batch, _, height, width = images.shape
+        # What each pixel would add to the map if the window lay over it with its first, its second … place,
+        parts = torch.bmm(module.weight[maps].flatten(2).transpose(1, 2), images.flatten(2)).contiguous()
+        of_image, of_place, of_row, of_column = parts.view(batch, rows * columns, height, width).stride()
+        # and for each window the sum of its places' pixels: along a diagonal in memory.
+        size = (height - (rows - 1) * below - 1) // down + 1, (width - (columns - 1) * beside - 1) // right + 1
+        windows = parts.as_strided(
+            (batch, rows, columns, *size),
+            (
+                of_image,
+                columns * of_place + below * of_row,
+                of_place + beside * of_column,
+                down * of_row,
+                right * of_column,
+            ),
+        ).sum((1, 2))
+        if module.bias is not None:
+            windows = windows + module.bias[maps][:, None, None]
+        return windows[:, None]
+
+
+class _FewChannels(nn.Module):
+    """A convolution of few input channels."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, images: Tensor) -> Tensor:
+        module = self.convolution
+        output: Tensor = _BackByProduct.apply(
+            images, module.weight, module.bias, module.stride, module.padding, module.dilation
+        )
+        return output
+
+
+class _BackByProduct(torch.autograd.Function):
+    """A convolution whose gradient with respect to its input is a matrix product, and a sum of shifted images.
+
+    The kernels for this are made for many input channels. The weights get no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any
+    ) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.size, ctx.window = images.shape[2:], (weight.shape[2:], dilation, padding, stride)
+        return nn.functional.conv2d(images, weight, bias, stride, padding, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (weight,) = ctx.saved_tensors
+        columns = torch.matmul(weight.flatten(1).t(), gradient.flatten(2))
+        return nn.functional.fold(columns, ctx.size, *ctx.window), None, None, None, None, None
