@@ -57,7 +57,7 @@ def test_the_runtimes_agree_within_the_bounds(compared: oip_torch.Comparison) ->
     assert compared.disagreements == ()
     assert compared.verdict.startswith("6 runtimes agree: tensorflow, jax, keras-torch, onnxruntime, torch")
     assert report["reference"] == "tensorflow, float64"
-    for name in (*KERAS, "onnxruntime", "torch", "torch-channels-last"):
+    for name in (*KERAS, "onnxruntime", "torch", "torch-plain"):
         entry = report["runtimes"][name]
         assert entry["counted"]
         assert (
@@ -68,8 +68,6 @@ def test_the_runtimes_agree_within_the_bounds(compared: oip_torch.Comparison) ->
             assert entry["gradient_cosine"] is entry["trace_max_relative_error"] is entry["image_correlation"] is None
             continue
         assert entry["gradient_cosine"] >= 0.99999
-        if name == "torch-channels-last":
-            continue
         assert max(entry["layers_float64"].values()) <= 1e-10
         assert entry["trace_max_relative_error"] <= 1e-9
         assert entry["image_correlation"] >= 0.999999
@@ -83,7 +81,7 @@ def test_the_runtimes_agree_within_the_bounds(compared: oip_torch.Comparison) ->
 @pytest.mark.slow
 def test_every_runtime_climbs_by_itself(compared: oip_torch.Comparison) -> None:
     made = {name: by_dtype for name, by_dtype in compared.ascents.items() if by_dtype}
-    assert set(made) == {*KERAS, "torch", "torch-channels-last"}
+    assert set(made) == {*KERAS, "torch", "torch-plain"}
     for by_dtype in made.values():
         for dtype, ascents in by_dtype.items():
             assert ascents.traces.shape == (len(MAPS), STEPS)
@@ -104,7 +102,7 @@ def test_our_ascent_is_that_of_the_public_face(compared: oip_torch.Comparison, m
 @pytest.mark.slow
 def test_each_runtimes_oips_score_alike_in_every_other(compared: oip_torch.Comparison) -> None:
     for name, entry in compared.report["runtimes"].items():
-        assert set(entry["scores"]) == {*KERAS, "torch", "torch-channels-last"}
+        assert set(entry["scores"]) == {*KERAS, "torch", "torch-plain"}
         for maker, scores in entry["scores"].items():
             assert scores["max_relative_error"] <= (0 if name == "tensorflow" else 1e-5), maker
             assert scores["rank_correlation"] == pytest.approx(1, abs=1e-9)
@@ -154,7 +152,7 @@ def test_a_changed_bias_is_caught_and_named_even_of_a_dead_map(
     assert report["agree"] is False
     first = report["disagreements"][0]
     assert (first["layer"], first["map"]) == ("Conv2D_2", 20)
-    assert {entry["runtime"] for entry in report["disagreements"]} == {"onnxruntime", "torch", "torch-channels-last"}
+    assert {entry["runtime"] for entry in report["disagreements"]} == {"onnxruntime", "torch", "torch-plain"}
     assert report["runtimes"]["torch"]["layers"]["Conv2D_1"] <= 1e-5 < report["runtimes"]["torch"]["layers"]["Conv2D_2"]
     assert max(report["runtimes"]["tensorflow"]["layers"].values()) <= 1e-5
     lines = err.strip().splitlines()
@@ -170,7 +168,7 @@ def test_transposed_weights_are_caught_and_named(shipped: Path, planted: Callabl
     found = oip_torch.compare(shipped, file, runtimes=["tensorflow"], maps=[0, 14, 29], steps=20)
     assert not found.agree
     assert found.disagreements[0].layer == "Conv2D_3"
-    assert {entry.runtime for entry in found.disagreements} == {"torch", "torch-channels-last"}
+    assert {entry.runtime for entry in found.disagreements} == {"torch", "torch-plain"}
     whats = " ".join(entry.what for entry in found.disagreements)
     for part in ("relative error in float64", "gradient cosine", "trace's relative error", "final image's correlation"):
         assert part in whats
@@ -203,7 +201,7 @@ def test_a_runtime_that_fails_is_named_and_the_others_go_on(
     assert found.disagreements == ()
     assert list(found.report["failed"]) == ["jax"]
     assert "no-such-platform" in found.verdict
-    assert set(found.report["runtimes"]) == {"tensorflow", "torch", "torch-channels-last"}
+    assert set(found.report["runtimes"]) == {"tensorflow", "torch", "torch-plain"}
 
 
 @pytest.mark.slow
@@ -217,7 +215,7 @@ main(["compare", {str(shipped)!r}, {str(mnist_onnx)!r}, "--maps", "14", "--steps
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     report = json.loads(result.stdout)
     assert report["missing"] == {"jax": "pip install jax", "onnxruntime": "pip install onnxruntime"}
-    assert set(report["runtimes"]) == {"keras-torch", "torch", "torch-channels-last"}
+    assert set(report["runtimes"]) == {"keras-torch", "torch", "torch-plain"}
     assert report["reference"] == "keras-torch, float64"
     assert report["agree"]
     assert "jax is not installed: run `pip install jax` to compare with it" in result.stderr

@@ -101,6 +101,18 @@ def test_a_runtime_that_dies_says_its_last_words(shipped: Path, mnist_onnx: Path
             runtime.layers(noise(1, (28, 28, 1)), "float32")
 
 
+def test_an_answer_of_another_shape_is_told_as_the_runtimes_fault(tmp_path: Path) -> None:
+    """The likeliest mistake of a new runtime: channels first."""
+    images = np.zeros((2, 8, 9, 1), np.float32)
+    with RuntimeProcess("torch", tmp_path / "a.keras", tmp_path / "a.onnx", threads=1) as runtime:
+        runtime._ask = lambda *question: ([], [np.zeros(2), images.transpose(0, 3, 1, 2)])  # type: ignore[method-assign]
+        message = r"torch gives gradients of shape \(2, 1, 8, 9\): expected \(2, 8, 9, 1\)"
+        with pytest.raises(RuntimeProcessError, match=message):
+            runtime.gradients("Conv2D_1", np.array([0, 1]), images, "float32")
+        with pytest.raises(RuntimeProcessError, match=r"torch gives traces of shape \(2,\): expected \(2, 7\)"):
+            runtime.ascend("Conv2D_1", np.array([0, 1]), images, "float32", steps=7, epsilon=0.01)
+
+
 @pytest.mark.slow
 def test_nested_and_shared_layers_are_the_same_everywhere(zoo: Path, converted: Callable[[str], Path]) -> None:
     """Inside nested networks, and called twice; ascended too, where no sub-network reaches the layer."""

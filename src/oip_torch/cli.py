@@ -278,8 +278,10 @@ def _numbers(option: str, text: str | None, kind: Callable[[str], _Number]) -> l
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
-        example = "0,5,17" if kind is int else "103.9,116.8,123.7"
-        raise InputError(f"{option} {text}: expected a number, or several as in {example}") from None
+        expected = (
+            "whole numbers as in 0,5,17" if kind is int else "a number, or one per channel as in 103.9,116.8,123.7"
+        )
+        raise InputError(f"{option} {text}: expected {expected}") from None
 
 
 def _print_json(data: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -136,7 +137,8 @@ class Comparison:
         return f"{first}{also} ({len(self.disagreements)} bounds are broken in all)"
 
     def __repr__(self) -> str:
-        return "\n".join([*_table(self.report), "", *self.report["notes"], self.report["float32"], f"{self.verdict}."])
+        lines = [*self.report["notes"], self.report["float32"], f"{self.verdict.rstrip('.')}."]
+        return "\n".join([*_table(self.report), "", *(textwrap.fill(line, 118) for line in lines)])
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
         """Write report.json and report.html (which needs no other file) into a folder; returns their paths.
@@ -279,6 +281,7 @@ class _Work:
     images: dict[str, Array]  # by kind
     gradient_maps: dict[str, Array]  # layer → a map for each image
     layer: str
+    width: int  # of the layer: how many maps it has
     maps: Array
     starts: Array
     steps: int
@@ -351,6 +354,7 @@ def _work(model: FeatureModel, layer: str, maps: list[int], steps: int, seed: in
         images={kind: array.astype(np.float64) for kind, array in images.items()},
         gradient_maps={},
         layer=layer,
+        width=model.layers[layer].maps,
         maps=np.array(maps),
         starts=starts.numpy().transpose(0, 2, 3, 1).astype(np.float64),
         steps=steps,
@@ -433,12 +437,14 @@ def _ascents(process: RuntimeProcess, work: _Work, advance: Callable[[int], None
 
 
 def _scores(process: RuntimeProcess, work: _Work, made: dict[str, Array]) -> dict[str, Array]:
-    """What this runtime says, in float32, to the images that each of them made: maker → (maps,)."""
+    """What this runtime says, in float32, to the images that each of them made: maker → (maps,), NaN if it cannot."""
     scores = {}
     for maker, images in made.items():
-        outputs = process.layers(images, "float32")[work.layer]
-        means = outputs.mean(tuple(range(1, outputs.ndim - 1))) if outputs.ndim > 2 else outputs
-        scores[maker] = means[np.arange(len(work.maps)), work.maps]
+        outputs = process.layers(images, "float32").get(work.layer, np.empty(0))
+        scores[maker] = np.full(len(work.maps), np.nan)
+        if outputs.ndim > 1 and (len(outputs), outputs.shape[-1]) == (len(images), work.width):
+            means = outputs.mean(tuple(range(1, outputs.ndim - 1))) if outputs.ndim > 2 else outputs
+            scores[maker] = means[np.arange(len(work.maps)), work.maps]
     return scores
 
 
@@ -621,10 +627,10 @@ def _divergence(got: Ascents, want: Ascents) -> dict[str, Any]:
 
 
 def _layouts(ascents: Mapping[str, Mapping[Dtype, Ascents]]) -> dict[str, Any] | None:
-    """How far torch parts from itself in float32 when only the order of the numbers in memory changes."""
-    if OURS not in ascents or "torch-channels-last" not in ascents:
+    """How far torch parts from itself in float32, when a plain loop has the numbers in another order in memory."""
+    if OURS not in ascents or "torch-plain" not in ascents:
         return None
-    return _divergence(ascents["torch-channels-last"]["float32"], ascents[OURS]["float32"])
+    return _divergence(ascents["torch-plain"]["float32"], ascents[OURS]["float32"])
 
 
 def _float32_sentence(
@@ -641,7 +647,7 @@ def _float32_sentence(
         f"{reference}'s for " + ", ".join(f"{count} of {maps} maps in {name}" for name, count in parted.items())
     )
     if layouts is not None:
-        text += f"; torch parts so from itself in another memory layout for {layouts['parted']}"
+        text += f"; torch parts so from itself, in another memory layout, for {layouts['parted']}"
     errors = [
         entry["trace_max_relative_error"] if entry["trace_max_relative_error"] is not None else math.inf
         for entry in entries.values()
@@ -685,4 +691,6 @@ def _table(report: dict[str, Any]) -> list[str]:
             ]
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    shown_only = any(not entry["counted"] for entry in report["runtimes"].values())
+    return [*lines, "* shown, but not counted"] if shown_only else lines

@@ -294,25 +294,37 @@ def agreement(comparison: Comparison) -> Figure:
 
     Cells that break their bound are red; blank cells were not measured (ONNX Runtime has no gradients).
     """
-    entries, bounds = comparison.report["runtimes"], comparison.report["bounds"]
+    entries = comparison.report["runtimes"]
     layers = list(next(iter(entries.values()))["layers"])
-    columns = [*layers, "gradients", "traces,\nfloat64"]
-    limits = [bounds["layer_error"]] * len(layers) + [1 - bounds["gradient_cosine"], bounds["trace_error_float64"]]
+    bounds = comparison.report["bounds"]
+    columns = dict.fromkeys(layers, bounds["layer_error"])
+    columns["layers 64"] = bounds["layer_error_float64"]
+    columns["gradients"] = 1 - bounds["gradient_cosine"]
+    columns["traces 64"] = bounds["trace_error_float64"]
+    columns["images 64"] = 1 - bounds["image_correlation_float64"]
+    columns["cross-scores"] = bounds["cross_score_error"]
+
+    def worst(values: Iterable[float | None]) -> float:
+        return max(math.inf if value is None else value for value in values)
+
     rows = []
     for entry in entries.values():
-        cosine = entry["gradient_cosine"]
-        row = [math.inf if value is None else value for value in entry["layers"].values()]
-        row.append(math.nan if cosine is None else max(0.0, 1 - cosine))
-        trace_error = entry["trace_max_relative_error"]
-        row.append(trace_error if trace_error is not None else math.inf if entry["dead_maps"] else math.nan)
+        row = [worst([value]) for value in entry["layers"].values()]
+        row.append(math.nan if entry["layers_float64"] is None else worst(entry["layers_float64"].values()))
+        row.append(math.nan if entry["gradients"] is None else max(0.0, 1 - entry["gradient_cosine"]))
+        row.append(math.nan if entry["dead_maps"] is None else worst([entry["trace_max_relative_error"]]))
+        row.append(math.nan if entry["image_correlation"] is None else max(0.0, 1 - entry["image_correlation"]))
+        scores = entry["scores"] or {}
+        row.append(worst(score["max_relative_error"] for score in scores.values()) if scores else math.nan)
         rows.append(row)
     return _error_matrix(
         np.array(rows),
         list(entries),
-        columns,
-        np.array(limits),
+        list(columns),
+        np.array(list(columns.values())),
         f"Differences from {comparison.report['reference']}",
-        "Layers: largest difference over the layer's largest value, in float32. Gradients: 1 - cosine.",
+        "Layers: largest difference over the layer's largest value, in float32. Gradients, images: 1 - cosine, "
+        "1 - correlation. 64: in float64.",
     )
 
 
@@ -320,17 +332,15 @@ def cross_scores(comparison: Comparison) -> Figure:
     """A matrix: OIPs made in one runtime (columns) and scored in another (rows), against the reference's scores."""
     entries = comparison.report["runtimes"]
     makers = list(dict.fromkeys(maker for entry in entries.values() for maker in entry["scores"] or {}))
-    errors = [
-        [
-            math.nan if maker not in (entry["scores"] or {}) else entry["scores"][maker]["max_relative_error"] or 0.0
-            for maker in makers
-        ]
-        for entry in entries.values()
-    ]
+    errors = np.full((len(entries), len(makers)), np.nan)
+    for row, entry in enumerate(entries.values()):
+        for maker, score in (entry["scores"] or {}).items():
+            error = score["max_relative_error"]
+            errors[row, makers.index(maker)] = math.inf if error is None else error
     return _error_matrix(
-        np.array(errors),
+        errors,
         [f"scored in {name}" for name in entries],
-        [f"made in\n{maker}" for maker in makers],
+        [f"made in {maker}" for maker in makers],
         np.full(len(makers), comparison.report["bounds"]["cross_score_error"]),
         f"{comparison.layer}: OIPs of one runtime, scored in another",
         f"Largest difference from {comparison.reference}'s score of the same image, over its largest one, in float32.",
@@ -354,7 +364,9 @@ def divergence(comparison: Comparison, maps: int | Iterable[int] | None = None) 
         for row in chosen:
             style = (0, (6, 2 * index)) if index else "-"
             label = name if row == chosen[0] else None
-            left.plot(made["float32"].traces[row], color=colors[name], linestyle=style, linewidth=1.2, label=label)
+            trace = made["float32"].traces[row]
+            steps = np.arange(1, len(trace) + 1)
+            left.plot(steps, trace, color=colors[name], linestyle=style, linewidth=1.2, label=label)
         for dtype, ascents in made.items():
             if name == comparison.reference:
                 continue
@@ -368,11 +380,11 @@ def divergence(comparison: Comparison, maps: int | Iterable[int] | None = None) 
             for part, width, alpha in ((np.median(errors, 0), 1.2, 1.0), (errors.max(0), 0.8, 0.5)):
                 shown = np.where(part > 0, part, np.nan)  # exact agreement has no place on a logarithmic axis
                 right.plot(steps, shown, line, color=colors[name], linewidth=width, alpha=alpha)
-    for row in chosen:
-        end = reference["float32"].traces[row, -1]
-        left.annotate(
-            f" map {comparison.maps[row]}", (reference["float32"].traces.shape[1], end), fontsize=7, va="center"
-        )
+    ends = {row: float(reference["float32"].traces[row, -1]) for row in chosen}
+    height = -math.inf
+    for row in sorted(chosen, key=lambda row: ends[row]):
+        height = max(ends[row], height + 0.045 * max(ends.values()))  # labels that would lie on each other move apart
+        left.annotate(f" map {comparison.maps[row]}", (len(trace), height), fontsize=7, va="center")
     left.set(xlabel="step", ylabel="score (mean activation of the map)")
     left.set_title(f"{comparison.layer}: scores, float32", fontsize=10, color=_INK)
     left.legend(fontsize=7, frameon=False)
@@ -421,15 +433,15 @@ def side_by_side(comparison: Comparison, maps: int | Iterable[int] | None = None
 
 
 def _rows_of(comparison: Comparison, maps: int | Iterable[int] | None, most: int) -> list[int]:
-    """Rows of these maps; by default the one whose images differ most between runtimes, and the strongest live ones."""
+    """Rows of these maps; by default the one whose scores part most, and the strongest ones."""
     numbers = comparison.maps.tolist()
     if maps is not None:
         wanted = [maps] if isinstance(maps, int) else list(maps)
         if unknown := [number for number in wanted if number not in numbers]:
             raise InputError(f"map {unknown[0]} was not compared: expected one of {', '.join(map(str, numbers))}")
         return [numbers.index(number) for number in wanted]
-    images = [made["float32"].images for made in comparison.ascents.values() if made]
-    spread = np.max([np.abs(other - images[0]) for other in images], axis=(0, 2, 3, 4))
+    ends = np.array([made["float32"].traces[:, -1] for made in comparison.ascents.values() if made], np.float64)
+    spread = (ends.max(0) - ends.min(0)) / np.maximum(np.abs(ends).max(0), 1e-300)
     strongest = np.argsort(-comparison.ascents[comparison.reference]["float32"].traces[:, -1], kind="stable")
     return list(dict.fromkeys([int(spread.argmax()), *strongest.tolist()]))[:most]
 

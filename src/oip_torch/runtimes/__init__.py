@@ -153,15 +153,14 @@ RUNTIMES: dict[str, Spec] = {
         home="torch_module:TorchModule",
         packages={"torch": "torch"},
         reads="onnx",
-        companions=("torch-channels-last", "torch-cuda", "torch-cuda-tf32"),
+        companions=("torch-plain", "torch-cuda", "torch-cuda-tf32"),
     ),
-    "torch-channels-last": Spec(
-        title="the imported torch module in another memory layout",
+    "torch-plain": Spec(
+        title="the imported torch module in a plain loop, and so in another memory layout",
         home="torch_module:TorchModule",
         packages={"torch": "torch"},
-        options={"channels_last": True},
+        options={"plain": True},
         reads="onnx",
-        dtypes=("float32",),
     ),
     "torch-cuda": Spec(
         title="the imported torch module on CUDA",

@@ -70,6 +70,8 @@ class RuntimeProcess:
         _, (scores, gradients) = self._ask(
             "gradients", {"maps": maps, "images": images}, {"layer": layer, "dtype": dtype}
         )
+        self._check("scores", scores, (len(images),))
+        self._check("gradients", gradients, images.shape)
         return scores, gradients
 
     def ascend(
@@ -78,7 +80,13 @@ class RuntimeProcess:
         """See `Runtime.ascend`."""
         options = {"layer": layer, "dtype": dtype, "steps": steps, "epsilon": epsilon}
         _, (traces, finals) = self._ask("ascend", {"maps": maps, "images": images}, options)
+        self._check("traces", traces, (len(images), steps))
+        self._check("images", finals, images.shape)
         return traces, finals
+
+    def _check(self, what: str, got: Array, shape: tuple[int, ...]) -> None:
+        if got.shape != shape:
+            raise RuntimeProcessError(f"{self.name} gives {what} of shape {got.shape}: expected {shape}")
 
     def _ask(self, method: str, arrays: dict[str, Array], options: dict[str, Any]) -> tuple[list[str], list[Array]]:
         began = time.perf_counter()

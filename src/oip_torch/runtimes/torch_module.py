@@ -13,6 +13,7 @@ from oip_torch.hooks import capture
 from oip_torch.model import FeatureModel, load
 from oip_torch.objectives import map_mean
 from oip_torch.runtimes import BEFORE, Array, Dtype, Runtime
+from oip_torch.starts import standardize
 
 __all__ = ["TorchModule"]
 
@@ -20,15 +21,15 @@ __all__ = ["TorchModule"]
 class TorchModule(Runtime):
     """What `load` gives.
 
-    `channels_last`: images and weights in memory with the channels innermost. `tf32`: products of float32 numbers may
-    be rounded to 10 bits on CUDA (torch's default for convolutions).
+    `plain`: ascend by a loop as anyone would write it, on the network as it was imported, in place of the package's own
+    loop on a rewritten network. `tf32`: products of float32 numbers may be rounded to 10 bits on CUDA, as torch does in
+    convolutions if it is not told otherwise.
     """
 
     def __init__(
-        self, keras_file: Path, onnx_file: Path, *, device: str = "cpu", channels_last: bool = False, tf32: bool = False
+        self, keras_file: Path, onnx_file: Path, *, device: str = "cpu", plain: bool = False, tf32: bool = False
     ) -> None:
-        self.file, self.device = onnx_file, torch.device(device)
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.file, self.device, self.plain = onnx_file, torch.device(device), plain
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
 
     def layers(self, images: Array, dtype: Dtype) -> dict[str, Array]:
@@ -40,33 +41,44 @@ class TorchModule(Runtime):
         return {name: _to_keras(output) for name, output in outputs.items()}
 
     def gradients(self, layer: str, maps: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
-        x = self._to_torch(images, dtype).requires_grad_()
-        scores = map_mean(self._network(dtype).up_to(layer)(x), torch.as_tensor(maps, device=self.device))
-        (gradient,) = torch.autograd.grad(scores.sum(), x)
-        return scores.detach().cpu().numpy(), _to_keras(gradient)
+        scores, gradient = self._gradient(layer, self._to_torch(images, dtype), self._numbers(maps))
+        return scores.cpu().numpy(), _to_keras(gradient)
 
     def ascend(
         self, layer: str, maps: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
     ) -> tuple[Array, Array]:
-        result = climb(
-            self._network(dtype),
-            layer,
-            self._to_torch(images, dtype),
-            torch.as_tensor(maps, device=self.device),
-            AscentSettings.article(steps=steps, epsilon=epsilon).schedule,
-            map_mean,
-        )
-        return result["traces"].cpu().numpy(), _to_keras(result["images"])
+        x, numbers = self._to_torch(images, dtype), self._numbers(maps)
+        if not self.plain:
+            schedule = AscentSettings.article(steps=steps, epsilon=epsilon).schedule
+            result = climb(self._network(dtype), layer, x, numbers, schedule, map_mean)
+            return result["traces"].cpu().numpy(), _to_keras(result["images"])
+        traces = []
+        for _ in range(steps):
+            scores, g = self._gradient(layer, x, numbers)
+            g = g / (g.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-7)
+            x = standardize(x + epsilon * g)
+            traces.append(scores)
+        return torch.stack(traces, 1).cpu().numpy(), _to_keras(x)
+
+    def _gradient(self, layer: str, x: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = x.detach().requires_grad_()
+        dtype: Dtype = "float64" if x.dtype == torch.float64 else "float32"
+        scores = map_mean(self._network(dtype).up_to(layer)(x), numbers)
+        (gradient,) = torch.autograd.grad(scores.sum(), x)
+        return scores.detach(), gradient
+
+    def _numbers(self, maps: Array) -> torch.Tensor:
+        return torch.as_tensor(maps, device=self.device)
 
     @cache  # noqa: B019 - the process ends with the runtime
     def _network(self, dtype: Dtype) -> FeatureModel:
         # Whether the file computes what it claims is what is being measured here: no check that would refuse it.
         model = load(self.file, device=self.device, check=False)
-        return model.to(dtype=getattr(torch, dtype)).to(memory_format=self.layout)
+        return model.to(dtype=getattr(torch, dtype))
 
     def _to_torch(self, images: Array, dtype: Dtype) -> torch.Tensor:
         nchw = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-        return nchw.to(self.device, getattr(torch, dtype)).to(memory_format=self.layout)
+        return nchw.to(self.device, getattr(torch, dtype))
 
 
 def _to_keras(tensor: torch.Tensor) -> Array:
