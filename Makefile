@@ -1,4 +1,4 @@
-# make demo | test | check | notebooks | lock | clean; each installs first what it needs, once.
+# make demo | test | check | notebooks | bench | lock | clean; each installs first what it needs, once.
 # VENV=PATH lets several clones share one environment; PYTHON=PATH chooses the interpreter (3.10 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.oip_torch-installed
 KEY = $(shell cat pyproject.toml constraints.txt | cksum) $(CURDIR)
 
-.PHONY: demo test check format notebooks lock install clean
+.PHONY: demo test check format notebooks bench lock install clean
 
 demo: install
 	$(BIN)/python scripts/demo.py
@@ -26,6 +26,9 @@ format: install
 
 notebooks: install
 	$(BIN)/python scripts/run_notebooks.py
+
+bench: install
+	$(BIN)/python benchmarks/speed.py
 
 lock: install
 	$(BIN)/python -m pip install --quiet uv
