@@ -41,8 +41,8 @@ class Oips:
         snapshots: (N, S, height, width, channels) float, the images that the steps `snapshot_steps` found.
         snapshot_steps: (S,) int.
         status: (N,) str: "converged" (the article's criterion was met), "dead" (the map does not respond at all:
-            without a leak the ascent could not begin, with one it has led nowhere), "woken" (dead after the ascent, but
-            another try made it fire; its trace and snapshots are those of that try), else "finished".
+            without a leak the ascent could not begin, with one it has led nowhere), "woken" (it
+            slept after all trials, and fired when it was ascended by its peak), else "finished".
         converged_at: (N,) int, the step at which the criterion was first met, or -1.
         settings: of the ascent (`AscentSettings.to_dict`).
         info: seed, model and source digests, versions, device, seconds.
