@@ -230,6 +230,7 @@ def test_wrong_calls_are_told_before_anything_starts(shipped: Path, mnist_onnx: 
         ),
         ({"layer": "Conv2D_9"}, "no layer 'Conv2D_9'"),
         ({"maps": [200]}, "layer 'Conv2D_3' has no map 200"),
+        ({"device": "gpu"}, "device 'gpu': expected auto, cpu or cuda"),
         ({"steps": 0}, "steps is 0: expected a whole number, 1 or more"),
     ]:
         with pytest.raises(oip_torch.InputError, match=re.escape(message)):

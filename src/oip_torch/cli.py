@@ -198,6 +198,7 @@ def compare(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for report.json and report.html.")
     ] = None,
+    device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -214,6 +215,7 @@ def compare(
         maps=_numbers("--maps", maps, int),
         steps=steps,
         seed=seed,
+        device=device,
         progress=False if quiet else None,
     )
     files = [] if output is None else comparison.save(output)

@@ -29,7 +29,7 @@ from oip_torch.conversion import MAX_LAYER_ERROR
 from oip_torch.errors import InputError, OipError, RuntimeProcessError, unknown_name
 from oip_torch.files import check_output_folder, replacing, sha256
 from oip_torch.keras_file import CONVOLUTIONS, check_keras_file
-from oip_torch.model import FeatureModel, load
+from oip_torch.model import FeatureModel, load, resolve_device
 from oip_torch.onnx_file import graph_sha256, read
 from oip_torch.probes import digits, noise
 from oip_torch.progress import bar
@@ -165,6 +165,7 @@ def compare(
     maps: int | Iterable[int] | None = None,
     steps: int = 600,
     seed: int = 0,
+    device: str | torch.device = "auto",
     progress: bool | None = None,
 ) -> Comparison:
     """Run a network in several runtimes, and compare layers, gradients and whole ascents.
@@ -175,12 +176,13 @@ def compare(
     Args:
         keras_file: the Keras network.
         onnx_file: what `convert` made of it.
-        runtimes: names of `runtimes.RUNTIMES`. The imported torch module is always among them, on CUDA as well when
-            present; one that is not installed is noted and left out.
+        runtimes: names of `runtimes.RUNTIMES`. The imported torch module is always among them; one that is not
+            installed is noted and left out.
         layer: whose maps are ascended; default: the last one whose maps are larger than one pixel.
         maps: which of its maps; default: 64 of them, spread evenly.
         steps: of each ascent, which is the article's (epsilon 0.01).
         seed: of the start images.
+        device: "auto": the torch module on CUDA as well, when present; "cpu": not; "cuda": it has to be there.
         progress: show a bar on stderr; None: only on a terminal.
 
     Raises:
@@ -189,7 +191,7 @@ def compare(
     """
     keras_file, onnx_file = check_keras_file(keras_file), Path(onnx_file)
     proto, network = read(onnx_file, check_digest=False)
-    names, missing = _present(list(runtimes))
+    names, missing = _present(list(runtimes), cuda=resolve_device(device).type == "cuda")
     notes = [f"{name} is not installed: run `{command}` to compare with it" for name, command in missing.items()]
     if not is_whole(steps) or steps < 1:
         raise InputError(f"steps is {steps}: expected a whole number, 1 or more")
@@ -304,7 +306,7 @@ class _Errors:
     gradients: dict[Dtype, _GradientErrors] = field(default_factory=dict)
 
 
-def _present(asked: list[str]) -> tuple[list[str], dict[str, str]]:
+def _present(asked: list[str], cuda: bool) -> tuple[list[str], dict[str, str]]:
     """The runtimes to start, ours and companions among them, and how to install those that are missing."""
     names: list[str] = []
     missing: dict[str, str] = {}
@@ -314,15 +316,14 @@ def _present(asked: list[str]) -> tuple[list[str], dict[str, str]]:
         if packages := RUNTIMES[name].missing():
             missing[name] = f"pip install {' '.join(packages)}"
             continue
-        names += [entry for entry in (name, *RUNTIMES[name].companions) if entry not in names and _has_device(entry)]
+        there = [
+            entry for entry in (name, *RUNTIMES[name].companions) if cuda or "device" not in RUNTIMES[entry].options
+        ]
+        names += [entry for entry in there if entry not in names]
     if not any(RUNTIMES[name].reads == "keras" for name in names):
         hint = "; ".join(f"`{command}`" for command in missing.values()) or "add tensorflow, jax or keras-torch"
         raise InputError(f"none of the runtimes {', '.join(asked)} can read the Keras file here: {hint}")
     return names, missing
-
-
-def _has_device(name: str) -> bool:
-    return RUNTIMES[name].options.get("device", "cpu") == "cpu" or torch.cuda.is_available()
 
 
 def _last_with_maps(model: FeatureModel) -> str:
