@@ -179,6 +179,12 @@ def test_transposed_weights_are_caught_and_named(shipped: Path, planted: Callabl
 
 
 @pytest.mark.slow
+def test_files_that_do_not_belong_together_are_refused(zoo: Path, mnist_onnx: Path) -> None:
+    with pytest.raises(oip_torch.InputError, match="different networks: only one of them has a layer 'Conv2D_3'"):
+        oip_torch.compare(zoo / "silent.h5", mnist_onnx, runtimes=["tensorflow"], maps=[0], steps=1)
+
+
+@pytest.mark.slow
 def test_a_network_whose_maps_are_dead_agrees_too(zoo: Path, converted: Callable[[str], Path]) -> None:
     found = oip_torch.compare(
         zoo / "silent.h5", converted("silent.h5"), runtimes=["tensorflow"], layer="Conv2D_2", steps=3

@@ -59,6 +59,7 @@ _RESOLUTION: dict[Dtype, float] = {
     "float32": 1e-3,
     "float64": 1e-12,
 }  # some ten thousand times the rounding of a number
+_WEIGHTS: dict[Dtype, int] = {"float32": 1, "float64": 2}  # of an ascent in the progress bar: about its time
 _PARTED = 1e-3  # float32 traces that end further apart than this are counted
 
 
@@ -208,12 +209,14 @@ def compare(
     # Runtimes beside each other, each on its own cores, waste less than one after another on all.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, len(names))
-    ascending = sum(len(RUNTIMES[name].dtypes) for name in names if RUNTIMES[name].differentiates)
+    total = len(names) + sum(
+        _WEIGHTS[dtype] for name in names if RUNTIMES[name].differentiates for dtype in RUNTIMES[name].dtypes
+    )
     with contextlib.ExitStack() as stack:
         processes = {
             name: stack.enter_context(RuntimeProcess(name, keras_file, onnx_file, cores // workers)) for name in names
         }
-        advance = stack.enter_context(bar("comparing", len(names) + 3 * ascending, progress))
+        advance = stack.enter_context(bar("comparing", total, progress))
         pool = stack.enter_context(ThreadPoolExecutor(workers))
         failed: dict[str, str] = {}
 
@@ -280,6 +283,7 @@ def compare(
 class _Work:
     """What every runtime is asked, (…, height, width, channels) in float64."""
 
+    layers: list[str]  # of the ONNX file
     images: dict[str, Array]  # by kind
     gradient_maps: dict[str, Array]  # layer → a map for each image
     layer: str
@@ -352,6 +356,7 @@ def _work(model: FeatureModel, layer: str, maps: list[int], steps: int, seed: in
         "OIPs": oips.images,
     }
     work = _Work(
+        layers=model.layers.names,
         images={kind: array.astype(np.float64) for kind, array in images.items()},
         gradient_maps={},
         layer=layer,
@@ -379,6 +384,12 @@ def _reference(processes: dict[str, RuntimeProcess], work: _Work, failed: dict[s
     for name, process in processes.items():
         if process.spec.reads == "keras" and "float64" in process.spec.dtypes:
             try:
+                names = {layer.removeprefix(BEFORE) for layer in process.layers(work.all_images[:1], "float64")}
+                if alone := sorted(names ^ set(work.layers)):
+                    raise InputError(
+                        f"the two files hold different networks: only one of them has a layer {alone[0]!r}; "
+                        "convert the Keras file again, or name the file that it was made from"
+                    )
                 return name, _answers(process, work, "float64")
             except RuntimeProcessError as failure:
                 failed[name] = str(failure)
@@ -428,12 +439,12 @@ def _errors(
 def _ascents(process: RuntimeProcess, work: _Work, advance: Callable[[int], None]) -> dict[Dtype, Ascents]:
     found: dict[Dtype, Ascents] = {}
     if process.spec.differentiates:
-        for dtype, weight in zip(process.spec.dtypes, (1, 2), strict=False):  # float64 takes about twice as long
+        for dtype in process.spec.dtypes:
             traces, images = process.ascend(
                 work.layer, work.maps, work.starts, dtype, steps=work.steps, epsilon=_EPSILON
             )
             found[dtype] = Ascents(traces=traces, images=images)
-            advance(weight)
+            advance(_WEIGHTS[dtype])
     return found
 
 
