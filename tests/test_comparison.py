@@ -179,6 +179,19 @@ def test_transposed_weights_are_caught_and_named(shipped: Path, planted: Callabl
 
 
 @pytest.mark.slow
+def test_what_is_not_finite_is_told_and_fits_into_json(
+    shipped: Path, planted: Callable[..., Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = planted("Conv2D_2_1/Squeeze", lambda bias: np.full_like(bias, np.inf))
+    call = ["compare", str(shipped), str(file), "--runtimes", "tensorflow", "--maps", "14", "--steps", "2", "--json"]
+    assert main([*call, "-o", str(tmp_path / "out")]) == 1
+    report = json.loads(capsys.readouterr().out)
+    first = report["disagreements"][0]
+    assert (first["layer"], first["got"]) == ("Conv2D_2", None)
+    assert report["runtimes"]["torch"]["layers"]["Conv2D_2"] is None
+
+
+@pytest.mark.slow
 def test_files_that_do_not_belong_together_are_refused(zoo: Path, mnist_onnx: Path) -> None:
     with pytest.raises(oip_torch.InputError, match="different networks: only one of them has a layer 'Conv2D_3'"):
         oip_torch.compare(zoo / "silent.h5", mnist_onnx, runtimes=["tensorflow"], maps=[0], steps=1)

@@ -379,7 +379,8 @@ def divergence(comparison: Comparison, maps: int | Iterable[int] | None = None) 
             steps = np.arange(1, errors.shape[1] + 1)
             for part, width, alpha in ((np.median(errors, 0), 1.2, 1.0), (errors.max(0), 0.8, 0.5)):
                 shown = np.where(part > 0, part, np.nan)  # exact agreement has no place on a logarithmic axis
-                right.plot(steps, shown, line, color=colors[name], linewidth=width, alpha=alpha)
+                if (part > 0).any():
+                    right.plot(steps, shown, line, color=colors[name], linewidth=width, alpha=alpha)
     ends = {row: float(reference["float32"].traces[row, -1]) for row in chosen}
     height = -math.inf
     for row in sorted(chosen, key=lambda row: ends[row]):
