@@ -29,7 +29,8 @@ from torch.fx.passes.shape_prop import ShapeProp
 __all__ = ["faster", "keep_freed_memory"]
 
 _FEW = 32  # inputs of one output
-_MAP_BY_MAP = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
+_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
+_MAP_BY_MAP = (*_ACTIVATIONS, nn.MaxPool2d, nn.AvgPool2d)
 
 _Size = tuple[int, int]
 
@@ -51,10 +52,9 @@ def faster(network: fx.GraphModule, image: Sequence[int], *, one_map: bool, chan
     fast = fx.GraphModule(network, graph)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     ShapeProp(fast).propagate(parameter.new_zeros((2, *image)), *[0.0] * (len(inputs) - 1))
-    with graph.inserting_after(inputs[-1]):
-        for name in ("leak", "maps")[len(inputs) - 1 :]:
+    for name in ("leak", "maps")[len(inputs) - 1 :]:
+        with graph.inserting_after(inputs[-1]):
             inputs.append(graph.placeholder(name))
-            graph.inserting_after(inputs[-1])
     (end,) = (node for node in graph.nodes if node.op == "output")
     if isinstance(end.args[0], fx.Node):
         end.args = ((end.args[0], end.args[0]),)
@@ -142,9 +142,12 @@ def _cut_unread(network: fx.GraphModule) -> None:
         if _is_window(_module(network, node)) or isinstance(_module(network, node), nn.ReLU):
             continue  # makes no more than its input, which is cut, lets it
         with network.graph.inserting_after(node):
-            part = (slice(None), slice(None), slice(read[node][0]), slice(read[node][1]))
-            cut = network.graph.call_function(torch.Tensor.__getitem__, (node, part))
+            cut = network.graph.call_function(_cut, (node, *read[node]))
         node.replace_all_uses_with(cut, delete_user_cb=lambda user, cut=cut: user is not cut)
+
+
+def _cut(maps: Tensor, rows: int, columns: int) -> Tensor:
+    return maps[:, :, :rows, :columns]
 
 
 def _reads(network: fx.GraphModule, node: fx.Node, read: _Size | None) -> dict[fx.Node, _Size]:
@@ -185,7 +188,7 @@ def _pick(network: fx.GraphModule, end: fx.Node, maps: fx.Node) -> None:
     while open_nodes:
         node = open_nodes.pop()
         module = _module(network, node)
-        if isinstance(module, _MAP_BY_MAP) or node.target in (operator.add, operator.sub, operator.mul):
+        if isinstance(module, _MAP_BY_MAP) or node.target in (_cut, operator.add, operator.sub, operator.mul):
             open_nodes.extend(source for source in node.all_input_nodes if source.target != "leak")
         else:
             convolutions.add(node)
