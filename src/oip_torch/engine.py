@@ -137,7 +137,7 @@ def _cut_unread(network: fx.GraphModule) -> None:
             read[source] = max(before[0], size[0]), max(before[1], size[1])
     for node in nodes:
         shape = _shape(node)
-        if node not in read or shape is None or len(shape) != 4 or read[node] >= shape[2:]:
+        if node not in read or shape is None or len(shape) != 4 or read[node] == shape[2:]:
             continue
         if _is_window(_module(network, node)) or isinstance(_module(network, node), nn.ReLU):
             continue  # makes no more than its input, which is cut, lets it
@@ -271,7 +271,7 @@ class _BackByProduct(torch.autograd.Function):
         return nn.functional.conv2d(images, weight, bias, stride, padding, dilation)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's has *args
         (weight,) = ctx.saved_tensors
         columns = torch.matmul(weight.flatten(1).t(), gradient.flatten(2))
         return nn.functional.fold(columns, ctx.size, *ctx.window), None, None, None, None, None
