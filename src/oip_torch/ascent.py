@@ -32,7 +32,7 @@ from torch import Tensor
 from oip_torch.errors import InputError
 from oip_torch.model import FeatureModel
 from oip_torch.objectives import OF_ONE_MAP, Objective
-from oip_torch.starts import StartSettings, standardize
+from oip_torch.starts import StartSettings, rms, standardize
 
 __all__ = ["AscentSettings", "Schedule", "climb", "logarithmic_steps"]
 
@@ -266,10 +266,7 @@ def climb(
     snapshots = x.new_empty((count, len(kept), *x.shape[1:]))
     final = torch.empty_like(x)
     flat = torch.zeros(count, dtype=torch.bool, device=x.device)
-    converged_at = torch.full((count,), -1, device=x.device)
     rows = torch.arange(count, device=x.device)  # of the images that are still climbing
-    calm = torch.zeros(count, dtype=torch.long, device=x.device)  # successive steps of little change
-    before = x.new_full((count,), math.inf)
     direction = torch.zeros_like(x)
 
     for step in range(schedule.steps):
@@ -281,50 +278,58 @@ def climb(
         x = x.detach().requires_grad_()
         plain, leaky = network(x, leak, maps)
         scored = torch.zeros_like(maps) if one_map else maps
+        climbed = ascended(leaky, scored)
         # Of the sum: no image's score needs another image.
-        (gradient,) = torch.autograd.grad(ascended(leaky, scored).sum(), x)
-        x, score = x.detach(), objective(plain.detach(), scored)
-        traces[rows, step] = score
-        change = (score - before).abs() / (score.abs() + _TINY)
-        calm = torch.where(change < settings.tolerance, calm + 1, 0) if step >= settings.first_check else calm
-        met = (calm >= settings.patience) & (converged_at[rows] < 0)
-        converged_at[rows] = torch.where(met, step, converged_at[rows])
-        before = score
+        (gradient,) = torch.autograd.grad(climbed.sum(), x)
+        same = leaky is plain and ascended is objective
+        traces[rows, step] = climbed.detach() if same else objective(plain.detach(), scored)
 
-        rms = gradient.square().mean((1, 2, 3), keepdim=True).sqrt()
-        direction = torch.lerp(gradient / (rms + _TINY), direction, momentum)
-        x = standardize(x + epsilon * direction)
+        size = rms(gradient)
+        direction.mul_(momentum).addcmul_(gradient, (1 - momentum) / (size + _TINY))
+        x = standardize(x.detach() + epsilon * direction)
 
         advance(len(rows))
         last = step == schedule.steps - 1
         if not last and settings.stop == "steps":
             continue
-        leaving = torch.ones_like(met) if last else met
+        leaving = torch.ones_like(rows, dtype=torch.bool)
+        if not last:
+            leaving = _converged(traces[rows, : step + 1], settings)[:, -1]
         if bool(leaving.any()):
             gone, staying = rows[leaving], ~leaving
             final[gone] = x[leaving]
-            flat[gone] = (rms.flatten() == 0)[leaving]
+            flat[gone] = (size.flatten() == 0)[leaving]
             for index, later in enumerate(kept):
                 if later > step:
                     snapshots[gone, index] = x[leaving]
             x, maps, rows, direction = x[staying], maps[staying], rows[staying], direction[staying]
-            calm, before = calm[staying], before[staying]
             if not len(rows):
                 break
     with torch.no_grad():
         plain, leaky = network(final, schedule.leak, all_maps)
         scored = torch.zeros_like(all_maps) if one_map else all_maps
         scores, promise = objective(plain, scored), ascended(leaky, scored)
+    met = _converged(traces, settings)
     return {
         "images": final,
         "scores": scores,
         "promise": promise,
         "traces": traces,
         "snapshots": snapshots,
-        "converged_at": converged_at,
+        "converged_at": torch.where(met.any(1), met.long().argmax(1), -1),
         # Without a leak a flat objective shows by its gradient; with one the gradient flows, and the score tells.
         "dead": (scores <= 0) & flat if schedule.leak == 0 else scores <= 0,
     }
+
+
+def _converged(traces: Tensor, settings: AscentSettings) -> Tensor:
+    """(batch, steps) scores → (batch, steps), whether the last `patience` steps up to this one were calm."""
+    change = traces.diff(dim=1).abs() / (traces[:, 1:].abs() + _TINY)
+    calm = torch.cat([torch.zeros_like(traces[:, :1]), change < settings.tolerance], dim=1)
+    calm[:, : settings.first_check] = 0
+    ever = calm.cumsum(1)
+    ever[:, settings.patience :] -= ever[:, : -settings.patience].clone()
+    return ever == settings.patience
 
 
 def is_whole(value: Any) -> bool:

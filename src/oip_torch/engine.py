@@ -8,6 +8,8 @@
 - rows and columns that nothing reads are not computed: a 2x2 pooling of 11x11 never reads the last ones, so what comes
   before it need not make them, back to the image;
 - of the last convolution each image gets the one map that it is scored by, and not all of them;
+- a max-pooling keeps which pixel was the largest and forgets its input, the largest tensor of a step; a ReLU behind it
+  works in its place;
 - convolutions keep their weights with the channels innermost, which is how the kernels for a CPU want them; those of
   few input channels, as the first one, go back to the image by a matrix product.
 
@@ -28,6 +30,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 __all__ = ["faster", "keep_freed_memory"]
 
+aten: Any = torch.ops.aten
 _FEW = 32  # inputs of one output
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
 _MAP_BY_MAP = (*_ACTIVATIONS, nn.MaxPool2d, nn.AvgPool2d)
@@ -63,6 +66,7 @@ def faster(network: fx.GraphModule, image: Sequence[int], *, one_map: bool, chan
     _cut_unread(fast)
     if one_map:
         _pick(fast, end, inputs[2])
+    _pool_lightly(fast)
     graph.eliminate_dead_code()
     graph.lint()
     fast = fx.GraphModule(fast, graph).eval()
@@ -128,6 +132,21 @@ def _pool_first(network: fx.GraphModule) -> None:
             relu.meta["tensor_meta"] = pool.meta["tensor_meta"]
 
 
+def _pool_lightly(network: fx.GraphModule) -> None:
+    for pool in list(network.graph.nodes):
+        module = _module(network, pool)
+        if not isinstance(module, nn.MaxPool2d) or module.return_indices:
+            continue
+        relu = next(iter(pool.users))
+        rectified = len(pool.users) == 1 and isinstance(_module(network, relu), nn.ReLU)
+        # By the node's name, since two nodes may call one module, of which one is rectified.
+        pool.target = f"{pool.name}_light"
+        network.add_submodule(pool.target, _LightPool(module, relu=rectified))
+        if rectified:
+            relu.replace_all_uses_with(pool)
+            network.graph.erase_node(relu)
+
+
 def _cut_unread(network: fx.GraphModule) -> None:
     nodes = list(network.graph.nodes)
     read: dict[fx.Node, _Size] = {}  # the rows and columns of a node's output that something reads
@@ -147,7 +166,8 @@ def _cut_unread(network: fx.GraphModule) -> None:
 
 
 def _cut(maps: Tensor, rows: int, columns: int) -> Tensor:
-    return maps[:, :, :rows, :columns]
+    # Not a slice: a gradient goes back through a negative padding in one step, and through a slice of two axes in two.
+    return nn.functional.pad(maps, (0, columns - maps.shape[3], 0, rows - maps.shape[2]))
 
 
 def _reads(network: fx.GraphModule, node: fx.Node, read: _Size | None) -> dict[fx.Node, _Size]:
@@ -219,26 +239,107 @@ class _WantedMaps(nn.Module):
         module = self.convolution
         if isinstance(module.padding, str) or any(module.padding):
             images = nn.functional.pad(images, module._reversed_padding_repeated_twice)
-        (rows, columns), (down, right), (below, beside) = module.kernel_size, module.stride, module.dilation
-        batch, _, height, width = images.shape
-        # What each pixel would add to the map if the window lay over it with its first, its second … place,
-        parts = torch.bmm(module.weight[maps].flatten(2).transpose(1, 2), images.flatten(2)).contiguous()
-        of_image, of_place, of_row, of_column = parts.view(batch, rows * columns, height, width).stride()
-        # and for each window the sum of its places' pixels: along a diagonal in memory.
-        size = (height - (rows - 1) * below - 1) // down + 1, (width - (columns - 1) * beside - 1) // right + 1
-        windows = parts.as_strided(
-            (batch, rows, columns, *size),
-            (
-                of_image,
-                columns * of_place + below * of_row,
-                of_place + beside * of_column,
-                down * of_row,
-                right * of_column,
-            ),
-        ).sum((1, 2))
+        kernels = module.weight.index_select(0, maps).flatten(2)
+        window = module.kernel_size, module.stride, module.dilation
+        windows: Tensor = _WindowSums.apply(images, kernels, *window)
         if module.bias is not None:
             windows = windows + module.bias[maps][:, None, None]
         return windows[:, None]
+
+
+class _WindowSums(torch.autograd.Function):
+    """Each image's product with a kernel of its own: (batch, channels, height, width) → (batch, rows, columns).
+
+    kernels: (batch, channels, places of the window). They get no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, kernels: Tensor, kernel_size: _Size, stride: _Size, dilation: _Size
+    ) -> Tensor:
+        ctx.save_for_backward(kernels)
+        ctx.size, ctx.window = images.shape[2:], (kernel_size, stride, dilation)
+        ctx.channels_last = not images.is_contiguous()
+        # What each pixel would add if the window lay over it with its first, its second … place,
+        parts = torch.bmm(kernels.transpose(1, 2), images.flatten(2))
+        # and for each window the sum of its places' pixels.
+        return _windows(parts.contiguous(), ctx.size, *ctx.window).sum((1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's has *args
+        (kernels,) = ctx.saved_tensors
+        batch, channels, places = kernels.shape
+        height, width = ctx.size
+        parts = gradient.new_zeros(batch, places, height * width)
+        _windows(parts, ctx.size, *ctx.window).copy_(gradient[:, None, None])
+        if ctx.channels_last:  # the layout that came is the one that goes: what follows reads both side by side
+            images = torch.bmm(parts.transpose(1, 2), kernels.transpose(1, 2)).transpose(1, 2)
+        else:
+            images = torch.bmm(kernels, parts)
+        return images.view(batch, channels, height, width), None, None, None, None
+
+
+def _windows(parts: Tensor, size: _Size, kernel_size: _Size, stride: _Size, dilation: _Size) -> Tensor:
+    """(batch, places, pixels) → (batch, rows, columns, down, across), the pixel under each place of each window.
+
+    A view: the pixels of a window lie along a diagonal in memory.
+    """
+    (height, width), (rows, columns), (down, right), (below, beside) = size, kernel_size, stride, dilation
+    of_image, of_place, of_pixel = parts.stride()
+    down_by = (height - (rows - 1) * below - 1) // down + 1
+    across = (width - (columns - 1) * beside - 1) // right + 1
+    return parts.as_strided(
+        (len(parts), rows, columns, down_by, across),
+        (
+            of_image,
+            columns * of_place + below * width * of_pixel,
+            of_place + beside * of_pixel,
+            down * width * of_pixel,
+            right * of_pixel,
+        ),
+    )
+
+
+class _LightPool(nn.Module):
+    """A max-pooling, with the ReLU behind it if there is one."""
+
+    def __init__(self, pool: nn.MaxPool2d, *, relu: bool) -> None:
+        super().__init__()
+        self.pool, self.relu = pool, relu
+
+    def forward(self, images: Tensor) -> Tensor:
+        module = self.pool
+        window = [list(_pair(value)) for value in (module.kernel_size, module.stride, module.padding, module.dilation)]
+        output: Tensor = _PoolByPlace.apply(images, [*window, module.ceil_mode], self.relu)
+        return output
+
+
+class _PoolByPlace(torch.autograd.Function):
+    """A max-pooling that keeps where the largest pixels are, and not the pixels."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, window: list[Any], relu: bool) -> Tensor:
+        output, places = aten.max_pool2d_with_indices(images, *window)
+        if relu:
+            output.relu_()
+        ctx.save_for_backward(places, *([output] if relu else []))
+        last = images.is_contiguous(memory_format=torch.channels_last)
+        ctx.layout, ctx.shape, ctx.window = (
+            torch.channels_last if last else torch.contiguous_format,
+            images.shape,
+            window,
+        )
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's has *args
+        places, *output = ctx.saved_tensors
+        if output:
+            gradient = aten.threshold_backward(gradient, output[0], 0)
+        # Of the input only shape and layout are read: memory that nobody touches costs nothing.
+        images = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout)
+        back: Tensor = aten.max_pool2d_with_indices_backward(gradient, images, *ctx.window, places)
+        return back, None, None
 
 
 class _FewChannels(nn.Module):
@@ -264,14 +365,27 @@ class _BackByProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, stride: _Size, padding: _Size, dilation: _Size
     ) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.size, ctx.window = images.shape[2:], (weight.shape[2:], dilation, padding, stride)
+        ctx.size, ctx.window = images.shape[2:], (stride, padding, dilation)
         return nn.functional.conv2d(images, weight, bias, stride, padding, dilation)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's has *args
         (weight,) = ctx.saved_tensors
-        columns = torch.matmul(weight.flatten(1).t(), gradient.flatten(2))
-        return nn.functional.fold(columns, ctx.size, *ctx.window), None, None, None, None, None
+        (down, right), (above, left), (below, beside) = ctx.window
+        maps, channels, rows, columns = weight.shape
+        batch, _, high, wide = gradient.shape
+        # What each output pixel gives to each place of its window; then every place's share, shifted to where it lies.
+        pixels = gradient.permute(1, 0, 2, 3).reshape(maps, -1)
+        shares = (weight.reshape(maps, -1).t() @ pixels).view(channels, rows, columns, batch, high, wide)
+        height, width = ctx.size
+        images = gradient.new_zeros(channels, batch, height + 2 * above, width + 2 * left)
+        for row in range(rows):
+            for column in range(columns):
+                y, x = row * below, column * beside
+                under = images[:, :, y : y + (high - 1) * down + 1 : down, x : x + (wide - 1) * right + 1 : right]
+                under += shares[:, row, column]
+        inside = images[:, :, above : above + height, left : left + width]
+        return inside.transpose(0, 1), None, None, None, None, None

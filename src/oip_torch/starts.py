@@ -21,7 +21,7 @@ from torch import Tensor
 
 from oip_torch.errors import InputError
 
-__all__ = ["Key", "StartSettings", "components", "enlarge", "random_stream", "standardize", "start_images"]
+__all__ = ["Key", "StartSettings", "components", "enlarge", "random_stream", "rms", "standardize", "start_images"]
 
 Key = tuple[int, ...]
 """(map, start number), or (map, start number, candidate number): with seed and layer, all that an image's random
@@ -189,7 +189,11 @@ def standardize(images: Tensor) -> Tensor:
 
     As `tf.image.per_image_standardization`; the floor keeps uniform images finite.
     """
-    # In two passes: torch.std_mean takes eight times as long on a CPU.
     centred = images - images.mean((1, 2, 3), keepdim=True)
-    std = centred.square().mean((1, 2, 3), keepdim=True).sqrt()
-    return centred / std.clamp_min(1.0 / math.sqrt(images[0].numel()))
+    return centred / rms(centred).clamp_min(1.0 / math.sqrt(images[0].numel()))
+
+
+def rms(images: Tensor) -> Tensor:
+    """Root of the mean square of each image: (batch, channels, height, width) → (batch, 1, 1, 1)."""
+    norm: Tensor = torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
+    return norm / math.sqrt(images[0].numel())
