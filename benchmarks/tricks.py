@@ -33,7 +33,7 @@ STEPS, IMAGES = 20, 64
 def without(part: str) -> Iterator[None]:
     """The engine without one of its parts."""
     nothing = {
-        "identity reshapes left out": (engine, "_drop_reshapes", lambda network: None),
+        "identity reshapes left out": (engine, "_fix_reshapes", lambda network: None),
         "pooling before the ReLU": (engine, "_pool_first", lambda network: None),
         "no unread rows and columns": (engine, "_cut_unread", lambda network: None),
         "one map of the last convolution": (ascent, "OF_ONE_MAP", frozenset()),

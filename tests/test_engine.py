@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnx2torch.node_converters.reshape import OnnxReshape
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import oip_torch
-from oip_torch.engine import _BackByProduct, _PoolByPlace, _WindowSums, faster
+from oip_torch.ascent import climb
+from oip_torch.engine import _BackByProduct, _PoolByPlace, _WindowSums, faster, products
 from oip_torch.objectives import map_mean
 
 
@@ -194,6 +198,72 @@ def test_the_gradient_of_window_sums_and_of_a_pooling(layout: torch.memory_forma
     for relu in (False, True):
         assert torch.autograd.gradcheck(lambda x, relu=relu: _PoolByPlace.apply(x, window, relu), (x,))
         assert torch.autograd.grad(_PoolByPlace.apply(x, window, relu).sum(), x)[0].stride() == x.stride()
+
+
+def test_the_loop_asks_the_device_for_nothing(model: oip_torch.FeatureModel) -> None:
+    """On CUDA each number that Python asks for makes it wait: none in a step, on any layer."""
+
+    class Asked(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = 0
+
+        def __torch_dispatch__(
+            self, func: object, types: object, args: tuple = (), kwargs: dict | None = None
+        ) -> object:
+            self.count += any(
+                name in str(func) for name in ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select")
+            )
+            return func(*args, **(kwargs or {}))  # type: ignore[operator]
+
+    def asked(layer: str, settings: oip_torch.AscentSettings) -> int:
+        x, maps = torch.randn(2, *model.input_shape), torch.tensor([0, 1])
+        with Asked() as mode:
+            climb(model, layer, x, maps, settings.schedule, map_mean, kept=(0, 1))
+        return mode.count
+
+    for layer in model.layers.names:
+        for make in (oip_torch.AscentSettings.article, oip_torch.AscentSettings):
+            asked(layer, make(steps=1))  # the network is rewritten on the first run
+            assert asked(layer, make(steps=9)) == asked(layer, make(steps=3)), layer
+
+
+def test_a_reshape_keeps_what_was_before() -> None:
+    """A zero in ONNX stands for the size that was there; such a one is left to onnx2torch."""
+
+    class Chain(nn.Module):
+        def __init__(self, *shape: int) -> None:
+            super().__init__()
+            self.register_buffer("shape", torch.tensor(shape))
+            self.reshape = OnnxReshape()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.reshape(x, self.shape)
+
+    class Leaves(fx.Tracer):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return isinstance(module, OnnxReshape)
+
+    for shape, left in (((-1, 12), False), ((0, 12), True), ((-1, 3, 2, 2), False)):
+        chain = Chain(*shape)
+        plain = fx.GraphModule(chain, Leaves().trace(chain))
+        fast = faster(plain, (3, 2, 2), one_map=False, channels_last=False)
+        assert any(node.op == "call_module" for node in fast.graph.nodes) == left
+        for count in (1, 2, 5):
+            x = torch.randn(count, 3, 2, 2)
+            assert torch.equal(fast(x, 0.0, torch.zeros(count))[0], plain(x))
+
+
+def test_products_are_rounded_as_asked_and_as_before_afterwards() -> None:
+    def flags() -> tuple[str, str]:
+        return torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+
+    before = flags()
+    for tf32, expected in ((False, "ieee"), (True, "tf32")):
+        with contextlib.suppress(ZeroDivisionError), products(tf32=tf32):
+            assert flags() == (expected, expected)
+            1 / 0  # noqa: B018
+        assert flags() == before
 
 
 def test_an_objective_of_ones_own_sees_all_maps(model: oip_torch.FeatureModel) -> None:

@@ -66,6 +66,8 @@ class AscentSettings:
         snapshots: the steps whose images are kept; None: 0, n, 2n, 4n, … and the last, with n = ⌊steps / 2^k⌋ and
             k = `doublings`.
         start: the wavelengths of the start images.
+        tf32: on CUDA, let the factors of products be rounded from 23 to 10 bits, which is faster and costs accuracy:
+            docs/performance.md says how much. Off, unlike torch's own default for convolutions.
     """
 
     steps: int = 200
@@ -86,6 +88,7 @@ class AscentSettings:
     snapshots: tuple[int, ...] | None = None
     doublings: int = 6
     start: StartSettings = field(default_factory=StartSettings)
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from oip_torch.ascent import is_whole
+from oip_torch.engine import products
 from oip_torch.errors import InputError, unknown_name
 from oip_torch.files import existing_file, read_netcdf, write_netcdf
 from oip_torch.model import FeatureModel
@@ -248,7 +249,7 @@ def calibrate(
     kept = min(count, max(top, math.ceil((1 - _QUANTILE) * (count - 1)) + 2))
     tops: dict[str, _Top] = {}
     power: npt.NDArray[np.float64] | None = None
-    with bar("calibrating", count, progress) as advance, torch.no_grad():
+    with bar("calibrating", count, progress) as advance, torch.no_grad(), products(tf32=False):
         for first, x in _batches(model, array, batch_size):
             for name, output in model.every_layer(x).items():
                 if name in names if names is not None else output.ndim == 4:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -117,6 +118,9 @@ def ascend(
         int | None, typer.Option(help="Steps spent on each image; with the default settings the search included.")
     ] = None,
     epsilon: Annotated[float | None, typer.Option(help="Size of a step.")] = None,
+    memory: Annotated[
+        float | None, typer.Option(metavar="GIB", help="Memory that it may take; default: half of what is free.")
+    ] = None,
     data: Annotated[
         Path | None,
         typer.Option(metavar="FILE.npz", help="Real images (x_test, as in mnist.npz) to compare the scores with."),
@@ -137,6 +141,9 @@ def ascend(
 
     if settings not in ("article", "default"):
         raise InputError(f"--settings {settings}: expected article or default")
+    if memory is not None and not 0 < memory < math.inf:
+        raise InputError(f"--memory {memory}: expected a number of GiB above 0")
+    most = None if memory is None else math.ceil(memory * 2**30)
     changes: dict[str, Any] = {} if epsilon is None else {"epsilon": epsilon}
     if settings == "article":
         chosen = AscentSettings.article(**(changes if steps is None else changes | {"steps": steps}))
@@ -149,7 +156,7 @@ def ascend(
     network.layers[layer]  # a wrong name is told before the data is run through the network
     calibration = None if images is None else calibrate(network, images, [layer], progress=bars)
     began = time.perf_counter()
-    oips = make(network, layer, maps or None, starts=starts, seed=seed, settings=chosen, progress=bars)
+    oips = make(network, layer, maps or None, starts=starts, seed=seed, settings=chosen, memory=most, progress=bars)
     seconds = time.perf_counter() - began
     files = _write_results(oips, calibration, folder)
     summary = _summary(oips, calibration)

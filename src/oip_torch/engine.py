@@ -2,7 +2,7 @@
 
 `faster` rewrites a truncated network (a torch.fx graph) without changing what it computes:
 
-- reshapes that change nothing are left out (each reads its target shape from the device);
+- reshapes know their target, which each would read from the device, and are left out where they change nothing;
 - a ReLU that only a max-pooling reads comes after it: the larger of two numbers is the same before and after a ReLU,
   and pooled there are a quarter as many of them;
 - rows and columns that nothing reads are not computed: a 2x2 pooling of 11x11 never reads the last ones, so what comes
@@ -18,17 +18,20 @@ docs/performance.md has what each brings.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-__all__ = ["faster", "keep_freed_memory"]
+from oip_torch.memory import peak_bytes
+
+__all__ = ["faster", "keep_freed_memory", "products", "step_bytes"]
 
 aten: Any = torch.ops.aten
 _FEW = 32  # inputs of one output
@@ -61,7 +64,7 @@ def faster(network: fx.GraphModule, image: Sequence[int], *, one_map: bool, chan
     (end,) = (node for node in graph.nodes if node.op == "output")
     if isinstance(end.args[0], fx.Node):
         end.args = ((end.args[0], end.args[0]),)
-    _drop_reshapes(fast)
+    _fix_reshapes(fast)
     _pool_first(fast)
     _cut_unread(fast)
     if one_map:
@@ -90,6 +93,36 @@ def keep_freed_memory() -> None:
     mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: nothing is given back
 
 
+@contextlib.contextmanager
+def products(*, tf32: bool) -> Iterator[None]:
+    """On CUDA, inside: round the factors of float32 products to TF32, or do not, which is not torch's default."""
+    convolutions: Any
+    value: Any
+    convolutions, name, value = torch.backends.cudnn, "allow_tf32", tf32
+    if hasattr(convolutions, "conv"):  # torch 2.9 and later; the two ways of saying it must not be mixed
+        convolutions, name, value = convolutions.conv, "fp32_precision", "tf32" if tf32 else "ieee"
+    places = (convolutions, torch.backends.cuda.matmul)
+    before = [getattr(place, name) for place in places]
+    try:
+        for place in places:
+            setattr(place, name, value)
+        yield
+    finally:
+        for place, old in zip(places, before, strict=True):
+            setattr(place, name, old)
+
+
+def step_bytes(network: fx.GraphModule, image: Sequence[int], device: torch.device, dtype: torch.dtype) -> int:
+    """Memory that one more image takes on the way forward and back through a network that `faster` made."""
+
+    def step(count: int) -> None:
+        x = torch.zeros(count, *image, device=device, dtype=dtype, requires_grad=True)
+        _, leaky = network(x, 0.5, torch.zeros(count, dtype=torch.long, device=device))
+        torch.autograd.grad(leaky.sum(), x)
+
+    return peak_bytes(lambda: step(2)) - peak_bytes(lambda: step(1))
+
+
 def _channels_last(module: nn.Module) -> nn.Module:
     """The module, or a copy with its convolutions in the faster layout."""
     if isinstance(module, nn.Sequential):  # an asymmetric padding with its convolution
@@ -112,11 +145,22 @@ def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _drop_reshapes(network: fx.GraphModule) -> None:
+def _fix_reshapes(network: fx.GraphModule) -> None:
+    """A reshape to what the file says, and none where nothing changes: onnx2torch asks the device for it each time."""
     for node in list(network.graph.nodes):
-        if type(_module(network, node)).__name__ == "OnnxReshape" and _shape(node) == _shape(node.args[0]):
+        if type(_module(network, node)).__name__ != "OnnxReshape":
+            continue
+        if _shape(node) == _shape(node.args[0]):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
+        elif node.args[1].op == "get_attr":
+            shape = operator.attrgetter(str(node.args[1].target))(network).tolist()
+            if 0 not in shape:  # in ONNX: as it was
+                with network.graph.inserting_before(node):
+                    fixed = network.graph.call_function(torch.reshape, (node.args[0], tuple(shape)))
+                fixed.meta.update(node.meta)
+                node.replace_all_uses_with(fixed)
+                network.graph.erase_node(node)
 
 
 def _pool_first(network: fx.GraphModule) -> None:
@@ -219,7 +263,8 @@ def _pick(network: fx.GraphModule, end: fx.Node, maps: fx.Node) -> None:
         last.args = (*last.args, maps)
         return
     with network.graph.inserting_before(end):
-        end.args = (tuple(network.graph.call_function(_picked, (output, maps)) for output in outputs),)
+        picked = {output: network.graph.call_function(_picked, (output, maps)) for output in dict.fromkeys(outputs)}
+        end.args = (tuple(picked[output] for output in outputs),)
 
 
 def _picked(output: Tensor, maps: Tensor) -> Tensor:
@@ -323,13 +368,11 @@ class _PoolByPlace(torch.autograd.Function):
         if relu:
             output.relu_()
         ctx.save_for_backward(places, *([output] if relu else []))
+        ctx.shape, ctx.window = images.shape, window
         last = images.is_contiguous(memory_format=torch.channels_last)
-        ctx.layout, ctx.shape, ctx.window = (
-            torch.channels_last if last else torch.contiguous_format,
-            images.shape,
-            window,
-        )
-        return output
+        ctx.layout = torch.channels_last if last else torch.contiguous_format
+        result: Tensor = output
+        return result
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's has *args

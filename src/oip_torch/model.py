@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
-from oip_torch.engine import faster
+from oip_torch.engine import faster, step_bytes
 from oip_torch.errors import ConversionError, InputError
 from oip_torch.onnx_file import Layers, Network, read
 from oip_torch.probes import noise
@@ -44,6 +44,7 @@ class FeatureModel(nn.Module):
         self._paths = _paths_by_tensor(self.graph_module)
         self._output_paths = _output_paths(self.graph_module.graph)
         self._truncated: dict[tuple[str | bool | None, ...], fx.GraphModule] = {}
+        self._step_bytes: dict[fx.GraphModule, int] = {}
         self.eval().requires_grad_(False)
 
     @property
@@ -145,6 +146,13 @@ class FeatureModel(nn.Module):
             self._truncated[key] = faster(network, self.input_shape, one_map=one_map, channels_last=channels_last)
         return self._truncated[key]
 
+    def step_bytes(self, layer: str, *, leaky: bool, one_map: bool) -> int:
+        """Memory that one image takes on the way forward and back through `climbed`, measured on the first call."""
+        network = self.climbed(layer, leaky=leaky, one_map=one_map)
+        if network not in self._step_bytes:
+            self._step_bytes[network] = step_bytes(network, self.input_shape, self.device, self.dtype)
+        return self._step_bytes[network]
+
     def nearest_activations(self, layer: str) -> dict[str, str]:
         """The layers whose activations `leaky_up_to` makes leak, and which activations these are."""
         _, nearest, before_paths = self._nearest(layer)
@@ -164,6 +172,7 @@ class FeatureModel(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> FeatureModel:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._step_bytes.clear()
         self._truncated.clear()  # `.to()` and `.double()` may replace buffers
         return self
 

@@ -7,21 +7,25 @@ counted in image-steps, so that what a result has cost can be said.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from oip_torch.ascent import AscentSettings, Schedule, climb, is_whole
-from oip_torch.engine import keep_freed_memory
+from oip_torch.engine import keep_freed_memory, products
 from oip_torch.errors import InputError, OipError
+from oip_torch.memory import free_bytes, in_words
 from oip_torch.model import FeatureModel
-from oip_torch.objectives import Objective, map_mean, map_peak
+from oip_torch.objectives import OF_ONE_MAP, Objective, map_mean, map_peak
 from oip_torch.oips import Oips
 from oip_torch.progress import bar
 from oip_torch.starts import Key, components, standardize
@@ -33,6 +37,8 @@ _FROM_THE_PEAK = Schedule(steps=3, epsilon=0.1, epsilon_last=0.005, leak=0.02)
 """How a sleeping map is woken: two climbs that share the steps as 5 to 3. Of the 13 maps of the shipped model's
 Conv2D_2 that sleep after their trials 10 fire in the end; with first steps of 2 towards the peak half as many did."""
 _BATCH = {"cpu": 64, "cuda": 4096}  # images at once; beyond that the time per image no longer falls
+_BESIDE = 1.5  # what allocator and libraries take: on CPUs processes grew by 1.3 to 1.45 of what their tensors hold
+_CORE_BYTES = 64 << 20  # of a core's batch: with images so large that this is few of them, time per image is the same
 
 
 def ascend(
@@ -45,6 +51,7 @@ def ascend(
     settings: AscentSettings | None = None,
     objective: Objective = map_mean,
     batch_size: int | None = None,
+    memory: int | None = None,
     progress: bool | None = None,
 ) -> Oips:
     """Make OIPs: images that the chosen maps of a layer respond to.
@@ -59,44 +66,58 @@ def ascend(
         seed: each image's random numbers depend on (seed, layer, map, start number) alone.
         settings: default `AscentSettings()`.
         objective: what is maximised; see `objectives`.
-        batch_size: images at once; default by device.
+        batch_size: images at once, at most; default by device.
+        memory: bytes that this may take beyond what the process holds already: on a CPU for the work and its results,
+            on CUDA for the work on the card. Default: half of what is free. Fewer images at once are worked on where it
+            is little. What is expected is told by `info["predicted_bytes"]`.
         progress: show a bar on stderr; None: only on a terminal.
 
     Returns:
         The OIPs, map by map, start by start.
 
     Raises:
-        InputError: unknown layer, a map out of range, a number that is not positive.
+        InputError: unknown layer, a map out of range, a number that is not positive, or more images than fit in memory.
     """
     settings = settings or AscentSettings()
     numbers = chosen_maps(model, layer, maps)
-    for name, value, least in (("starts", starts, 1), ("seed", seed, 0), ("batch_size", batch_size or 1, 1)):
+    whole = {"starts": (starts, 1), "seed": (seed, 0), "batch_size": (batch_size, 1), "memory": (memory, 1)}
+    for name, (value, least) in whole.items():
+        if value is None:
+            continue
         if not is_whole(value) or value < least:
             raise InputError(f"{name} is {value}: expected a whole number, {least} or more")
     keys = [(number, start) for number in numbers for start in range(starts)]
+    plan = _plan(model, layer, len(keys), settings, objective, batch_size, memory)
     if model.device.type == "cpu":
         keep_freed_memory()
+    joined = _room(model, len(keys), settings)
+    spent: list[int] = []
     began = time.perf_counter()
     with bar(f"ascending {layer}", len(keys) * settings.image_steps, progress) as advance:
 
-        def work(part: Sequence[tuple[int, int]]) -> dict[str, Any]:
-            return _Batch(model, layer, part, seed, settings, objective, advance).ascend()
+        def work(first: int) -> None:
+            rows = slice(first, first + plan.batch_size)
+            batch = _Batch(model, layer, keys[rows], seed, settings, objective, advance)
+            found = batch.ascend()
+            if not (np.isfinite(found["images"]).all() and np.isfinite(found["scores"]).all()):
+                raise OipError(f"the ascent of {layer!r} left the finite numbers: use a smaller epsilon, or float64")
+            for name, values in found.items():
+                joined[name][rows] = values
+            spent.append(batch.spent)
 
-        batches = _each_batch(work, keys, batch_size, model.device)
-    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-    if not (np.isfinite(joined["images"]).all() and np.isfinite(joined["scores"]).all()):
-        raise OipError(f"the ascent of {layer!r} left the finite numbers: use a smaller epsilon, or float64")
+        with products(tf32=settings.tf32):
+            _each_batch(work, range(0, len(keys), plan.batch_size), plan.workers)
     status = np.where(joined["converged_at"] >= 0, "converged", "finished")
     status = np.where(joined["woken"], "woken", status)
     return Oips(
         layer=layer,
         maps=np.array([key[0] for key in keys], np.int64),
         starts=np.array([key[1] for key in keys], np.int64),
-        images=joined["images"].transpose(0, 2, 3, 1),
+        images=joined["images"],
         scores=joined["scores"],
         largest_before=joined["largest_before"],
         traces=joined["traces"],
-        snapshots=joined["snapshots"].transpose(0, 1, 3, 4, 2),
+        snapshots=joined["snapshots"],
         snapshot_steps=np.array(settings.snapshot_steps(), np.int64),
         status=np.where(joined["dead"], "dead", status),
         converged_at=np.where(joined["dead"], -1, joined["converged_at"]),
@@ -111,33 +132,96 @@ def ascend(
             "versions": {name: version(name) for name in ("oip_torch", "torch", "numpy")},
             "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
             "dtype": str(model.dtype).removeprefix("torch."),
-            "image_steps": int(joined["image_steps"].sum()),
+            "image_steps": sum(spent),
+            "predicted_bytes": plan.bytes,
             "seconds": time.perf_counter() - began,
         },
     )
 
 
-def _each_batch(
-    work: Callable[[Sequence[tuple[int, int]]], dict[str, Any]],
-    keys: list[tuple[int, int]],
+@dataclass(frozen=True)
+class _Plan:
+    """How the images are worked on: so many in a batch, so many batches at once, in so much memory."""
+
+    batch_size: int
+    workers: int
+    bytes: int
+
+
+def _plan(
+    model: FeatureModel,
+    layer: str,
+    count: int,
+    settings: AscentSettings,
+    objective: Objective,
     batch_size: int | None,
-    device: torch.device,
-) -> list[dict[str, Any]]:
-    """`work` on each part of the keys, in their order.
+    memory: int | None,
+) -> _Plan:
+    """As many images at once as are worth it and fit; an `InputError` where not even one does."""
+    on_cpu = model.device.type == "cpu"
+    free = free_bytes(model.device) // 2 if memory is None else memory
+    result = sum(array.nbytes for array in _room(model, 1, settings).values())
+    results = count * result if on_cpu else 0
+    cores = torch.get_num_threads() if on_cpu else 1
+    # While a batch is at work it holds the results of two finalists and of the better ones, and about so many images.
+    step = model.step_bytes(layer, leaky=settings.leak > 0, one_map=objective in OF_ONE_MAP)
+    tensors = step + 3 * result + 16 * math.prod(model.input_shape) * model.dtype.itemsize
+    one = int(_BESIDE * tensors)
+    room = max(0, free - results)
+    workers = min(cores, count, room // one)
+    if workers == 0:
+        raise InputError(
+            f"OIPs of {layer!r}, {count} in number, need {in_words(results + one)} of memory, {in_words(results)} of "
+            f"it for the results, and {in_words(free)} may be used: ask for fewer maps or starts, keep fewer snapshots "
+            "(AscentSettings(snapshots=())), or allow more (memory=BYTES or --memory GIB, at most what is free)"
+        )
+    most = _BATCH[model.device.type] if batch_size is None else batch_size
+    if on_cpu and batch_size is None:
+        most = min(most, max(1, _CORE_BYTES // one))
+    most = min(most, room // (workers * one))
+    rounds = -(-count // (workers * most))
+    size = -(-count // (workers * rounds))  # of equal batches, so that no core waits for another one in the end
+    return _Plan(size, workers, results + workers * size * one)
+
+
+def _room(model: FeatureModel, count: int, settings: AscentSettings) -> dict[str, npt.NDArray[Any]]:
+    """Arrays for what `_Batch.ascend` finds of so many images, to be filled batch by batch."""
+    channels, height, width = model.input_shape
+    numbers = torch.empty(0, dtype=model.dtype).numpy().dtype
+    pixels = (height, width, channels)
+    rows: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
+        "images": (pixels, numbers),
+        "scores": ((), numbers),
+        "largest_before": ((), numbers),
+        "traces": ((settings.steps,), numbers),
+        "snapshots": ((len(settings.snapshot_steps()), *pixels), numbers),
+        "converged_at": ((), np.int64),
+        "dead": ((), bool),
+        "woken": ((), bool),
+    }
+    return {name: np.empty((count, *shape), kind) for name, (shape, kind) in rows.items()}
+
+
+def _each_batch(work: Callable[[int], None], firsts: Sequence[int], workers: int) -> None:
+    """`work` on each batch, which it is told by the number of its first image.
 
     On a CPU the cores work on a batch each, instead of all on one: operations this small spend more time waiting for
     each other than computing, and where another program holds a core they wait for it at every operation (measured
     with one core busy: 4.5 ms an image-step with two threads on one batch, 0.6 ms with one).
     """
-    cores = torch.get_num_threads() if device.type == "cpu" else 1
-    size = batch_size or min(_BATCH[device.type], -(-len(keys) // cores))
-    parts = [keys[first : first + size] for first in range(0, len(keys), size)]
-    workers = min(cores, len(parts))
     if workers == 1:
-        return [work(part) for part in parts]
+        for first in firsts:
+            work(first)
+        return
+    cores = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores // workers,)) as pool:
-            return list(pool.map(work, parts))
+            try:
+                for done in [pool.submit(work, first) for first in firsts]:
+                    done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # what has not begun need not, for Ctrl-C above all
+                raise
     finally:
         torch.set_num_threads(cores)
 
@@ -178,7 +262,7 @@ class _Batch:
         self.spent = 0
 
     def ascend(self) -> dict[str, Any]:
-        """What `climb` returns, as arrays, with `woken` (batch,), `largest_before` (batch,) and `image_steps` (1,)."""
+        """What `_room` has room for, of these images."""
         settings = self.settings
         asleep = torch.zeros_like(self.maps, dtype=torch.bool)
         if settings.candidates == 1:
@@ -196,8 +280,9 @@ class _Batch:
             before = self.model.up_to(self.layer, before_activation=True)(result["images"])
         rows = before[self.columns, self.maps]
         result["largest_before"] = rows.flatten(1).amax(1) if rows.ndim > 1 else rows
-        arrays = {name: tensor.cpu().numpy() for name, tensor in result.items()}
-        return arrays | {"image_steps": np.array([self.spent])}
+        for name in ("images", "snapshots"):  # outside, channels come last
+            result[name] = result[name].movedim(-3, -1)
+        return {name: tensor.cpu().numpy() for name, tensor in result.items() if name != "promise"}
 
     def precursor(self) -> tuple[Tensor, Tensor, Tensor]:
         """The most promising candidates of each image after a short climb each, the best first.
