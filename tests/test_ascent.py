@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from oip_torch import AscentSettings, FeatureModel, InputError, StartSettings, ascend, start_images
-from oip_torch.ascent import Schedule, climb, logarithmic_steps
+from oip_torch.ascent import Schedule, _converged_at, climb, logarithmic_steps
 from oip_torch.objectives import map_mean
 from oip_torch.starts import standardize
 
@@ -210,3 +210,22 @@ def test_standardize_of_a_uniform_image_is_finite() -> None:
 def test_wrong_settings(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         AscentSettings(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("first_check", [0, 1, 3, 10])
+@pytest.mark.parametrize("patience", [1, 2, 4, 30])
+def test_converged_is_told_from_the_traces_as_step_by_step(first_check: int, patience: int) -> None:
+    settings = AscentSettings(tolerance=0.1, patience=patience, first_check=first_check)
+    traces = torch.rand(200, 24, generator=torch.Generator().manual_seed(first_check + patience)) * 0.3 + 1
+    traces[0, 12:] = torch.nan  # it has left
+    expected = []
+    for trace in traces.tolist():
+        calm, at = 0, -1
+        for step in range(1, 24):
+            small = abs(trace[step] - trace[step - 1]) / (abs(trace[step]) + 1e-7) < 0.1
+            calm = calm + 1 if small and step >= first_check else 0
+            if calm >= patience and at < 0:
+                at = step
+        expected.append(at)
+    assert _converged_at(traces, settings).tolist() == expected
+    assert (max(expected) > 0) == (patience < 30)

@@ -288,6 +288,7 @@ def climb(
         traces[rows, step] = climbed.detach() if same else objective(plain.detach(), scored)
 
         size = rms(gradient)
+        # momentum · direction + (1 - momentum) · g / (rms(g) + 1e-7), in the memory that is there.
         direction.mul_(momentum).addcmul_(gradient, (1 - momentum) / (size + _TINY))
         x = standardize(x.detach() + epsilon * direction)
 
@@ -295,9 +296,9 @@ def climb(
         last = step == schedule.steps - 1
         if not last and settings.stop == "steps":
             continue
-        leaving = torch.ones_like(rows, dtype=torch.bool)
-        if not last:
-            leaving = _converged(traces[rows, : step + 1], settings)[:, -1]
+        leaving = torch.full_like(rows, last, dtype=torch.bool)
+        if step - settings.patience + 1 >= max(settings.first_check, 1):
+            leaving |= _calm(traces[rows, step - settings.patience : step + 1], settings.tolerance).all(1)
         if bool(leaving.any()):
             gone, staying = rows[leaving], ~leaving
             final[gone] = x[leaving]
@@ -312,27 +313,31 @@ def climb(
         plain, leaky = network(final, schedule.leak, all_maps)
         scored = torch.zeros_like(all_maps) if one_map else all_maps
         scores, promise = objective(plain, scored), ascended(leaky, scored)
-    met = _converged(traces, settings)
     return {
         "images": final,
         "scores": scores,
         "promise": promise,
         "traces": traces,
         "snapshots": snapshots,
-        "converged_at": torch.where(met.any(1), met.long().argmax(1), -1),
+        "converged_at": _converged_at(traces, settings),
         # Without a leak a flat objective shows by its gradient; with one the gradient flows, and the score tells.
         "dead": (scores <= 0) & flat if schedule.leak == 0 else scores <= 0,
     }
 
 
-def _converged(traces: Tensor, settings: AscentSettings) -> Tensor:
-    """(batch, steps) scores → (batch, steps), whether the last `patience` steps up to this one were calm."""
-    change = traces.diff(dim=1).abs() / (traces[:, 1:].abs() + _TINY)
-    calm = torch.cat([torch.zeros_like(traces[:, :1]), change < settings.tolerance], dim=1)
-    calm[:, : settings.first_check] = 0
-    ever = calm.cumsum(1)
-    ever[:, settings.patience :] -= ever[:, : -settings.patience].clone()
-    return ever == settings.patience
+def _calm(traces: Tensor, tolerance: float) -> Tensor:
+    """(batch, steps) scores → (batch, steps - 1), whether they changed but little from one to the next."""
+    return traces.diff(dim=1).abs() / (traces[:, 1:].abs() + _TINY) < tolerance
+
+
+def _converged_at(traces: Tensor, settings: AscentSettings) -> Tensor:
+    """(batch, steps) scores → (batch,), the first step that ends `patience` calm ones in succession, or -1."""
+    first = max(settings.first_check, 1)  # of step 0 no change is known
+    calm = _calm(traces[:, first - 1 :], settings.tolerance)
+    if calm.shape[1] < settings.patience:
+        return torch.full_like(traces[:, 0], -1, dtype=torch.long)
+    met = calm.unfold(1, settings.patience, 1).all(2)
+    return torch.where(met.any(1), met.long().argmax(1) + first + settings.patience - 1, -1)
 
 
 def is_whole(value: Any) -> bool:
