@@ -1,4 +1,5 @@
 # make demo | test | check | notebooks | bench | lock | clean; each installs first what it needs, once.
+# BENCH="--only growth" or "--without-rivals" goes to benchmarks/bench.py.
 # VENV=PATH lets several clones share one environment; PYTHON=PATH chooses the interpreter (3.10 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
@@ -28,7 +29,7 @@ notebooks: install
 	$(BIN)/python scripts/run_notebooks.py
 
 bench: install
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 lock: install
 	$(BIN)/python -m pip install --quiet uv

@@ -1,177 +1,158 @@
 """How long do 128 OIPs take, and beside what?
 
-    make bench
-    python benchmarks/speed.py [--rounds 5] [--steps 600] [-o benchmarks/results/cpu.json]
+    python benchmarks/speed.py [--rounds 5] [--steps 600] [--without-rivals] [-o benchmarks/results/cpu.json]
 
-The contestants take turns, each round in a new process, on the same machine, the shipped network, the same start images
-and maps (every one of Conv2D_3). What is timed is the ascent, after a short one that is not: loading and compiling are
-not in it. The article's loop map by map is so slow that a few maps stand for all; its time is per image-step all the
-same. Scores of the results come from one scorer. Machines are noisy: the ratios within a run count, not the seconds.
+The contestants take turns, each in a new process, on the same machine, the shipped network, the same start images and
+maps (every one of Conv2D_3). What is timed is the ascent, after a short one that is not: loading, tracing and compiling
+are not in it. The scores of the results come from one scorer. Machines are noisy: the ratios within a round count, not
+the seconds.
+
+Some contestants are so slow that a part of the job stands for all of it: the article's loop map by map always, the
+others from the second round on (in the first they do the whole, which is what is scored). Their time is per image-step
+all the same; *whole job* is what all of it takes, or would take at this rate.
 
 A matrix product and a copy in memory, measured in the same rounds, tell what the machine can do at most; the operations
-that the ascent needs are counted (torch.utils.flop_counter), and their rate stands beside that ceiling.
+that the ascent needs are counted, and their rate stands beside that ceiling.
+
+The rivals (rivals/README.md) run in environments of their own, which are made on first use, of 2.3 to 5.8 GB each. One
+that cannot be made, or does not run, is left out, and the output says why.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
-import subprocess
+import shutil
 import sys
-import tempfile
 import time
-from importlib.metadata import version
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_tools import (
+    KERAS,
+    LOOPS,
+    ROOT,
+    ceiling,
+    chosen,
+    computed,
+    described,
+    in_own_process,
+    last_line,
+    loop,
+    markdown,
+    needed_flops,
+    number,
+    parser,
+    printed,
+    ratios,
+    span,
+    spread,
+    target,
+    targets_table,
+    tell,
+    turns,
+    workplace,
+    write,
+)
 
-ROOT = Path(__file__).resolve().parent.parent
-KERAS = ROOT / "models" / "mnist_cnn.keras"
-LAYER, MAPS, EPSILON = "Conv2D_3", 128, 0.01
-CONTESTANTS = {  # name → (title, maps, steps as a share of the whole)
-    "eager": ("the article's loop, eager TensorFlow, map by map", 1, 0.1),
-    "graph": ("the same under tf.function", 4, 0.5),
-    "batched": ("the same in one batch under tf.function", MAPS, 1.0),
-    "plain": ("a plain loop in torch, one batch", MAPS, 1.0),
-    "article": ("oip.ascend, the article's settings", MAPS, 1.0),
-    "quick": ("oip.ascend, 60 image-steps, search included", MAPS, 1.0),
-    "default": ("oip.ascend, the default: 600 image-steps, search included", MAPS, 1.0),
+LAYER, MAPS, STEPS = "Conv2D_3", 128, 600
+RIVALS = Path(__file__).resolve().parent / "rivals"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    title: str
+    maps: int = MAPS
+    share: float = 1.0  # of the steps, from the second round on; with fewer maps from the first
+    way: str | None = None  # of `oip.ascend`: "article" or "within"
+    most: int = STEPS  # image-steps for each map
+    rival: str | None = None  # whose environment
+
+
+CONTESTANTS = {
+    "eager": Contestant(LOOPS["eager"], maps=4, share=0.05),
+    "graph": Contestant(LOOPS["graph"], maps=8, share=0.25),
+    "batched": Contestant(LOOPS["batched"]),
+    "xplique": Contestant("xplique", rival="xplique"),
+    "xplique-waking": Contestant("xplique, with its waking", rival="xplique"),
+    "tf-keras-vis": Contestant("tf-keras-vis", share=0.25, rival="tf-keras-vis"),
+    "lucent": Contestant("lucent", share=0.5, rival="lucent"),
+    "plain": Contestant(LOOPS["plain"], share=0.5),
+    "kept": Contestant(LOOPS["kept"], share=0.5),
+    "article": Contestant("oip.ascend, the article's settings", way="article"),
+    "quick": Contestant("oip.ascend, 60 image-steps, search included", way="within", most=60),
+    "default": Contestant("oip.ascend, the default: 600 image-steps, search included", way="within"),
 }
+NEEDED = ("batched", "article", "quick")  # what the ratios are of
 
 
-def run(name: str, folder: Path, steps: int) -> dict[str, Any]:
-    """One contestant's turn, in this process: seconds, image-steps and final images."""
-    _, count, share = CONTESTANTS[name]
-    steps = max(1, round(steps * share))
-    maps, starts = np.arange(count), np.load(folder / "starts.npy")[:count]
-    if name in ("eager", "graph", "batched"):
-        from oip_torch.runtimes.keras_tensorflow import TensorFlow
-
-        runtime = TensorFlow(KERAS, folder / "network.onnx")
-
-        def work(steps: int) -> Any:
-            return runtime.ascend(LAYER, maps, starts, "float32", steps=steps, epsilon=EPSILON, way=name)[1]
-
-    elif name == "plain":
-        from oip_torch.runtimes.torch_module import TorchModule
-
-        module = TorchModule(KERAS, folder / "network.onnx", plain=True)
-
-        def work(steps: int) -> Any:
-            return module.ascend(LAYER, maps, starts, "float32", steps=steps, epsilon=EPSILON)[1]
-
+def own_turn(name: str, network: str, folder: str, steps: int) -> dict[str, Any]:
+    """One of our contestants or of the loops, in this process; images.npy receives the final images."""
+    contestant = CONTESTANTS[name]
+    work: Callable[[int], Any]
+    if contestant.way is None:
+        starts = np.load(Path(folder) / "starts.npy")[: contestant.maps]
+        work = loop(name, KERAS, Path(network), LAYER, np.arange(contestant.maps), starts)
     else:
         import oip_torch as oip
 
-        model = oip.load(folder / "network.onnx", device="cpu")
+        model, way = oip.load(network, device="cpu"), contestant.way
 
         def work(steps: int) -> Any:
-            settings = {
-                "article": oip.AscentSettings.article(steps=steps),
-                "quick": oip.AscentSettings.within(min(60, steps)),
-                "default": oip.AscentSettings.within(steps),
-            }[name]
-            return oip.ascend(model, LAYER, settings=settings, progress=False)
+            return oip.ascend(model, LAYER, settings=chosen(way, steps), progress=False)
 
     work(3)
     began = time.perf_counter()
     result = work(steps)
     seconds = time.perf_counter() - began
-    spent = len(maps) * steps if isinstance(result, np.ndarray) else result.info["image_steps"]
-    np.save(folder / "images.npy", result if isinstance(result, np.ndarray) else result.images)
-    return {"seconds": seconds, "image_steps": spent}
+    is_array = isinstance(result, np.ndarray)
+    np.save(Path(folder) / "images.npy", result if is_array else result.images)
+    return {"seconds": seconds, "image_steps": contestant.maps * steps if is_array else computed(result)}
 
 
-def ceiling() -> dict[str, float]:
-    """What the machine can do: float32 GFLOP/s of a matrix product, GB/s of a copy (read and written)."""
-    import torch
-
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    source, target = torch.randn(1 << 26), torch.empty(1 << 26)
-
-    def best(work: Any) -> float:
-        work()
-        times = []
-        for _ in range(5):
-            began = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - began)
-        return min(times)
-
-    return {
-        "gflops": 2 * 2048**3 / best(lambda: torch.mm(a, b)) / 1e9,
-        "copy_gb": 2 * source.nbytes / best(lambda: target.copy_(source)) / 1e9,
-    }
+def rival_turn(name: str, network: Path, folder: Path, steps: int, python: Path) -> dict[str, Any]:
+    """One of the rivals, by its own script in its own environment."""
+    rival = str(CONTESTANTS[name].rival)
+    script = RIVALS / f"run_{rival.replace('-', '_')}.py"
+    command = [str(python), str(script), str(KERAS), str(network), str(folder), "--steps", str(steps)]
+    return last_line([*command, *(["--waking"] if name.endswith("waking") else [])])
 
 
-def needed_flops(onnx_file: Path) -> float:
-    """Operations of one image-step, forward and back, on the network as it is climbed."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    import oip_torch as oip
-
-    model = oip.load(onnx_file, device="cpu")
-    network = model.climbed(LAYER, leaky=False, one_map=True)
-    x = torch.randn(16, *model.input_shape, requires_grad=True)
-    with FlopCounterMode(display=False) as counter:
-        plain, _ = network(x, 0.0, torch.arange(16))
-        plain.sum().backward()
-    return counter.get_total_flops() / 16
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("-o", "--output", type=Path, default=ROOT / "out" / "speed.json")
-    parser.add_argument("--turn", nargs=2, help=argparse.SUPPRESS)  # a contestant, and the folder: one turn
-    options = parser.parse_args()
-    if options.turn:
-        print(json.dumps(ceiling() if options.turn[0] == "ceiling" else turn(options)))
-        return
-
-    import oip_torch as oip
-
-    with tempfile.TemporaryDirectory(prefix="oip-bench-") as name:
-        folder = Path(name)
-        model = oip.convert(KERAS, folder / "network.onnx", device="cpu")
-        starts = oip.start_images(model.input_shape, [(number, 0) for number in range(MAPS)], layer=LAYER)
-        np.save(folder / "starts.npy", starts.numpy().transpose(0, 2, 3, 1))
-        turns: dict[str, list[dict[str, Any]]] = {name: [] for name in ("ceiling", *CONTESTANTS)}
-        for number in range(options.rounds):
-            for name in turns:
-                turns[name].append(asked(name, folder, options.steps))
-                if name != "ceiling":
-                    images = np.load(folder / "images.npy")
-                    turns[name][-1]["scores"] = scored(model, images)
-                print(f"round {number + 1}: {name}", file=sys.stderr, flush=True)
-        result = summary(turns, needed_flops(folder / "network.onnx"), options)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(table(result))
-    print(options.output)
+def environment(rival: str, folder: Path) -> Path:
+    """The interpreter of a rival's environment, which is made if need be; a RuntimeError says why it cannot be."""
+    home = folder / rival
+    python, new = home / "bin" / "python", not home.exists()
+    if new:
+        tell(f"making the environment of {rival} in {home} (some minutes and gigabytes, once) ...")
+    try:
+        if not python.exists():
+            printed([sys.executable, "-m", "venv", str(home)])
+        # Where all is there already, pip sees it in a second and needs no network.
+        printed(
+            [
+                *(str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"),
+                *("-r", str(RIVALS / f"{rival}.txt")),
+            ]
+        )
+    except (RuntimeError, OSError) as error:
+        if new:
+            shutil.rmtree(home, ignore_errors=True)
+        raise RuntimeError(f"its environment cannot be made: {error}") from None
+    return python
 
 
-def turn(options: argparse.Namespace) -> dict[str, Any]:
-    return run(options.turn[0], Path(options.turn[1]), options.steps)
-
-
-def asked(name: str, folder: Path, steps: int) -> dict[str, Any]:
-    """A turn in a process of its own: TensorFlow and torch crash in one."""
-    environment = os.environ | {
-        "KERAS_BACKEND": "tensorflow",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "-1",
-    }
-    command = [sys.executable, __file__, "--turn", name, str(folder), "--steps", str(steps)]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if result.returncode != 0:
-        sys.exit(f"{name} failed:\n{result.stderr}")
-    return dict(json.loads(result.stdout.splitlines()[-1]))
+def rivals(folder: Path, names: list[str]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Interpreters by rival, and of the contestants that are left out the reasons."""
+    pythons, reasons = {}, {}
+    for rival in dict.fromkeys(CONTESTANTS[name].rival for name in names):
+        if rival is not None:
+            try:
+                pythons[rival] = environment(rival, folder)
+            except RuntimeError as error:
+                reasons[rival] = str(error)
+    return pythons, {name: reasons[rival] for name in names if (rival := CONTESTANTS[name].rival) in reasons}
 
 
 def scored(model: Any, images: np.ndarray) -> list[float]:
@@ -185,66 +166,187 @@ def scored(model: Any, images: np.ndarray) -> list[float]:
         return [float(score) for score in map_mean(model.up_to(LAYER)(x), torch.arange(len(x)))]
 
 
-def summary(turns: dict[str, list[dict[str, Any]]], flops: float, options: argparse.Namespace) -> dict[str, Any]:
-    top = float(np.median([turn["gflops"] for turn in turns["ceiling"]]))
-    reference = np.array(turns["batched"][0]["scores"])
-    rows = {}
-    for name, (title, maps, _) in CONTESTANTS.items():
-        per_step = [turn["seconds"] / turn["image_steps"] * 1e6 for turn in turns[name]]
-        paired = [ours["seconds"] / other["seconds"] for ours, other in zip(turns[name], turns["batched"], strict=True)]
-        scores = np.array(turns[name][0]["scores"])
+def measure(
+    names: list[str], network: Path, folder: Path, rounds: int, steps: int, environments: Path
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
+    """Every turn of every contestant, and who was left out, and why."""
+    import oip_torch as oip
+
+    model = oip.load(network, device="cpu")
+    starts = oip.start_images(model.input_shape, [(index, 0) for index in range(MAPS)], layer=LAYER)
+    np.save(folder / "starts.npy", starts.numpy().transpose(0, 2, 3, 1))
+    pythons, left_out = rivals(environments, names)
+    done: dict[str, list[dict[str, Any]]] = {name: [] for name in ("ceiling", *names)}
+    for name in turns(list(done), rounds):
+        if name == "ceiling":
+            done[name].append(in_own_process(ceiling))
+            continue
+        if name in left_out:
+            continue
+        contestant = CONTESTANTS[name]
+        whole = not done[name] and contestant.maps == MAPS
+        count = max(1, round(min(contestant.most, steps) * (1 if whole else contestant.share)))
+        try:
+            if contestant.rival is None:
+                turn = in_own_process(own_turn, name=name, network=network, folder=folder, steps=count)
+            else:
+                turn = rival_turn(name, network, folder, count, pythons[contestant.rival])
+        except RuntimeError as error:
+            if contestant.rival is None:
+                sys.exit(f"error: {name}: {error}")
+            left_out[name] = f"it does not run: {error}"
+            continue
+        # What the contestant's whole job takes: ours end by themselves, a loop goes as far as it is told.
+        part = 1.0 if contestant.way else turn["image_steps"] / (MAPS * steps)
+        turn["job_seconds"] = turn["seconds"] / part
+        if whole:
+            turn["scores"] = scored(model, np.load(folder / "images.npy"))
+        done[name].append(turn)
+    for name, reason in left_out.items():
+        tell(f"{name} is left out: {reason}")
+    return done, left_out
+
+
+def summary(
+    done: dict[str, list[dict[str, Any]]], left_out: dict[str, str], flops: float, steps: int
+) -> dict[str, Any]:
+    """What the tables show."""
+
+    def times(name: str, of: str = "job_seconds") -> list[float]:
+        return [turn[of] for turn in done[name]]
+
+    def per_step(name: str) -> list[float]:
+        return [turn["seconds"] / turn["image_steps"] * 1e6 for turn in done[name]]
+
+    reference = np.array(done["batched"][0]["scores"])
+    live = reference > 0
+    top = times("ceiling", "gflops")
+    rows: dict[str, Any] = {}
+    for name, contestant in CONTESTANTS.items():
+        if name in left_out:
+            rows[name] = {"title": contestant.title, "left out": left_out[name]}
+            continue
+        if name not in done:
+            continue
         rows[name] = {
-            "title": title,
-            "maps": maps,
-            "image_steps": turns[name][0]["image_steps"],
-            "microseconds_per_image_step": {"median": float(np.median(per_step)), "all": per_step},
-            # The whole job: what all maps take, or would take at this rate.
-            "job_seconds": float(np.median([turn["seconds"] for turn in turns[name]]))
-            * (1 if maps == MAPS else MAPS * options.steps / turns[name][0]["image_steps"]),
-            "ratio_to_batched": {"median": float(np.median(paired)), "all": paired} if maps == MAPS else None,
-            "alive": int((scores > 0).sum()) if maps == MAPS else None,
-            "at_or_above_batched": float((scores >= 0.999 * reference)[reference > 0].mean()) if maps == MAPS else None,
-            "gflops": flops / np.median(per_step) / 1e3 if name in ("article", "quick", "default") else None,
+            "title": contestant.title,
+            "image_steps": times(name, "image_steps"),
+            "job_seconds": spread(times(name)),
+            "microseconds_per_image_step": spread(per_step(name)),
+            "ratio_to_batched": ratios(times(name), times("batched")),
+            "article_over_it": ratios(times("article"), times(name)),
         }
+        if "versions" in done[name][0]:
+            rows[name]["versions"] = done[name][0]["versions"]
+        if "scores" in done[name][0]:
+            scores = np.array(done[name][0]["scores"])
+            rows[name] |= {
+                "alive": int((scores > 0).sum()),
+                "at_or_above_batched": float((scores >= 0.999 * reference)[live].mean()),
+                "median_score_over_batched": float(np.median(scores[live] / reference[live])),
+                "scores": scores.tolist(),
+            }
+        if contestant.way:
+            rates = [flops / micros / 1e3 for micros in per_step(name)]
+            rows[name] |= {"gflops": spread(rates), "share_of_ceiling": ratios(rates, top)}
     return {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "ceiling": turns["ceiling"],
-        },
-        "versions": {name: version(name) for name in ("oip_torch", "torch", "tensorflow", "keras", "numpy")},
         "layer": LAYER,
-        "steps": options.steps,
-        "rounds": options.rounds,
+        "maps": MAPS,
+        "steps": steps,
+        "rounds": len(top),
         "needed_mflop_per_image_step": flops / 1e6,
-        "ceiling_gflops": top,
+        "ceiling": done["ceiling"],
+        "ceiling_gflops": spread(top),
         "contestants": rows,
+        "targets": asked_for(rows),
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    lines = [
-        "| contestant | whole job, s | µs per image-step (least to most) | time over the batched loop's | alive "
-        "| at or above the batched loop's score |",
-        "|---|---|---|---|---|---|",
+def asked_for(rows: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the project asks of itself, beside what came out."""
+    ratio = "ratio_to_batched"
+    targets = [target("equal work: time over the batched loop's", 0.65, rows["article"][ratio])]
+    for name, times in (("graph", 20), ("eager", 150)):
+        if name in rows:
+            faster = spread([1 / value for value in rows[name]["article_over_it"]["all"]])
+            targets.append(target(f"equal work: times faster than {rows[name]['title']}", times, faster, least=True))
+    if "article_over_it" in rows.get("xplique", {}):
+        targets.append(target("equal work: time over xplique's", 0.4, rows["xplique"]["article_over_it"]))
+    quick = rows["quick"]
+    targets += [
+        target("equal quality (60 image-steps): time over the batched loop's", 0.1, quick[ratio]),
+        target("equal quality: share of maps alive", 1.0, spread([quick["alive"] / MAPS]), least=True),
+        target("equal quality: share at or above", 0.97, spread([quick["at_or_above_batched"]]), least=True),
+        target("equal work: share of the ceiling", 0.4, rows["article"]["share_of_ceiling"], least=True),
     ]
+    return targets
+
+
+def text(result: dict[str, Any]) -> str:
+    """The tables in Markdown."""
+    head = [
+        *("contestant", "whole job, s", "µs per image-step (least to most)", "time over the batched loop's"),
+        *("oip.ascend's with the article's settings over it", "alive", "at or above the batched loop's score"),
+    ]
+    rows = []
     for row in result["contestants"].values():
-        times = row["microseconds_per_image_step"]
-        ratio = row["ratio_to_batched"]
-        span = "–" if ratio is None else f"{ratio['median']:.3f} ({min(ratio['all']):.3f} to {max(ratio['all']):.3f})"
-        alive = "–" if row["alive"] is None else f"{row['alive']} of {MAPS}"
-        above = "–" if row["at_or_above_batched"] is None else f"{row['at_or_above_batched']:.0%}"
-        lines.append(
-            f"| {row['title']} | {row['job_seconds']:.3g} | {times['median']:.0f} ({min(times['all']):.0f} to "
-            f"{max(times['all']):.0f}) | {span} | {alive} | {above} |"
-        )
-    article = result["contestants"]["article"]
-    share = article["gflops"] / result["ceiling_gflops"]
-    return "\n".join(lines) + (
-        f"\n\nNeeded: {result['needed_mflop_per_image_step']:.1f} MFLOP an image-step. The article's settings in "
-        f"`oip.ascend` ran at {article['gflops']:.0f} GFLOP/s, {share:.0%} of the {result['ceiling_gflops']:.0f} "
-        "GFLOP/s of a 2048³ matrix product in the same run."
+        if "left out" in row:
+            rows.append([row["title"], f"left out: {row['left out']}", *[""] * 5])
+            continue
+        scores = ("–", "–")
+        if "alive" in row:
+            scores = f"{row['alive']} of {MAPS}", f"{row['at_or_above_batched']:.0%}"
+        times = number(row["job_seconds"]["median"]), span(row["microseconds_per_image_step"])
+        rows.append([row["title"], *times, span(row["ratio_to_batched"]), span(row["article_over_it"]), *scores])
+    rates = [
+        [row["title"], span(row["gflops"]), f"{row['share_of_ceiling']['median']:.0%}"]
+        for row in result["contestants"].values()
+        if "gflops" in row
+    ]
+    copies = spread([turn["copy_gb"] for turn in result["ceiling"]])
+    return "\n\n".join(
+        [
+            described(),
+            f"{result['maps']} maps of {LAYER}, {result['steps']} steps, {result['rounds']} rounds:",
+            markdown(head, rows),
+            "Medians, of ratios that were each taken within a round. Image-steps are those that were computed: in "
+            "`oip.ascend` an image whose first gradient is 0 leaves the batch, since nothing would ever move it. At or "
+            "above: to a thousandth, of the maps that the batched loop wakes. Its scores part from others' with equal "
+            "work by rounding alone.",
+            f"Needed: {result['needed_mflop_per_image_step']:.1f} MFLOP an image-step. In the same rounds a 2048³ "
+            f"matrix product ran at {span(result['ceiling_gflops'])} GFLOP/s, a copy at {span(copies)} GB/s:",
+            markdown(["", "GFLOP/s", "of the matrix product's"], rates),
+            targets_table(result["targets"]),
+        ]
     )
+
+
+def main() -> None:
+    made = parser(__doc__, "speed", rounds=5)
+    made.add_argument("--steps", type=int, default=STEPS)
+    made.add_argument("--only", nargs="*", choices=CONTESTANTS, help=f"contestants; {', '.join(NEEDED)} always run")
+    made.add_argument("--without-rivals", action="store_true")
+    made.add_argument(
+        "--environments",
+        type=Path,
+        metavar="DIR",
+        default=Path(os.environ.get("BENCH_ENVIRONMENTS", ROOT / ".bench")),
+        help="where the rivals' environments are or go; default: $BENCH_ENVIRONMENTS, or .bench",
+    )
+    options = made.parse_args()
+    names = [
+        name
+        for name, contestant in CONTESTANTS.items()
+        if (options.only is None or name in (*options.only, *NEEDED))
+        and not (options.without_rivals and contestant.rival)
+    ]
+    import oip_torch as oip
+
+    with workplace(options.network) as (folder, network):
+        done, left_out = measure(names, network, folder, options.rounds, options.steps, options.environments.absolute())
+        flops = needed_flops(oip.load(network, device="cpu"), LAYER)
+    result = summary(done, left_out, flops, options.steps)
+    write(result, options.output, text(result))
 
 
 if __name__ == "__main__":

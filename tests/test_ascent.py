@@ -229,3 +229,43 @@ def test_converged_is_told_from_the_traces_as_step_by_step(first_check: int, pat
         expected.append(at)
     assert _converged_at(traces, settings).tolist() == expected
     assert (max(expected) > 0) == (patience < 30)
+
+
+def test_images_that_nothing_moves_leave_after_one_step_and_end_as_if_they_had_stayed(
+    model: FeatureModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = AscentSettings.article(steps=30, snapshots=(0, 7, 29))
+    batches = []
+    network = model.climbed(LAYER, leaky=False, one_map=True)
+    monkeypatch.setattr(
+        FeatureModel,
+        "climbed",
+        lambda *_, **__: lambda x, leak, maps: batches.append(len(x)) or network(x, leak, maps),
+    )
+    oips = ascend(copy.deepcopy(model), LAYER, range(32), settings=settings, batch_size=32)
+    moving = int((oips.scores > 0).sum())
+    assert 0 < moving < 32
+    # One and two images to tell the memory, and all of them once more for the scores.
+    assert sum(batches) == 1 + 2 + 32 + 29 * moving + 32
+    assert oips.info["image_steps"] == 32 * 30
+    # Where something is to be added later, if only zeros, all of them stay.
+    x, maps = start_images((1, 28, 28), [(k, 0) for k in range(32)], layer=LAYER), torch.arange(32)
+    nothing = {20: torch.zeros_like(x)}
+    stayed = climb(model, LAYER, x, maps, settings.schedule, map_mean, kept=(0, 7, 29), added=nothing)
+    for name, found in (("images", oips.images), ("snapshots", oips.snapshots)):
+        expected = stayed[name].movedim(-3, -1).numpy()
+        assert np.abs(found - expected)[oips.scores == 0].max() < 1e-5
+    assert (oips.traces[oips.scores == 0] == 0).all()
+    assert (stayed["traces"][oips.scores == 0] == 0).all()
+    assert stayed["dead"].tolist() == (oips.status == "dead").tolist()
+
+
+def test_an_image_on_which_a_leak_or_a_later_stage_works_stays(model: FeatureModel) -> None:
+    dead = ascend(model, LAYER, range(32), settings=AscentSettings.article(steps=3))
+    numbers = dead.maps[dead.status == "dead"][:4].tolist()
+    leaking = ascend(model, LAYER, numbers, settings=AscentSettings.article(steps=30, leak=0.3))
+    staged = ascend(model, LAYER, numbers, settings=AscentSettings.article(stages=(2, 2, 2, 2)))
+    stopped = ascend(model, LAYER, numbers, settings=AscentSettings.article(steps=30, stop="converged"))
+    assert (leaking.scores > 0).any()
+    assert (np.abs(staged.snapshots[:, -1] - staged.snapshots[:, 0]).max((1, 2, 3)) > 0.1).all()
+    assert np.isnan(stopped.traces[:, -1]).all()

@@ -654,7 +654,7 @@ def test_a_file_is_not_admitted_beyond_its_size(
         (["Conv2D_3", "1", "--memory", "0"], r"--memory 0\.0: expected a number of GiB above 0"),
         (
             ["Conv2D_3", "1", "--memory", "1e-6"],
-            r"OIPs of 'Conv2D_3', 1 in number, need \d+ KiB of memory, .* and 1\.05 KiB may be used",
+            r"OIPs of 'Conv2D_3', 1 in number, need [\d.]+ MiB of memory, .* and 1\.05 KiB may be used",
         ),
         (["Conv2D_3", "1", "--epsilon", "0"], r"epsilon is 0\.0: expected a number above 0"),
         (["Conv2D_3", "1", "--epsilon", "-0.1"], r"epsilon is -0\.1"),

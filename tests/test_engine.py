@@ -217,7 +217,8 @@ def test_the_loop_asks_the_device_for_nothing(model: oip_torch.FeatureModel) -> 
             return func(*args, **(kwargs or {}))  # type: ignore[operator]
 
     def asked(layer: str, settings: oip_torch.AscentSettings) -> int:
-        x, maps = torch.randn(2, *model.input_shape), torch.tensor([0, 1])
+        maps = torch.arange(8)
+        x = torch.randn(8, *model.input_shape, generator=torch.Generator().manual_seed(0))
         with Asked() as mode:
             climb(model, layer, x, maps, settings.schedule, map_mean, kept=(0, 1))
         return mode.count

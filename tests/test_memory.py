@@ -13,6 +13,7 @@ from oip_torch import AscentSettings, FeatureModel, InputError, ascend
 from oip_torch.memory import free_bytes, in_words, peak_bytes
 
 KIB = 1024
+LIBRARIES = 24 << 20  # what is foretold for kernels and threads
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_there_is_memory() -> None:
 def test_what_is_foretold_is_enough(
     model: FeatureModel, layer: str, settings: AscentSettings, one_thread: None
 ) -> None:
-    """Tensors take at most what the plan says without its share for allocator and libraries, and not far from it."""
+    """Tensors take at most what the plan says without the shares of allocator and libraries, and not far from it."""
     runs = []
     peak = peak_bytes(
         lambda: runs.append(ascend(model, layer, range(10), starts=4, settings=settings, batch_size=20, progress=False))
@@ -76,15 +77,15 @@ def test_what_is_foretold_is_enough(
     found = runs[0]
     arrays = ("images", "scores", "largest_before", "traces", "snapshots", "converged_at")
     results = sum(getattr(found, name).nbytes for name in arrays) + 2 * len(found)
-    work = (found.info["predicted_bytes"] - results) / 1.5
+    work = (found.info["predicted_bytes"] - results - LIBRARIES) / 1.5
     assert 0.4 * work < peak < work
 
 
 def test_little_memory_means_small_batches_and_the_same_images(model: FeatureModel) -> None:
     settings = AscentSettings.within(12)
     whole = ascend(model, "Conv2D_3", range(8), settings=settings)
-    least = ascend(model, "Conv2D_3", range(8), settings=settings, memory=2 << 20)
-    assert least.info["predicted_bytes"] <= 2 << 20 < whole.info["predicted_bytes"]
+    least = ascend(model, "Conv2D_3", range(8), settings=settings, memory=LIBRARIES + (2 << 20))
+    assert least.info["predicted_bytes"] <= LIBRARIES + (2 << 20) < whole.info["predicted_bytes"]
     assert np.abs(whole.images - least.images).max() < 1e-3
 
 

@@ -271,6 +271,8 @@ def climb(
     flat = torch.zeros(count, dtype=torch.bool, device=x.device)
     rows = torch.arange(count, device=x.device)  # of the images that are still climbing
     direction = torch.zeros_like(x)
+    # Where nothing will change but the image, one whose gradient is 0 stays where it is for ever.
+    steady = settings.stop == "steps" and schedule.leak == schedule.leak_last == 0 and not added
 
     for step in range(schedule.steps):
         if added and step in added:
@@ -293,11 +295,16 @@ def climb(
         x = standardize(x.detach() + epsilon * direction)
 
         advance(len(rows))
-        last = step == schedule.steps - 1
-        if not last and settings.stop == "steps":
+        last, begun = step == schedule.steps - 1, step == 0 and steady
+        if not last and not begun and settings.stop == "steps":
             continue
         leaving = torch.full_like(rows, last, dtype=torch.bool)
-        if step - settings.patience + 1 >= max(settings.first_check, 1):
+        if begun:
+            still = (direction == 0).flatten(1).all(1)
+            traces[rows[still], 1:] = traces[rows[still], :1]
+            advance(int(still.sum()) * (schedule.steps - 1))  # which they take as they are
+            leaving |= still
+        elif step - settings.patience + 1 >= max(settings.first_check, 1):
             leaving |= _calm(traces[rows, step - settings.patience : step + 1], settings.tolerance).all(1)
         if bool(leaving.any()):
             gone, staying = rows[leaving], ~leaving

@@ -37,7 +37,8 @@ _FROM_THE_PEAK = Schedule(steps=3, epsilon=0.1, epsilon_last=0.005, leak=0.02)
 """How a sleeping map is woken: two climbs that share the steps as 5 to 3. Of the 13 maps of the shipped model's
 Conv2D_2 that sleep after their trials 10 fire in the end; with first steps of 2 towards the peak half as many did."""
 _BATCH = {"cpu": 64, "cuda": 4096}  # images at once; beyond that the time per image no longer falls
-_BESIDE = 1.5  # what allocator and libraries take: on CPUs processes grew by 1.3 to 1.45 of what their tensors hold
+_BESIDE = 1.5  # what the allocator takes: on CPUs processes grew by 1.3 to 1.45 of what their tensors hold
+_LIBRARIES = 24 << 20  # what the first ascent of a process takes for kernels and threads
 _CORE_BYTES = 64 << 20  # of a core's batch: with images so large that this is few of them, time per image is the same
 
 
@@ -167,13 +168,14 @@ def _plan(
     step = model.step_bytes(layer, leaky=settings.leak > 0, one_map=objective in OF_ONE_MAP)
     tensors = step + 3 * result + 16 * math.prod(model.input_shape) * model.dtype.itemsize
     one = int(_BESIDE * tensors)
-    room = max(0, free - results)
+    room = max(0, free - results - _LIBRARIES)
     workers = min(cores, count, room // one)
     if workers == 0:
         raise InputError(
-            f"OIPs of {layer!r}, {count} in number, need {in_words(results + one)} of memory, {in_words(results)} of "
-            f"it for the results, and {in_words(free)} may be used: ask for fewer maps or starts, keep fewer snapshots "
-            "(AscentSettings(snapshots=())), or allow more (memory=BYTES or --memory GIB, at most what is free)"
+            f"OIPs of {layer!r}, {count} in number, need {in_words(_LIBRARIES + results + one)} of memory, "
+            f"{in_words(results)} of it for the results, and {in_words(free)} may be used: ask for fewer maps or "
+            "starts, keep fewer snapshots (AscentSettings(snapshots=())), or allow more (memory=BYTES or --memory GIB, "
+            "at most what is free)"
         )
     most = _BATCH[model.device.type] if batch_size is None else batch_size
     if on_cpu and batch_size is None:
@@ -181,7 +183,7 @@ def _plan(
     most = min(most, room // (workers * one))
     rounds = -(-count // (workers * most))
     size = -(-count // (workers * rounds))  # of equal batches, so that no core waits for another one in the end
-    return _Plan(size, workers, results + workers * size * one)
+    return _Plan(size, workers, _LIBRARIES + results + workers * size * one)
 
 
 def _room(model: FeatureModel, count: int, settings: AscentSettings) -> dict[str, npt.NDArray[Any]]:
