@@ -60,6 +60,17 @@ PARTS = (
 )
 
 
+def responding(model: oip.FeatureModel, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps and start images that they respond to: others would leave the batch after the first step."""
+    count = model.layers[layer].maps
+    keys = [(index % count, index // count) for index in range(8 * IMAGES)]
+    x, maps = start_images(model.input_shape, keys, layer=layer), torch.tensor([key[0] for key in keys])
+    with torch.no_grad():
+        chosen = (map_mean(model.up_to(layer)(x), maps) > 0).nonzero().flatten()[:IMAGES]
+    assert len(chosen) == IMAGES
+    return maps[chosen], x[chosen]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
@@ -70,10 +81,10 @@ def main() -> None:
         model = oip.convert(ROOT / "models" / "mnist_cnn.keras", Path(name) / "network.onnx", device="cpu")
     print("| without | " + " | ".join(LAYERS) + " |\n|---|" + "---|" * len(LAYERS))
     found: dict[tuple[str, str], list[float]] = {(part, layer): [] for part in PARTS for layer in LAYERS}
+    awake = {layer: responding(model, layer) for layer in LAYERS}
     for _ in range(rounds):
         for part, layer in found:
-            maps = torch.arange(IMAGES) % model.layers[layer].maps
-            x = start_images(model.input_shape, [(int(index), 0) for index in range(IMAGES)], layer=layer)
+            maps, x = awake[layer]
             model._truncated.clear()
             with without(part):
                 for steps in (2, STEPS):

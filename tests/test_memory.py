@@ -13,7 +13,7 @@ from oip_torch import AscentSettings, FeatureModel, InputError, ascend
 from oip_torch.memory import free_bytes, in_words, peak_bytes
 
 KIB = 1024
-LIBRARIES = 24 << 20  # what is foretold for kernels and threads
+LIBRARIES = 32 << 20  # what is foretold for kernels and threads
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_what_is_foretold_is_enough(
     found = runs[0]
     arrays = ("images", "scores", "largest_before", "traces", "snapshots", "converged_at")
     results = sum(getattr(found, name).nbytes for name in arrays) + 2 * len(found)
-    work = (found.info["predicted_bytes"] - results - LIBRARIES) / 1.5
+    work = (found.info["predicted_bytes"] - results - LIBRARIES) / 2.0
     assert 0.4 * work < peak < work
 
 
