@@ -37,7 +37,6 @@ def without(part: str) -> Iterator[None]:
         "pooling before the ReLU": (engine, "_pool_first", lambda network: None),
         "no unread rows and columns": (engine, "_cut_unread", lambda network: None),
         "one map of the last convolution": (ascent, "OF_ONE_MAP", frozenset()),
-        "a pooling forgets its input": (engine, "_pool_lightly", lambda network: None),
         "channels innermost": (engine, "_channels_last", lambda module: module),
         "gradient of the first convolution by a product": (engine, "_FEW", 0),
     }
@@ -54,7 +53,6 @@ PARTS = (
     "pooling before the ReLU",
     "no unread rows and columns",
     "one map of the last convolution",
-    "a pooling forgets its input",
     "channels innermost",
     "gradient of the first convolution by a product",
 )

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import oip_torch
 from oip_torch.ascent import climb
-from oip_torch.engine import _BackByProduct, _PoolByPlace, _WindowSums, faster, products
+from oip_torch.engine import _BackByProduct, _WindowSums, faster, products
 from oip_torch.objectives import map_mean
 
 
@@ -98,7 +98,7 @@ def test_what_nothing_reads_is_not_computed(model: oip_torch.FeatureModel) -> No
     shapes: dict[str, tuple[int, ...]] = {}
     fast = copy.deepcopy(fast)  # hooks on what it shares would stay with the model
     for name, module in fast.named_modules():
-        if type(module).__name__ in ("_LightPool", "_FewChannels", "_WantedMaps", "Conv2d"):
+        if type(module).__name__ in ("MaxPool2d", "_FewChannels", "_WantedMaps", "Conv2d"):
             module.register_forward_hook(
                 lambda module, args, output, name=name: shapes.update({name: tuple(args[0].shape[2:])})
             )
@@ -106,11 +106,10 @@ def test_what_nothing_reads_is_not_computed(model: oip_torch.FeatureModel) -> No
     assert sorted(set(shapes.values()), reverse=True) == [(26, 26), (24, 24), (12, 12), (10, 10), (5, 5)]
 
 
-def test_a_relu_goes_into_the_pooling_only_where_nothing_else_reads_it() -> None:
-    def modules(network: nn.Module) -> list[str]:
-        fast = faster(fx.symbolic_trace(network), (2, 8, 8), one_map=False, channels_last=False)
-        called = [fast.get_submodule(str(node.target)) for node in fast.graph.nodes if node.op == "call_module"]
-        return [f"pool, relu={module.relu}" if type(module).__name__ == "_LightPool" else "relu" for module in called]
+def test_a_relu_goes_behind_the_pooling_only_where_nothing_else_reads_it() -> None:
+    def order(network: nn.Module) -> list[str]:
+        graph = faster(fx.symbolic_trace(network), (2, 8, 8), one_map=False, channels_last=False).graph
+        return [str(node.target) for node in graph.nodes if node.op == "call_module"]
 
     class Chain(nn.Module):
         def __init__(self, both: bool) -> None:
@@ -121,22 +120,8 @@ def test_a_relu_goes_into_the_pooling_only_where_nothing_else_reads_it() -> None
             rectified = self.relu(x)
             return (self.pool(rectified), rectified) if self.both else self.pool(rectified)
 
-    assert modules(Chain(both=False)) == ["pool, relu=True"]
-    assert modules(Chain(both=True)) == ["relu", "pool, relu=False"]
-
-
-def test_a_pooling_forgets_its_input() -> None:
-    """Of the tensors that wait for the gradient none is as large as what goes into the pooling."""
-    network = traced(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2))
-    sizes: dict[bool, list[int]] = {}
-    for fast in (False, True):
-        kept = sizes.setdefault(fast, [])
-        run = faster(network, (1, 22, 22), one_map=False, channels_last=True) if fast else network
-        x = torch.randn(2, 1, 22, 22, dtype=torch.float64, requires_grad=True)
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.numel()) or t, lambda t: t):
-            run(*((x, 0.0, torch.zeros(2, dtype=torch.long)) if fast else (x,)))
-    assert max(sizes[False]) == 2 * 8 * 20 * 20
-    assert max(sizes[True]) == 2 * 8 * 10 * 10
+    assert order(Chain(both=False)) == ["pool", "relu"]
+    assert order(Chain(both=True)) == ["relu", "pool"]
 
 
 @pytest.mark.parametrize(
@@ -189,15 +174,12 @@ def test_the_gradient_by_product_is_that_of_the_convolution(
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_gradient_of_window_sums_and_of_a_pooling(layout: torch.memory_format) -> None:
+def test_the_gradient_of_window_sums(layout: torch.memory_format) -> None:
     x = torch.randn(2, 3, 9, 8, dtype=torch.float64).to(memory_format=layout).requires_grad_()
     kernels = torch.randn(2, 3, 6, dtype=torch.float64)
-    window = [[2, 3], [2, 2], [1, 1], [1, 1], True]
     for sizes in (((3, 2), (1, 1), (1, 1)), ((2, 3), (2, 1), (2, 3))):
         assert torch.autograd.gradcheck(lambda x, sizes=sizes: _WindowSums.apply(x, kernels, *sizes), (x,))
-    for relu in (False, True):
-        assert torch.autograd.gradcheck(lambda x, relu=relu: _PoolByPlace.apply(x, window, relu), (x,))
-        assert torch.autograd.grad(_PoolByPlace.apply(x, window, relu).sum(), x)[0].stride() == x.stride()
+        assert torch.autograd.grad(_WindowSums.apply(x, kernels, *sizes).sum(), x)[0].stride() == x.stride()
 
 
 def test_the_loop_asks_the_device_for_nothing(model: oip_torch.FeatureModel) -> None:

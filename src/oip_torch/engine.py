@@ -8,8 +8,6 @@
 - rows and columns that nothing reads are not computed: a 2x2 pooling of 11x11 never reads the last ones, so what comes
   before it need not make them, back to the image;
 - of the last convolution each image gets the one map that it is scored by, and not all of them;
-- a max-pooling keeps which pixel was the largest and forgets its input, the largest tensor of a step; a ReLU behind it
-  works in its place;
 - convolutions keep their weights with the channels innermost, which is how the kernels for a CPU want them; those of
   few input channels, as the first one, go back to the image by a matrix product.
 
@@ -33,7 +31,6 @@ from oip_torch.memory import peak_bytes
 
 __all__ = ["faster", "keep_freed_memory", "products", "step_bytes"]
 
-aten: Any = torch.ops.aten
 _FEW = 32  # inputs of one output
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
 _MAP_BY_MAP = (*_ACTIVATIONS, nn.MaxPool2d, nn.AvgPool2d)
@@ -69,7 +66,6 @@ def faster(network: fx.GraphModule, image: Sequence[int], *, one_map: bool, chan
     _cut_unread(fast)
     if one_map:
         _pick(fast, end, inputs[2])
-    _pool_lightly(fast)
     graph.eliminate_dead_code()
     graph.lint()
     fast = fx.GraphModule(fast, graph).eval()
@@ -174,21 +170,6 @@ def _pool_first(network: fx.GraphModule) -> None:
             relu.replace_input_with(relu.args[0], pool)
             pool.append(relu)
             relu.meta["tensor_meta"] = pool.meta["tensor_meta"]
-
-
-def _pool_lightly(network: fx.GraphModule) -> None:
-    for pool in list(network.graph.nodes):
-        module = _module(network, pool)
-        if not isinstance(module, nn.MaxPool2d) or module.return_indices:
-            continue
-        relu = next(iter(pool.users))
-        rectified = len(pool.users) == 1 and isinstance(_module(network, relu), nn.ReLU)
-        # By the node's name, since two nodes may call one module, of which one is rectified.
-        pool.target = f"{pool.name}_light"
-        network.add_submodule(pool.target, _LightPool(module, relu=rectified))
-        if rectified:
-            relu.replace_all_uses_with(pool)
-            network.graph.erase_node(relu)
 
 
 def _cut_unread(network: fx.GraphModule) -> None:
@@ -343,46 +324,6 @@ def _windows(parts: Tensor, size: _Size, kernel_size: _Size, stride: _Size, dila
             right * of_pixel,
         ),
     )
-
-
-class _LightPool(nn.Module):
-    """A max-pooling, with the ReLU behind it if there is one."""
-
-    def __init__(self, pool: nn.MaxPool2d, *, relu: bool) -> None:
-        super().__init__()
-        self.pool, self.relu = pool, relu
-
-    def forward(self, images: Tensor) -> Tensor:
-        module = self.pool
-        window = [list(_pair(value)) for value in (module.kernel_size, module.stride, module.padding, module.dilation)]
-        output: Tensor = _PoolByPlace.apply(images, [*window, module.ceil_mode], self.relu)
-        return output
-
-
-class _PoolByPlace(torch.autograd.Function):
-    """A max-pooling that keeps where the largest pixels are, and not the pixels."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, window: list[Any], relu: bool) -> Tensor:
-        output, places = aten.max_pool2d_with_indices(images, *window)
-        if relu:
-            output.relu_()
-        ctx.save_for_backward(places, *([output] if relu else []))
-        ctx.shape, ctx.window = images.shape, window
-        last = images.is_contiguous(memory_format=torch.channels_last)
-        ctx.layout = torch.channels_last if last else torch.contiguous_format
-        result: Tensor = output
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's has *args
-        places, *output = ctx.saved_tensors
-        if output:
-            gradient = aten.threshold_backward(gradient, output[0], 0)
-        # Of the input only shape and layout are read: memory that nobody touches costs nothing.
-        images = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout)
-        back: Tensor = aten.max_pool2d_with_indices_backward(gradient, images, *ctx.window, places)
-        return back, None, None
 
 
 class _FewChannels(nn.Module):
