@@ -204,7 +204,7 @@ def loop(
     runtime = TensorFlow(keras_file, onnx_file)
     parts = [slice(None)] if name == "batched" else [slice(index, index + 1) for index in range(len(maps))]
     # Its own `ascend` traces anew in each call: a tenth of the time of a map by itself.
-    steppers = [runtime._step(layer, maps[part], "float32", EPSILON) for part in parts]
+    steppers = [runtime.step(layer, maps[part], "float32", EPSILON) for part in parts]
     if name != "eager":
         steppers = [tf.function(step) for step in steppers]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from oip_torch.ascent import is_whole
 from oip_torch.calibration import Calibration, map_means, radial_power_spectrum
+from oip_torch.engine import products
 from oip_torch.errors import InputError
 from oip_torch.model import FeatureModel
 from oip_torch.oips import Oips
@@ -127,7 +128,7 @@ def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = No
     def scores_of(changed: Callable[[slice], Tensor]) -> Floats:
         """(N, maps of the layer): every map's score on the images that `changed` gives, batch by batch."""
         network, parts = model.up_to(oips.layer), []
-        with torch.no_grad():
+        with torch.no_grad(), products(tf32=False):
             for first in range(0, len(images), _BATCH):
                 parts.append(map_means(network(changed(slice(first, first + _BATCH)))).double().cpu())
         return torch.cat(parts).numpy()

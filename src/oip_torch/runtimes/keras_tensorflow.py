@@ -41,7 +41,7 @@ class TensorFlow(KerasRuntime):
         parts = [slice(None)] if way == "batched" else [slice(index, index + 1) for index in range(len(maps))]
         traces, finals = [], []
         for part in parts:
-            step = self._step(layer, np.asarray(maps)[part], dtype, epsilon)
+            step = self.step(layer, np.asarray(maps)[part], dtype, epsilon)
             if way != "eager":
                 step = tf.function(step)
             x, scores = tf.constant(images[part], dtype), []
@@ -65,7 +65,8 @@ class TensorFlow(KerasRuntime):
 
         return gradient
 
-    def _step(self, layer: str, maps: Array, dtype: Dtype, epsilon: float) -> Callable[[Any], Any]:
+    def step(self, layer: str, maps: Array, dtype: Dtype, epsilon: float) -> Callable[[Any], Any]:
+        """One step of the loop, not traced yet: images → the next images, and the scores (batch,) of these."""
         gradient = self._gradient(layer, maps, dtype)
 
         def step(x: Any) -> tuple[Any, Any]:
