@@ -59,7 +59,8 @@ class AscentSettings:
             pre-activation, then, in small steps, what was asked for. Needs candidates.
         stages: strategy 1: the ascent begins with the longest wavelengths alone, and each stage of so many steps adds
             the next shorter ones to the partly evolved image. None: all wavelengths from the beginning.
-        stop: "steps": every image takes all steps; "converged": an image that meets the criterion leaves the batch.
+        stop: "steps": every image takes all steps (one that nothing can move, all at once); "converged": an
+            image that meets the criterion leaves the batch.
         tolerance, patience, first_check: converged means that the relative change of the score,
             |s - s_before| / (|s| + 1e-7), is below `tolerance` in `patience` successive steps, from step `first_check`
             on. The article's code divides by score - 6 and takes no absolute value; this is what its text means.
