@@ -6,6 +6,7 @@ TensorFlow and torch crash in one process, so TensorFlow runs in processes of it
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,18 @@ machinery.PathFinder.find_spec = staticmethod(
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_tensorflow_in_quick_tests(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test without the marker slow that would start TensorFlow fails."""
+    if "slow" not in request.keywords:
+
+        def refuse(*_: object) -> None:
+            pytest.fail("this test starts TensorFlow: mark it slow, or use an ONNX file of the project")
+
+        monkeypatch.setattr("oip_torch.conversion._export", refuse)
+        monkeypatch.setattr("oip_torch.runtimes.process.RuntimeProcess._start", refuse)
+
+
 @pytest.fixture(scope="session")
 def shipped() -> Path:
     """The Keras file that the project ships."""
@@ -55,17 +68,28 @@ def shipped() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mnist_onnx(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped network as ONNX: converted once in a session. Not to be changed."""
-    path = tmp_path_factory.mktemp("converted") / "mnist_cnn.onnx"
-    oip_torch.convert(shipped, path, device="cpu")
-    return path
+def mnist_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the shipped ONNX file: quick tests start no TensorFlow. test_shipped_files.py checks it."""
+    path = tmp_path_factory.mktemp("shipped") / "mnist_cnn.onnx"
+    return Path(shutil.copy(ROOT / "models" / "mnist_cnn.onnx", path))
 
 
 @pytest.fixture(scope="session")
 def model(mnist_onnx: Path) -> oip_torch.FeatureModel:
     """The shipped network in torch, on the CPU. Not to be changed: copy it first."""
     return oip_torch.load(mnist_onnx, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def smooth() -> oip_torch.FeatureModel:
+    """The network `smooth` of keras_zoo.py, of tanh and ELU: negative scores, no dead region. Not to be changed."""
+    return oip_torch.load(ROOT / "tests" / "data" / "smooth.onnx", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def rgb() -> oip_torch.FeatureModel:
+    """The network `rgb` of keras_zoo.py: rectangular colour images. Not to be changed."""
+    return oip_torch.load(ROOT / "tests" / "data" / "rgb.onnx", device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -87,16 +111,17 @@ def zoo(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def converted(
-    mnist_onnx: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    shipped: Path, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """A function: name of a network in the zoo, or of the shipped one, to its ONNX file; each is converted once."""
     folder = tmp_path_factory.mktemp("zoo_converted")
-    done = {"mnist_cnn.keras": mnist_onnx}
+    done: dict[str, Path] = {}
 
     def convert(name: str) -> Path:
         if name not in done:
             path = folder / f"{name}.onnx"
-            oip_torch.convert(request.getfixturevalue("zoo") / name, path, device="cpu")
+            source = shipped if name == shipped.name else request.getfixturevalue("zoo") / name
+            oip_torch.convert(source, path, device="cpu")
             done[name] = path
         return done[name]
 

@@ -90,6 +90,20 @@ def default_names() -> Any:
     return keras.Model(image, layers.Dense(3)(layers.Flatten()(x)))
 
 
+def smooth() -> Any:
+    """tanh and ELU: scores can be negative, and no region is dead; a sigmoid at the end."""
+    return keras.Sequential(
+        [
+            keras.Input((12, 12, 1)),
+            layers.Conv2D(6, 3, activation="tanh", name="Tanh_1"),
+            layers.MaxPooling2D(2, name="Pool_1"),
+            layers.Conv2D(8, 3, activation="elu", name="Elu_2"),
+            layers.Flatten(name="Flat"),
+            layers.Dense(4, activation="sigmoid", name="Sigmoid_3"),
+        ]
+    )
+
+
 def silent() -> Any:
     """The MNIST network's kind; no map of its last convolution ever responds."""
     model = keras.Sequential(
@@ -192,6 +206,7 @@ def main(folder: Path, others: list[Path]) -> None:
         "branches.h5": lambda: seeded(branches(), 1),
         "rgb.keras": lambda: seeded(rgb(), 2),
         "default_names.keras": lambda: seeded(default_names(), 3),
+        "smooth.keras": lambda: seeded(smooth(), 9),
         "silent.h5": silent,
     }
     for name, make in good.items():

@@ -35,9 +35,10 @@ LAYERS = {
         *("conv2d_2", "sequential/conv2d@1", "sequential/conv2d_1@1", "sequential/conv2d@2", "sequential/conv2d_1@2"),
         *("conv2d_3@1", "conv2d_3@2", "concatenate", "conv2d_4", "flatten", "dense"),
     ],
+    "smooth.keras": ["Tanh_1", "Pool_1", "Elu_2", "Flat", "Sigmoid_3"],
     "silent.h5": ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Flatten", "Dense_1"],
 }
-SLOW = [name if name == "mnist_cnn.keras" else pytest.param(name, marks=pytest.mark.slow) for name in LAYERS]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in LAYERS]
 TOLERANCE = 1e-5  # of the largest value; measured: below 1e-6
 
 Arrays = dict[str, npt.NDArray[np.float32]]
