@@ -13,6 +13,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache, partial
 from pathlib import Path
 from unittest import mock
 
@@ -83,12 +84,12 @@ def main() -> None:
     for _ in range(rounds):
         for part, layer in found:
             maps, x = awake[layer]
-            model._truncated.clear()
+            climbed = cache(partial(model.climbed, layer))  # the first ascent builds the network, the second is timed
             with without(part):
                 for steps in (2, STEPS):
                     schedule = oip.AscentSettings.article(steps=steps).schedule
                     began = time.perf_counter()
-                    ascent.climb(model, layer, x, maps, schedule, map_mean)
+                    ascent.climb(climbed, x, maps, schedule, map_mean)
             found[part, layer].append((time.perf_counter() - began) / STEPS / IMAGES * 1e6)
     for part in PARTS:
         cells = []

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def test_float32_ascents_begin_alike_with_and_without_it(
     settings = oip_torch.AscentSettings.article(steps=20)
     fast = oip_torch.ascend(model, "Conv2D_3", range(16), settings=settings)
 
-    def plain_way(model: oip_torch.FeatureModel, layer: str, *, leaky: bool, one_map: bool) -> Callable[..., object]:
+    def plain_way(model: oip_torch.FeatureModel, layer: str, **_: bool) -> Callable[..., object]:
         network = model.up_to(layer)
 
         def run(images: Tensor, leak: float, maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,7 +203,7 @@ def test_the_loop_asks_the_device_for_nothing(model: oip_torch.FeatureModel) -> 
         maps = torch.arange(8)
         x = torch.randn(8, *model.input_shape, generator=torch.Generator().manual_seed(0))
         with Asked() as mode:
-            climb(model, layer, x, maps, settings.schedule, map_mean, kept=(0, 1))
+            climb(partial(model.climbed, layer), x, maps, settings.schedule, map_mean, kept=(0, 1))
         return mode.count
 
     for layer in model.layers.names:

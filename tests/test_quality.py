@@ -83,7 +83,7 @@ def test_scores_ranks_and_multiples(
     maximum = calibration["Conv2D_3"].maximum
     np.testing.assert_allclose(quality.over_data, quality.scores / maximum[oips.maps])
     layer = all_scores(model, oips.images, "Conv2D_3")
-    known = np.flatnonzero(maximum > 0)
+    known = np.flatnonzero(calibration["Conv2D_3"].excited)
     for row, map in enumerate(oips.maps):
         stronger = [k for k in known if layer[row, k] / maximum[k] > layer[row, map] / maximum[map] * (1 + 1e-6)]
         assert quality.selectivity_rank[row] == 1 + len(stronger)

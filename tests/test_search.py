@@ -4,15 +4,37 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import onnx
 import pytest
 import torch
 
-from oip_torch import AscentSettings, FeatureModel, InputError, ascend, load
+from oip_torch import (
+    AscentSettings,
+    FeatureModel,
+    InputError,
+    OipError,
+    Oips,
+    ascend,
+    assess,
+    calibrate,
+    load,
+    start_images,
+)
+from oip_torch.ascent import climb
 from oip_torch.objectives import map_mean
+from oip_torch.search import _Batch, _better, _target
 
 LAYER = "Conv2D_3"
 
@@ -177,3 +199,451 @@ def test_wrong_calls(model: FeatureModel, arguments: dict[str, object], message:
     options = {"layer": LAYER, "maps": [0]} | arguments
     with pytest.raises(InputError, match=message):
         ascend(model, **options)  # type: ignore[arg-type]
+
+
+def of_smooth(oips: Oips, smooth: FeatureModel) -> npt.NDArray[np.floating]:
+    """The mean activations on OIPs of the network of tanh and ELU, by the network itself."""
+    with torch.no_grad():
+        activations = smooth.up_to(oips.layer)(nchw(oips.images))
+    return map_mean(activations, torch.from_numpy(oips.maps)).numpy()
+
+
+def nchw(images: npt.NDArray[np.floating]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+# Weights that change
+
+
+def halve(model: FeatureModel) -> None:
+    with torch.no_grad():
+        model.module_of("Conv2D_1", before_activation=True).weight.mul_(0.5)
+
+
+def halve_data(model: FeatureModel) -> None:
+    model.module_of("Conv2D_1", before_activation=True).weight.data *= 0.5
+
+
+def load_others(model: FeatureModel) -> None:
+    state = {name: tensor * 0.5 if "weight" in name else tensor for name, tensor in model.state_dict().items()}
+    model.load_state_dict(state)
+
+
+def assign_others(model: FeatureModel) -> None:
+    state = {
+        name: tensor * 0.9 if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(state, assign=True)
+
+
+def replace(model: FeatureModel) -> None:
+    convolution = model.module_of("Conv2D_2", before_activation=True)
+    convolution.weight = torch.nn.Parameter(convolution.weight.detach() * 0.7)
+
+
+def fine_tune(model: FeatureModel) -> None:
+    model.requires_grad_(True)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model(torch.randn(4, 1, 28, 28)).square().sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize("change", [halve, halve_data, load_others, assign_others, replace, fine_tune])
+@pytest.mark.parametrize("settings", [AscentSettings.article(steps=5), AscentSettings.within(60)])
+def test_the_weights_in_use_are_looked_at(
+    model: FeatureModel, change: Callable[[FeatureModel], None], settings: AscentSettings
+) -> None:
+    own = copy.deepcopy(model)
+    before = ascend(own, LAYER, [0, 3], settings=settings)
+    assert before.info["weights"] == "as converted"
+    assert before.info["graph_sha256"] == own.fingerprint == own.network.graph_sha256
+    change(own)
+    after = ascend(own, LAYER, [0, 3], settings=settings)
+    with torch.no_grad():
+        said = map_mean(own.up_to(LAYER)(nchw(after.images)), torch.tensor([0, 3])).numpy()
+        first = map_mean(own.up_to(LAYER)(nchw(after.snapshots[:, 0])), torch.tensor([0, 3])).numpy()
+    assert after.scores == pytest.approx(said, rel=1e-4)
+    assert after.traces[:, 0] == pytest.approx(first, rel=1e-4, abs=1e-6)
+    assert not np.allclose(after.scores, before.scores, rtol=1e-2)
+    assert after.info["weights"] == "changed since the conversion"
+    assert after.info["graph_sha256"] == own.fingerprint != own.network.graph_sha256
+    calibration = calibrate(own, np.arange(784).reshape(1, 28, 28) % 250, LAYER, top=1)
+    with pytest.raises(InputError, match="this calibration is of another network"):
+        calibration.check(before)
+    calibration.check(after)
+    assess(own, after, calibration)
+    with pytest.raises(InputError, match="made with another network"):
+        assess(own, before)
+
+
+def test_a_fingerprint_is_that_of_the_weights_wherever_they_are(model: FeatureModel, mnist_onnx: Path) -> None:
+    own = load(mnist_onnx, device="cpu")
+    assert own.fingerprint == model.fingerprint == own.network.graph_sha256
+    assert copy.deepcopy(own).double().fingerprint == own.fingerprint
+    halve(own)
+    changed = own.fingerprint
+    halve(own)
+    with torch.no_grad():
+        own.module_of("Conv2D_1", before_activation=True).weight.mul_(4.0)  # exactly what they were
+    assert own.fingerprint == model.fingerprint != changed
+
+
+def test_an_unchecked_file_s_digest_is_that_of_what_it_holds(mnist_onnx: Path, tmp_path: Path) -> None:
+    proto = onnx.load(mnist_onnx)
+    weights = next(tensor for tensor in proto.graph.initializer if len(tensor.dims) == 4)
+    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 0.5, weights.name))
+    onnx.save(proto, tmp_path / "other.onnx")
+    own, other = load(mnist_onnx, device="cpu"), load(tmp_path / "other.onnx", device="cpu", check=False)
+    assert own.fingerprint != other.fingerprint
+
+
+# What is called converged, dead and woken
+
+
+def test_a_silent_map_has_not_converged(model: FeatureModel) -> None:
+    """Maps that fire late: with the leak they sleep for some dozens of steps, and their score stands still at 0."""
+    oips = ascend(model, LAYER, range(48), settings=AscentSettings())
+    late = (oips.traces[:, 30:34] == 0).all(1) & (oips.scores > 0)
+    assert late.any()
+    for row in np.flatnonzero(oips.converged_at >= 0):
+        at = int(oips.converged_at[row])
+        assert (oips.traces[row, at - 3 : at + 1] != 0).all()
+        assert at >= oips.trial_steps + 10
+
+
+def test_an_image_without_a_gradient_has_not_converged(smooth: FeatureModel) -> None:
+    """A saturated unit: its score is 1, and stands still since there is nothing to follow."""
+    own = copy.deepcopy(smooth)
+    with torch.no_grad():
+        for tensor in [*own.parameters(), *own.buffers()]:
+            if tensor.shape == (4,) and tensor.is_floating_point():
+                tensor.fill_(200.0)
+    oips = ascend(own, "Sigmoid_3", before_activation=False, settings=AscentSettings.article(steps=30))
+    assert (oips.scores == 1).all()
+    assert (oips.converged_at == -1).all()
+    assert set(oips.status) == {"finished"}
+
+
+def test_woken_images_stop_where_they_converge(model: FeatureModel) -> None:
+    settings = AscentSettings(steps=200, stop="converged", tolerance=0.05)
+    oips = ascend(model, "Conv2D_2", range(32), settings=settings)
+    woken = oips.status == "woken"
+    stopped = woken & (oips.converged_at >= 0)
+    assert stopped.any()
+    for row in np.flatnonzero(stopped):
+        at = int(oips.converged_at[row])
+        assert np.isfinite(oips.traces[row, : at + 1]).all()
+        assert np.isnan(oips.traces[row, at + 1 :]).all()
+    assert oips.info["image_steps"] < 600 * len(oips)
+
+
+def test_without_a_leak_the_plan_measures_what_waking_builds(
+    model: FeatureModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, measured, built = copy.deepcopy(model), [], []
+    plain, climbed = FeatureModel.step_bytes, FeatureModel.climbed
+
+    def step_bytes(self: FeatureModel, layer: str, **options: bool) -> int:
+        measured.append((options["leaky"], options["one_map"]))
+        return plain(self, layer, **options)
+
+    def build(self: FeatureModel, layer: str, **options: bool) -> object:
+        built.append((options["leaky"], options["one_map"]))
+        return climbed(self, layer, **options)
+
+    settings = AscentSettings(leak=0.0, steps=16, candidates=2, candidate_steps=4)
+    monkeypatch.setattr(FeatureModel, "step_bytes", step_bytes)
+    monkeypatch.setattr(FeatureModel, "climbed", build)
+    for objective in (map_mean, lambda activations, maps: 2 * map_mean(activations, maps)):
+        measured.clear()
+        built.clear()
+        ascend(own, "Conv2D_2", range(32), settings=settings, objective=objective)
+        assert set(built) == set(measured)
+        assert {leaky for leaky, _ in built} == {False, True}
+
+
+def test_a_network_without_dead_regions_is_ascended_like_any_other(smooth: FeatureModel) -> None:
+    """tanh and ELU: a negative score is no sign of sleep, with a leak or without."""
+    for settings in (
+        AscentSettings.article(steps=20),
+        AscentSettings.within(60),
+        AscentSettings.article(leak=0.3, steps=20),
+    ):
+        for layer in ("Tanh_1", "Elu_2"):
+            oips = ascend(smooth, layer, starts=2, settings=settings)
+            assert oips.scores == pytest.approx(of_smooth(oips, smooth), rel=1e-4, abs=1e-5)
+            assert not set(oips.status) & {"dead", "woken"}
+            assert (oips.scores >= oips.traces[:, 0] - 1e-6).all()
+            assert np.isfinite(oips.images).all()
+    few = AscentSettings.article(steps=1, epsilon=1e-6)
+    assert (ascend(smooth, "Tanh_1", starts=4, settings=few).scores < 0).any()
+
+
+@pytest.mark.parametrize("settings", [AscentSettings.article(steps=8), AscentSettings.within(60)])
+def test_a_map_at_0_is_dead_with_a_leak_and_without(model: FeatureModel, settings: AscentSettings) -> None:
+    """And one below 0 is not: `dead` is about the activation, where it stands still, and not about the score."""
+    silenced = copy.deepcopy(model)
+    with torch.no_grad():
+        silenced.module_of(LAYER, before_activation=True).bias.fill_(-100.0)
+    oips = ascend(silenced, LAYER, [0, 1], settings=settings)
+    assert (oips.status == "dead").all()
+    before = ascend(silenced, LAYER, [0, 1], settings=settings, before_activation=True)
+    assert (before.scores < 0).all()
+    assert not set(before.status) & {"dead", "woken"}
+
+
+# Objectives
+
+
+def falling(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    return -map_mean(activations, maps)
+
+
+def difference(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    return map_mean(activations, maps) - map_mean(activations, (maps + 1) % activations.shape[1])
+
+
+def log_probability(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    means = activations.flatten(2).mean(2) if activations.ndim > 2 else activations
+    return torch.log_softmax(means, 1)[torch.arange(len(maps)), maps]
+
+
+@pytest.mark.parametrize("objective", [falling, difference, log_probability])
+@pytest.mark.parametrize("layer", ["Conv2D_2", "Conv2D_3", "Dense_1"])
+def test_objectives_at_0_and_below_are_not_taken_for_sleep(
+    model: FeatureModel, objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], layer: str
+) -> None:
+    settings = AscentSettings.within(100)
+    oips = ascend(model, layer, range(12), settings=settings, objective=objective)
+    without = dataclasses.replace(settings, waking=False)
+    straight = ascend(model, layer, range(12), settings=without, objective=objective)
+    with torch.no_grad():
+        activations = model.up_to(layer)(nchw(oips.images))[torch.arange(12), torch.arange(12)].reshape(12, -1)
+    dead = torch.from_numpy(oips.status == "dead")
+    assert (activations[dead] == 0).all()
+    assert not dead[torch.from_numpy(oips.scores > 0)].any()
+    assert objective is not falling or not set(oips.status) & {"dead", "woken"}
+    assert objective is not log_probability or (oips.scores <= 0).all()
+    assert (oips.scores >= straight.scores - 1e-4).all()
+    with torch.no_grad():
+        said = objective(model.up_to(layer)(nchw(oips.images)), torch.arange(12))
+    assert oips.scores == pytest.approx(said.numpy(), rel=1e-3, abs=1e-4)
+
+
+def alike(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Diversity, as one would write it: each image's score falls with its likeness to the others of the batch."""
+    rows = activations[torch.arange(len(maps)), maps].flatten(1)
+    return rows.mean(1) - 0.1 * (rows @ rows.T).mean(1)
+
+
+def ranked(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """Coupled without a gradient."""
+    means = map_mean(activations, maps)
+    return means / means.detach().abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (alike, "alike lets images enter each other's scores, .* from its own activations alone"),
+        (ranked, "ranked lets images enter each other's scores"),
+        (
+            lambda a, maps: a.mean(),
+            r"gave shape \(\) for 4 images: expected a tensor of one score for each, of shape \(4,\)",
+        ),
+        (lambda a, maps: [0.0] * len(maps), "for 4 images: expected a tensor of one score for each"),
+        (lambda a, maps: map_mean(a, maps).detach(), "has no gradient"),
+        (lambda a, maps: (a.flatten(1).argmax(1)).float(), "has no gradient"),
+        (
+            lambda a, maps: a["Conv2D_3"],
+            r"failed on activations of shape \(4, 128, 3, 3\) and maps of shape \(4,\): .*",
+        ),
+    ],
+)
+def test_objectives_that_cannot_be_maximised(model: FeatureModel, objective: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as told:
+        ascend(model, LAYER, [0, 3], objective=objective)
+    assert "\n" not in str(told.value)
+
+
+# What goes into an activation
+
+
+def test_classes_are_ascended_before_the_softmax(model: FeatureModel) -> None:
+    """After it every image scores 1, and none is better than another."""
+    oips = ascend(model, "Dense_2", settings=AscentSettings.within(60))
+    assert oips.before_activation
+    assert oips.place == "Dense_2 before its softmax"
+    assert "classes 0–9" in repr(oips)
+    with torch.no_grad():
+        logits = model.up_to("Dense_2", before_activation=True)(nchw(oips.images))
+    assert oips.scores == pytest.approx(logits[torch.arange(10), torch.arange(10)].numpy(), rel=1e-4)
+    assert oips.scores == pytest.approx(oips.largest_before, rel=1e-6)
+    assert (logits.argmax(1) == torch.arange(10)).all()
+    assert len(set(np.round(oips.scores, 3))) == 10
+    after = ascend(model, "Dense_2", before_activation=False, settings=AscentSettings.within(60))
+    assert not after.before_activation
+    assert (after.scores <= 1).all()
+
+
+def test_before_or_after_is_the_layer_s_or_the_caller_s(
+    model: FeatureModel, smooth: FeatureModel, rgb: FeatureModel
+) -> None:
+    settings = AscentSettings.article(steps=3)
+    assert not ascend(model, LAYER, 0, settings=settings).before_activation
+    assert ascend(smooth, "Sigmoid_3", 0, settings=settings).before_activation
+    assert not ascend(rgb, "logits", 0, settings=settings, before_activation=True).before_activation  # the same there
+    oips = ascend(smooth, "Elu_2", starts=2, settings=settings, before_activation=True)
+    with torch.no_grad():
+        z = smooth.up_to("Elu_2", before_activation=True)(nchw(oips.images))
+    assert oips.scores == pytest.approx(map_mean(z, torch.from_numpy(oips.maps)).numpy(), rel=1e-4, abs=1e-5)
+    leaking = ascend(model, LAYER, 0, settings=AscentSettings.within(20), before_activation=True).info["leaking"]
+    assert leaking == {"Conv2D_2": "relu"}
+    data = np.random.default_rng(0).integers(0, 255, (20, 28, 28))
+    for before in (None, True, False):
+        calibration = calibrate(model, data, ["Dense_2", LAYER], before_activation=before)
+        assert calibration["Dense_2"].before_activation == (before is not False)
+        assert calibration[LAYER].before_activation == bool(before)
+    classes = ascend(model, "Dense_2", 0, settings=settings)
+    with pytest.raises(
+        InputError, match=r"scored 'Dense_2' after its activation, these OIPs before it: .*before_activ"
+    ):
+        calibration.check(classes)
+    quality = assess(model, classes)
+    assert quality.scores == pytest.approx(classes.scores, rel=1e-4)
+
+
+# Who calls, and how
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "context",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16)],
+    ids=["no_grad", "inference_mode", "autocast"],
+)
+def test_an_ascent_needs_no_gradients_of_the_caller_s(
+    mnist_onnx: Path, workers: int, context: Callable[[], AbstractContextManager[None]]
+) -> None:
+    threads = torch.get_num_threads()
+    own, settings = load(mnist_onnx, device="cpu"), AscentSettings.within(60)
+    expected = ascend(own, LAYER, range(4), settings=settings)
+    data = np.random.default_rng(0).integers(0, 255, (20, 28, 28))
+    figures = calibrate(own, data, LAYER)[LAYER].maximum
+    try:
+        torch.set_num_threads(workers)
+        with context():
+            there = load(mnist_onnx, device="cpu")
+            runs = [ascend(network, LAYER, range(4), settings=settings, batch_size=2) for network in (own, there)]
+            wide = there.double()
+            assert calibrate(own, data, LAYER)[LAYER].maximum == pytest.approx(figures, rel=1e-5)
+            quality = assess(own, runs[0])
+        runs += [ascend(network, LAYER, range(4), settings=settings, batch_size=2) for network in (own, wide)]
+    finally:
+        torch.set_num_threads(threads)
+    assert quality.scores == pytest.approx(expected.scores, rel=1e-3)
+    for run in runs:
+        assert run.scores == pytest.approx(expected.scores, rel=2e-2)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_ends_an_ascent_at_once_and_leaves_no_thread(model: FeatureModel, workers: int) -> None:
+    threads, before = torch.get_num_threads(), threading.active_count()
+    torch.set_num_threads(workers)
+    timer = threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGINT))
+    settings = AscentSettings.article(steps=100_000)
+    began = time.perf_counter()
+    try:
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            ascend(model, LAYER, range(64), settings=dataclasses.replace(settings, snapshots=()), batch_size=32)
+    finally:
+        torch.set_num_threads(threads)
+        timer.join()
+    assert (
+        time.perf_counter() - began < 30
+    )  # 175 s before, and more with more steps; seconds are told by the benchmarks
+    assert threading.active_count() == before
+
+
+def test_images_that_leave_the_finite_numbers_are_named_and_the_rest_is_kept(
+    model: FeatureModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = copy.deepcopy(model)
+    with torch.no_grad():
+        own.module_of(LAYER, before_activation=True).bias[3] = float("nan")
+        own.module_of(LAYER, before_activation=True).weight[6] = float("inf")
+    settings = AscentSettings.within(20)
+    oips = ascend(own, LAYER, range(8), starts=2, settings=settings, batch_size=4)
+    assert sorted(set(oips.maps.tolist())) == [0, 1, 2, 4, 5, 7]
+    assert oips.info["not_finite"] == [[3, 0], [3, 1], [6, 0], [6, 1]]
+    assert (
+        "4 of 16 images of 'Conv2D_3' left the finite numbers: map 3 (starts 0, 1), map 6 (starts 0, 1)" in caplog.text
+    )
+    expected = ascend(model, LAYER, [0, 1, 2, 4, 5, 7], starts=2, settings=settings)
+    assert oips.scores == pytest.approx(expected.scores, rel=1e-3)
+    with pytest.raises(OipError, match="2 of 2 images of 'Conv2D_3' left the finite numbers: map 3"):
+        ascend(own, LAYER, 3, starts=2, settings=settings)
+
+
+# The way from the start to the result
+
+
+def test_the_way_begins_with_the_start_and_holds_the_trial(model: FeatureModel) -> None:
+    settings = AscentSettings(steps=10, candidates=4, candidate_steps=5, finalists=2, snapshots=(0, 3, 4, 5, 14))
+    assert (settings.trial_steps, settings.way_steps) == (5, 15)
+    numbers = [3, 14, 17, 56]
+    oips = ascend(model, LAYER, numbers, settings=settings)
+    assert oips.trial_steps == 5
+    assert oips.traces.shape == (4, 15)
+    starts = start_images((1, 28, 28), [(k, 0, c) for k in numbers for c in range(4)], layer=LAYER)
+    starts = starts.numpy().transpose(0, 2, 3, 1).reshape(4, 4, 28, 28, 1)
+    with torch.no_grad():
+        for row, number in enumerate(numbers):
+            distances = np.abs(starts[row] - oips.snapshots[row, 0]).max((1, 2, 3))
+            assert distances.min() < 1e-5  # the start of one of its candidates
+            scores = map_mean(model.up_to(LAYER)(nchw(oips.snapshots[row])), torch.full((5,), number))
+            assert scores.numpy() == pytest.approx(oips.traces[row, [0, 3, 4, 5, 14]], rel=1e-3, abs=1e-5)
+    article = ascend(model, LAYER, 3, settings=AscentSettings.article(steps=7))
+    assert (article.trial_steps, article.traces.shape) == (0, (1, 7))
+
+
+def test_of_the_candidates_the_most_promising_goes_on(smooth: FeatureModel) -> None:
+    settings = AscentSettings(steps=1, candidates=6, candidate_steps=8, finalists=1, epsilon=1e-6, epsilon_last=None)
+    oips = ascend(smooth, "Elu_2", settings=settings)
+    climbed = partial(smooth.climbed, "Elu_2")
+    for number in range(8):
+        keys = [(number, 0, candidate) for candidate in range(6)]
+        x = start_images(smooth.input_shape, keys, layer="Elu_2")
+        trials = climb(climbed, x, torch.full((6,), number), settings.candidate_schedule, map_mean)
+        best = int(trials["promise"].argmax())
+        found = oips.snapshots[oips.maps == number][:, 0]
+        assert np.abs(found[0].transpose(2, 0, 1) - x[best].numpy()).max() < 1e-5
+
+
+def test_of_two_tries_that_stay_dead_the_nearer_one_is_the_evidence() -> None:
+    """By what is promised where the scores are equal: the first of two tries is not always the better one."""
+    first = {"scores": torch.zeros(3), "promise": torch.tensor([-3.0, -1.0, -2.0]), "images": torch.zeros(3, 1, 2, 2)}
+    second = {"scores": torch.zeros(3), "promise": torch.tensor([-2.0, -2.0, -2.0]), "images": torch.ones(3, 1, 2, 2)}
+    better = _better(first, second)
+    assert better["images"].flatten(1).mean(1).tolist() == [1, 0, 0]
+    second["scores"] = torch.tensor([-1.0, 1.0, float("nan")])
+    assert _better(first, second)["images"].flatten(1).mean(1).tolist() == [0, 1, 0]
+    assert _better(second, first)["images"].flatten(1).mean(1).tolist() == [0, 1, 0]
+
+
+def test_a_dead_map_s_promise_is_its_peak(model: FeatureModel) -> None:
+    """What tells its tries apart is the largest pre-activation that was reached, not what the small steps end with."""
+    silenced = copy.deepcopy(model)
+    with torch.no_grad():
+        silenced.module_of(LAYER, before_activation=True).bias.fill_(-100.0)
+    settings = AscentSettings(steps=16, candidates=3, candidate_steps=4)
+    batch = _Batch(_target(silenced, LAYER, False, map_mean), [(0, 0), (5, 0)], 0, settings, lambda count: None)
+    result = batch.by_the_peak(batch.beginning(torch.zeros_like(batch.maps)), batch.maps, (0, 9, 15))
+    assert result["silent"].all()
+    peaks = silenced.up_to(LAYER, before_activation=True)(result["snapshots"][:, 2])
+    reached = peaks[torch.arange(2), batch.maps].flatten(1).amax(1)
+    assert result["promise"].tolist() == pytest.approx(reached.tolist(), abs=3.0)
+    assert (result["promise"] > -100).all()
+    mean = peaks[torch.arange(2), batch.maps].flatten(1).mean(1)
+    assert (result["promise"] > mean).all()

@@ -84,7 +84,7 @@ def test_fourier_bands_go_from_long_to_short_wavelengths_and_add_up() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sides": ()}, "expected at least one"),
+        ({"sides": ()}, "expected whole numbers, at least one"),
         ({"sides": (0,)}, "each 1 or more"),
         ({"factors": (1.0,)}, "1 factors for 4 components"),
         ({"sides": (3,), "factors": (float("nan"),)}, "expected finite numbers"),

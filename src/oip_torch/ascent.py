@@ -25,13 +25,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from oip_torch.checks import is_whole, number, plain, shown, whole
 from oip_torch.errors import InputError
-from oip_torch.model import FeatureModel
-from oip_torch.objectives import OF_ONE_MAP, Objective
+from oip_torch.objectives import Objective, is_of_one_map, of_each
 from oip_torch.starts import StartSettings, rms, standardize
 
 __all__ = ["AscentSettings", "Schedule", "climb", "logarithmic_steps"]
@@ -60,12 +59,13 @@ class AscentSettings:
         stages: strategy 1: the ascent begins with the longest wavelengths alone, and each stage of so many steps adds
             the next shorter ones to the partly evolved image. None: all wavelengths from the beginning.
         stop: "steps": every image takes all steps (one that nothing can move, all at once); "converged": an
-            image that meets the criterion leaves the batch.
+            image that meets the criterion leaves the batch, and so does one that nothing can move.
         tolerance, patience, first_check: converged means that the relative change of the score,
             |s - s_before| / (|s| + 1e-7), is below `tolerance` in `patience` successive steps, from step `first_check`
-            on. The article's code divides by score - 6 and takes no absolute value; this is what its text means.
-        snapshots: the steps whose images are kept; None: 0, n, 2n, 4n, … and the last, with n = ⌊steps / 2^k⌋ and
-            k = `doublings`.
+            of the ascent on. The article's code divides by score - 6 and takes no absolute value; this is what its text
+            means. A score that stands still since the map is silent, or since no gradient is left, has not converged.
+        snapshots: the steps whose images are kept, of the whole way: the trial's steps, if there are candidates, and
+            then the ascent's. None: 0, n, 2n, 4n, … and the last, with n = ⌊way_steps / 2^k⌋ and k = `doublings`.
         start: the wavelengths of the start images.
         tf32: on CUDA, let the factors of products be rounded from 23 to 10 bits, which is faster and costs accuracy:
             docs/performance.md says how much. Off, unlike torch's own default for convolutions.
@@ -92,43 +92,42 @@ class AscentSettings:
     tf32: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values, and make them plain: NumPy's numbers could not be saved."""
+        for field_ in dataclasses.fields(self):
+            if field_.name != "start":
+                object.__setattr__(self, field_.name, plain(getattr(self, field_.name)))
+        if not isinstance(self.start, StartSettings):
+            raise InputError(f"start is {shown(self.start)}: expected StartSettings(…)")
         if self.stages is not None:
-            object.__setattr__(self, "stages", tuple(self.stages))
-            if len(self.stages) != self.start.count or not all(is_whole(n) and n > 0 for n in self.stages):
+            stages = self.stages if isinstance(self.stages, tuple) else (self.stages,)
+            if len(stages) != self.start.count or not all(is_whole(n) and n > 0 for n in stages):
                 raise InputError(
-                    f"stages are {self.stages}: expected {self.start.count} numbers of steps, one for each component "
-                    "of the start, each 1 or more"
+                    f"stages are {shown(self.stages)}: expected {self.start.count} numbers of steps, one for each "
+                    "component of the start, each 1 or more"
                 )
-            object.__setattr__(self, "steps", sum(self.stages))
-        for name, least in (("steps", 1), ("patience", 1), ("candidates", 1), ("candidate_steps", 1), ("finalists", 1)):
-            self._check_whole(name, least)
+            object.__setattr__(self, "steps", sum(stages))
+        for name in ("steps", "patience", "candidates", "candidate_steps", "finalists"):
+            whole(name, getattr(self, name), 1)
         for name in ("first_check", "doublings"):
-            self._check_whole(name, 0)
-        for name in ("epsilon", "candidate_epsilon", "tolerance"):
-            self._check_positive(name)
-        if self.epsilon_last is not None:
-            self._check_positive("epsilon_last")
-        if not 0 <= self.leak <= 1:
-            raise InputError(f"leak is {self.leak}: expected a number from 0 to 1")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum is {self.momentum}: expected a number from 0 to below 1")
+            whole(name, getattr(self, name), 0)
+        for name in ("epsilon", "candidate_epsilon", "tolerance", "epsilon_last"):
+            value = getattr(self, name)
+            if not (name == "epsilon_last" and value is None) and number(name, value, "a number above 0") <= 0:
+                raise InputError(f"{name} is {value}: expected a number above 0")
+        for name, wanted in (("leak", "a number from 0 to 1"), ("momentum", "a number from 0 to below 1")):
+            value = number(name, getattr(self, name), wanted)
+            if not 0 <= value <= 1 or (name == "momentum" and value == 1):
+                raise InputError(f"{name} is {value}: expected {wanted}")
+        for name in ("waking", "tf32"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"{name} is {shown(getattr(self, name))}: expected True or False")
         if self.stop not in ("steps", "converged"):
-            raise InputError(f"stop is {self.stop!r}: expected 'steps' or 'converged'")
+            raise InputError(f"stop is {shown(self.stop)}: expected 'steps' or 'converged'")
         if self.snapshots is not None:
-            object.__setattr__(self, "snapshots", tuple(int(step) for step in self.snapshots))
-            if wrong := [step for step in self.snapshots if not 0 <= step < self.steps]:
-                raise InputError(f"snapshot at step {wrong[0]}: expected steps from 0 to {self.steps - 1}")
-
-    def _check_whole(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if not is_whole(value) or value < least:
-            raise InputError(f"{name} is {value}: expected a whole number, {least} or more")
-
-    def _check_positive(self, name: str) -> None:
-        value = getattr(self, name)
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"{name} is {value}: expected a number above 0")
+            steps = self.snapshots if isinstance(self.snapshots, tuple) else (self.snapshots,)
+            object.__setattr__(self, "snapshots", steps)
+            if wrong := [step for step in steps if not is_whole(step) or not 0 <= step < self.way_steps]:
+                raise InputError(f"snapshot at step {shown(wrong[0])}: expected steps from 0 to {self.way_steps - 1}")
 
     @classmethod
     def article(cls, **changes: Any) -> AscentSettings:
@@ -144,8 +143,7 @@ class AscentSettings:
         A third of the budget goes to √(budget / 10) candidates, the rest to those that go on: two of them, or one where
         there are no more than four. What does not divide is left unspent: at most one step.
         """
-        if not is_whole(image_steps) or image_steps < 1:
-            raise InputError(f"steps is {image_steps}: expected a whole number, 1 or more")
+        image_steps = whole("steps", image_steps, 1)
         candidates = max(1, round(math.sqrt(image_steps / 10)))
         if candidates == 1:
             return cls(**({"steps": image_steps, "candidates": 1} | changes))
@@ -159,6 +157,31 @@ class AscentSettings:
         if self.candidates == 1:
             return self.steps
         return self.candidates * self.candidate_steps + min(self.finalists, self.candidates) * self.steps
+
+    @property
+    def trial_steps(self) -> int:
+        """Steps of the trial that comes before the ascent; 0 without candidates."""
+        return self.candidate_steps if self.candidates > 1 else 0
+
+    @property
+    def way_steps(self) -> int:
+        """Steps from a start to its result: the trial's and the ascent's."""
+        return self.trial_steps + self.steps
+
+    @property
+    def summary(self) -> str:
+        """The way in words, for pictures: "600 steps of 0.01 from one start"."""
+        last = "" if self.epsilon_last is None else f" falling to {self.epsilon_last:g}"
+        size = f"{self.epsilon:g}{last}"
+        stop = " at most, until converged" if self.stop == "converged" else ""
+        if self.candidates == 1:
+            return f"{self.steps} steps{stop} of {size} from one start"
+        on = min(self.finalists, self.candidates)
+        best = "the best one goes" if on == 1 else f"the best {on} go"
+        return (
+            f"trials of {self.candidate_steps} steps from {self.candidates} starts, {best} on for {self.steps} "
+            f"steps{stop} of {size}"
+        )
 
     @property
     def schedule(self) -> Schedule:
@@ -183,8 +206,8 @@ class AscentSettings:
         )
 
     def snapshot_steps(self) -> tuple[int, ...]:
-        """The steps whose images are kept, in order."""
-        chosen = self.snapshots if self.snapshots is not None else logarithmic_steps(self.steps, self.doublings)
+        """The steps of the whole way whose images are kept, in order."""
+        chosen = self.snapshots if self.snapshots is not None else logarithmic_steps(self.way_steps, self.doublings)
         return tuple(sorted(set(chosen)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -230,8 +253,7 @@ def logarithmic_steps(steps: int, doublings: int = 6) -> tuple[int, ...]:
 
 
 def climb(
-    model: FeatureModel,
-    layer: str,
+    climbed: Callable[..., fx.GraphModule],
     x: Tensor,
     maps: Tensor,
     schedule: Schedule,
@@ -246,8 +268,7 @@ def climb(
     """The ascent of one batch.
 
     Args:
-        model: whose layer is looked at.
-        layer: its name.
+        climbed: `FeatureModel.climbed` of the layer that is looked at: leaky=, one_map= → the network up to it.
         x: (batch, channels, height, width), standardised.
         maps: (batch,) integers.
         schedule: step sizes, leaks and momenta.
@@ -260,11 +281,12 @@ def climb(
 
     Returns:
         images, scores (batch,), promise (batch,; what is maximised, with the leak of the first step), traces
-        (batch, steps), snapshots (batch, S, …), converged_at (batch,), dead (batch,): see `Oips`.
+        (batch, steps), snapshots (batch, S, …), converged_at (batch,), silent (batch,; whether the map is 0 all over on
+        the image, and the score says no more than that): see `Oips`.
     """
     settings, ascended = settings or AscentSettings(), ascended or objective
-    one_map = {objective, ascended} <= OF_ONE_MAP
-    network = model.climbed(layer, leaky=schedule.leak > 0, one_map=one_map)
+    one_map = is_of_one_map(objective, ascended)
+    network = climbed(leaky=schedule.leak > 0, one_map=one_map)
     count, all_maps = len(x), maps
     traces = x.new_full((count, schedule.steps), math.nan)
     snapshots = x.new_empty((count, len(kept), *x.shape[1:]))
@@ -272,8 +294,9 @@ def climb(
     flat = torch.zeros(count, dtype=torch.bool, device=x.device)
     rows = torch.arange(count, device=x.device)  # of the images that are still climbing
     direction = torch.zeros_like(x)
+    silence = x.new_empty(0)
     # Where nothing will change but the image, one whose gradient is 0 stays where it is for ever.
-    steady = settings.stop == "steps" and schedule.leak == schedule.leak_last == 0 and not added
+    steady = schedule.leak == schedule.leak_last == 0 and not added
 
     for step in range(schedule.steps):
         if added and step in added:
@@ -284,11 +307,13 @@ def climb(
         x = x.detach().requires_grad_()
         plain, leaky = network(x, leak, maps)
         scored = torch.zeros_like(maps) if one_map else maps
-        climbed = ascended(leaky, scored)
+        if step == 0:  # what a map that is 0 all over scores
+            silence = objective(torch.zeros_like(plain), scored).detach()
+        climbed_score = ascended(leaky, scored)
         # Of the sum: no image's score needs another image.
-        (gradient,) = torch.autograd.grad(climbed.sum(), x)
+        (gradient,) = torch.autograd.grad(climbed_score.sum(), x)
         same = leaky is plain and ascended is objective
-        traces[rows, step] = climbed.detach() if same else objective(plain.detach(), scored)
+        traces[rows, step] = climbed_score.detach() if same else objective(plain.detach(), scored)
 
         size = rms(gradient)
         # momentum · direction + (1 - momentum) · g / (rms(g) + 1e-7), in the memory that is there.
@@ -302,11 +327,14 @@ def climb(
         leaving = torch.full_like(rows, last, dtype=torch.bool)
         if begun:
             still = (direction == 0).flatten(1).all(1)
-            traces[rows[still], 1:] = traces[rows[still], :1]
-            advance(int(still.sum()) * (schedule.steps - 1))  # which they take as they are
+            if settings.stop == "steps":
+                traces[rows[still], 1:] = traces[rows[still], :1]
+                advance(int(still.sum()) * (schedule.steps - 1))  # which they take as they are
             leaving |= still
-        elif step - settings.patience + 1 >= max(settings.first_check, 1):
-            leaving |= _calm(traces[rows, step - settings.patience : step + 1], settings.tolerance).all(1)
+        elif settings.stop == "converged" and step - settings.patience + 1 >= max(settings.first_check, 1):
+            leaving |= _calm(traces[rows, step - settings.patience : step + 1], settings.tolerance, silence[rows]).all(
+                1
+            )
         if bool(leaving.any()):
             gone, staying = rows[leaving], ~leaving
             final[gone] = x[leaving]
@@ -327,27 +355,26 @@ def climb(
         "promise": promise,
         "traces": traces,
         "snapshots": snapshots,
-        "converged_at": _converged_at(traces, settings),
-        # Without a leak a flat objective shows by its gradient; with one the gradient flows, and the score tells.
-        "dead": (scores <= 0) & flat if schedule.leak == 0 else scores <= 0,
+        # Where no gradient is left the score stands still, and says nothing of the image.
+        "converged_at": torch.where(flat, -1, _converged_at(traces, settings, silence)),
+        "silent": (of_each(plain, scored) == 0).reshape(count, -1).all(1) & (scores == silence),
     }
 
 
-def _calm(traces: Tensor, tolerance: float) -> Tensor:
-    """(batch, steps) scores → (batch, steps - 1), whether they changed but little from one to the next."""
-    return traces.diff(dim=1).abs() / (traces[:, 1:].abs() + _TINY) < tolerance
+def _calm(traces: Tensor, tolerance: float, silence: Tensor) -> Tensor:
+    """(batch, steps) scores → (batch, steps - 1), whether they changed but little from one to the next.
+
+    Scores of a silent map, (batch,) `silence`, stand still as well, and are not calm.
+    """
+    small = traces.diff(dim=1).abs() / (traces[:, 1:].abs() + _TINY) < tolerance
+    return small & (traces[:, 1:] != silence[:, None])
 
 
-def _converged_at(traces: Tensor, settings: AscentSettings) -> Tensor:
+def _converged_at(traces: Tensor, settings: AscentSettings, silence: Tensor) -> Tensor:
     """(batch, steps) scores → (batch,), the first step that ends `patience` calm ones in succession, or -1."""
     first = max(settings.first_check, 1)  # of step 0 no change is known
-    calm = _calm(traces[:, first - 1 :], settings.tolerance)
+    calm = _calm(traces[:, first - 1 :], settings.tolerance, silence)
     if calm.shape[1] < settings.patience:
         return torch.full_like(traces[:, 0], -1, dtype=torch.long)
     met = calm.unfold(1, settings.patience, 1).all(2)
     return torch.where(met.any(1), met.long().argmax(1) + first + settings.patience - 1, -1)
-
-
-def is_whole(value: Any) -> bool:
-    """An integer of Python or NumPy, and no bool."""
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -20,12 +20,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from oip_torch.ascent import is_whole
+from oip_torch.checks import shown, whole
 from oip_torch.engine import products
 from oip_torch.errors import InputError, unknown_name
 from oip_torch.files import existing_file, read_netcdf, write_netcdf
+from oip_torch.hooks import capture
 from oip_torch.model import FeatureModel
 from oip_torch.oips import Oips
+from oip_torch.onnx_file import Layer
 from oip_torch.progress import bar
 from oip_torch.starts import standardize
 
@@ -43,7 +45,7 @@ __all__ = [
 
 _FORMAT = 1
 _QUANTILE = 0.999
-_ARRAYS = ("maximum", "p999", "mean", "top_indices", "top_scores")
+_ARRAYS = ("maximum", "p999", "mean", "top_indices", "top_scores", "tied")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,9 @@ class LayerCalibration:
         top_indices: (maps, top) int, which images of the data excite the map most, the most exciting first; of equal
             ones the first in the data.
         top_scores: (maps, top) float, their scores.
+        tied: (maps,) int, how many images of the data that are not among these have exactly the score of the last of
+            them: if any, chance has chosen between equals. None: a file saved before this was counted.
+        before_activation: whether the scores are of what goes into the layer's activation, as those of OIPs can be.
         picture_indices: (P,) int, ascending: which images of the data are kept; shared by all layers.
         pictures: (P, height, width, channels) float, these images, standardised one by one; shared by all layers.
     """
@@ -69,6 +74,26 @@ class LayerCalibration:
     top_scores: npt.NDArray[np.float64]
     picture_indices: npt.NDArray[np.int64]
     pictures: npt.NDArray[np.floating]
+    tied: npt.NDArray[np.int64] | None = None
+    before_activation: bool = False
+
+    @property
+    def excited(self) -> npt.NDArray[np.bool_]:
+        """(maps,): whether the data excites the map. Where it does not, a ratio to its maximum would mean nothing.
+
+        It does not where the largest score is 0 or below, or below a hundredth of what the data draws from the layer's
+        maps in the median (of those from which it draws anything).
+        """
+        some = self.maximum[self.maximum > 0]
+        return np.asarray(self.maximum > (0.01 * np.median(some) if len(some) else 0.0))
+
+    @property
+    def top_ranks(self) -> npt.NDArray[np.int64]:
+        """(maps, top): 1 for the most exciting image, and for all that score as much; and so on.
+
+        Images of equal scores have no order: in `top_indices` they stand as they do in the data.
+        """
+        return np.asarray(1 + (self.top_scores[:, None, :] > self.top_scores[:, :, None]).sum(2))
 
     def top_of(self, map: int) -> npt.NDArray[np.floating]:
         """(top, height, width, channels): the images that excite one map most, each with mean 0 and deviation 1."""
@@ -90,7 +115,7 @@ class Calibration:
         layers: name → `LayerCalibration`.
         count: how many images the data had.
         spectrum: (rings,) float, the mean of `radial_power_spectrum` over the standardised images.
-        graph_sha256: of the network, as in its ONNX file: for another one these figures mean nothing.
+        graph_sha256: of graph and weights in use (`FeatureModel.fingerprint`): for others these figures mean nothing.
         source_sha256: of the Keras file that the network comes from.
         images_sha256: of the images as `calibrate` was given them, 64 hexadecimal digits over their number type, shape
             and bytes: other pixels, another order or another type give another digest. None: a file saved before
@@ -118,13 +143,22 @@ class Calibration:
         return f"<Calibration by {self.count} images {digest}: {maps}>"
 
     def check(self, other: FeatureModel | Oips) -> None:
-        """Raise an `InputError` if a model, or the model that made OIPs, is another one than was calibrated."""
-        made_by = other.network.graph_sha256 if isinstance(other, FeatureModel) else other.info.get("graph_sha256")
+        """Raise an `InputError` if a model, or the model that made OIPs, is another one than was calibrated.
+
+        Likewise if OIPs were scored before their layer's activation and the data after it, or the other way round.
+        """
+        made_by = other.fingerprint if isinstance(other, FeatureModel) else other.info.get("graph_sha256")
         if made_by != self.graph_sha256:
             whose = "the model's" if isinstance(other, FeatureModel) else "that of the model which made the OIPs"
             raise InputError(
                 f"this calibration is of another network: its graph has the digest {self.graph_sha256[:12]}…, {whose} "
                 f"is {str(made_by)[:12]}…; calibrate again with this model"
+            )
+        if isinstance(other, Oips) and self[other.layer].before_activation != other.before_activation:
+            ours, theirs = ("after", "before") if other.before_activation else ("before", "after")
+            raise InputError(
+                f"this calibration scored {other.layer!r} {ours} its activation, these OIPs {theirs} it: calibrate "
+                f"again with before_activation={other.before_activation}"
             )
 
     def to_xarray(self) -> xr.Dataset:
@@ -132,11 +166,12 @@ class Calibration:
         import xarray as xr
 
         layers = list(self.layers.values())
-        joined = {name: np.concatenate([getattr(layer, name) for layer in layers]) for name in _ARRAYS}
-        dimensions = {name: ("map", "top") if name.startswith("top_") else ("map",) for name in _ARRAYS}
+        names = [name for name in _ARRAYS if all(getattr(layer, name) is not None for layer in layers)]
+        joined = {name: np.concatenate([getattr(layer, name) for layer in layers]) for name in names}
+        dimensions = {name: ("map", "top") if name.startswith("top_") else ("map",) for name in names}
         return xr.Dataset(
             {
-                **{name: (dimensions[name], joined[name]) for name in _ARRAYS},
+                **{name: (dimensions[name], joined[name]) for name in names},
                 "pictures": (("picture", "y", "x", "channel"), layers[0].pictures),
                 "spectrum": ("ring", self.spectrum),
             },
@@ -144,6 +179,7 @@ class Calibration:
             attrs={
                 "oip_torch_calibration_format": _FORMAT,
                 "layers": json.dumps([[name, len(layer.maximum)] for name, layer in self.layers.items()]),
+                "before_activation": json.dumps([name for name, own in self.layers.items() if own.before_activation]),
                 "count": self.count,
                 "graph_sha256": self.graph_sha256,
                 "source_sha256": self.source_sha256,
@@ -160,7 +196,9 @@ class Calibration:
             )
         try:
             sizes = [(str(name), int(maps)) for name, maps in json.loads(dataset.attrs["layers"])]
-            arrays = {name: dataset[name].to_numpy() for name in _ARRAYS}
+            # The figures do not need `tied`, so that older files without it stay readable.
+            arrays = {name: dataset[name].to_numpy() for name in _ARRAYS if name != "tied" or name in dataset}
+            before = json.loads(dataset.attrs.get("before_activation", "[]"))
             shared: dict[str, Any] = {
                 "picture_indices": dataset["picture_index"].to_numpy().astype(np.int64),
                 "pictures": dataset["pictures"].to_numpy(),
@@ -173,7 +211,7 @@ class Calibration:
             layers, first = {}, 0
             for name, maps in sizes:
                 part = {key: array[first : first + maps] for key, array in arrays.items()}
-                layers[name] = LayerCalibration(**part, **shared)
+                layers[name] = LayerCalibration(**part, **shared, before_activation=name in before)
                 first += maps
             return cls(
                 layers=layers,
@@ -208,9 +246,10 @@ class Calibration:
 def calibrate(
     model: FeatureModel,
     images: npt.ArrayLike,
-    layers: str | Iterable[str] | None = None,
+    layers: str | Layer | Iterable[str | Layer] | None = None,
     *,
     top: int = 9,
+    before_activation: bool | None = None,
     batch_size: int = 256,
     progress: bool | None = None,
 ) -> Calibration:
@@ -227,40 +266,35 @@ def calibrate(
     Args:
         model: from `load` or `convert`.
         images: (N, height, width) or (N, height, width, channels), pixel values 0–255, as in Keras' `mnist.npz`.
-        layers: names; None: every layer whose output has maps, (batch, maps, height, width).
+        layers: names, or entries of `model.layers`; None: every layer whose output has maps, (batch, maps, height,
+            width).
         top: how many of the most exciting images are kept for each map; fewer where the data has fewer.
+        before_activation: score what goes into the layers' activations; None: where that is a softmax or a sigmoid. As
+            in `ascend`, so that scores compare.
         batch_size: images at once. All layers are scored in one pass, and memory does not grow with the scores of the
             data: a thousandth of them is kept, which the 99.9th percentile needs.
-        progress: show a bar on stderr; None: only on a terminal.
+        progress: show a bar on stderr; None: only on a terminal or in a notebook.
 
     Raises:
-        InputError: unknown layer, images of a wrong shape or range, a number that is not positive.
+        InputError: an argument of a wrong kind, unknown layer, images of a wrong shape or range.
     """
-    for name, value in (("top", top), ("batch_size", batch_size)):
-        if not is_whole(value) or value < 1:
-            raise InputError(f"{name} is {value}: expected a whole number, 1 or more")
+    if not isinstance(model, FeatureModel):
+        raise InputError(f"model is {shown(model)}: expected what oip_torch.load or oip_torch.convert returns")
+    top, batch_size = whole("top", top, 1), whole("batch_size", batch_size, 1)
     array = _checked(np.asarray(images), "the images")
-    names = [layers] if isinstance(layers, str) else None if layers is None else list(dict.fromkeys(layers))
-    for name in names or []:
-        model.layers[name]  # raises, with the names that there are
-    if names == []:
-        raise InputError("calibrate got no layer: expected at least one name, or None for every layer with maps")
+    names = _chosen_layers(model, layers)
+    before = [name for name in names if model.before_activation(name, before_activation)]
     count = len(array)
     kept = min(count, max(top, math.ceil((1 - _QUANTILE) * (count - 1)) + 2))
     tops: dict[str, _Top] = {}
-    power: npt.NDArray[np.float64] | None = None
-    with bar("calibrating", count, progress) as advance, torch.no_grad(), products(tf32=False):
+    power = np.zeros(1)
+    with bar("calibrating", count, progress) as advance, torch.no_grad(), products():
         for first, x in _batches(model, array, batch_size):
-            for name, output in model.every_layer(x).items():
-                if name in names if names is not None else output.ndim == 4:
-                    scores = map_means(output)
-                    tops.setdefault(name, _Top(kept, scores)).add(scores, first)
-            sums = radial_power_spectrum(_nhwc(x)).sum(0)
-            power = sums if power is None else power + sums
+            for name, output in _outputs(model, x, names, before).items():
+                scores = map_means(output)
+                tops.setdefault(name, _Top(kept, scores)).add(scores, first)
+            power = power + radial_power_spectrum(_nhwc(x)).sum(0)
             advance(len(x))
-    if not tops:
-        raise InputError("this network has no layer with maps: name the layers, as in layers=['Dense_1']")
-    assert power is not None
     wanted = {name: top_of.indices[:top].T for name, top_of in tops.items()}
     picture_indices = np.unique(np.concatenate([indices.ravel() for indices in wanted.values()]))
     pictures = np.concatenate([_nhwc(x) for _, x in _batches(model, array[picture_indices], batch_size)])
@@ -272,17 +306,44 @@ def calibrate(
                 mean=found.sums / count,
                 top_indices=wanted[name],
                 top_scores=found.scores[:top].T,
+                tied=found.tied(top),
                 picture_indices=picture_indices,
                 pictures=pictures,
+                before_activation=name in before,
             )
-            for name, found in ((name, tops[name]) for name in (names or tops))
+            for name, found in tops.items()
         },
         count=count,
         spectrum=power / count,
-        graph_sha256=model.network.graph_sha256,
+        graph_sha256=model.fingerprint,
         source_sha256=model.network.source_sha256,
         images_sha256=_images_sha256(array),
     )
+
+
+def _chosen_layers(model: FeatureModel, layers: str | Layer | Iterable[str | Layer] | None) -> list[str]:
+    if layers is None:
+        names = [layer.name for layer in model.layers if model.has_maps(layer.name)]
+        if not names:
+            raise InputError("this network has no layer with maps: name the layers, as in layers=['Dense_1']")
+        return names
+    given = [layers] if isinstance(layers, (str, Layer)) else layers
+    if not isinstance(given, Iterable):
+        raise InputError(f"layers is {shown(layers)}: expected names of layers, or None for every layer with maps")
+    names = list(dict.fromkeys(model.layer(layer).name for layer in given))
+    if not names:
+        raise InputError("calibrate got no layer: expected at least one name, or None for every layer with maps")
+    return names
+
+
+def _outputs(model: FeatureModel, x: Tensor, names: list[str], before: list[str]) -> dict[str, Tensor]:
+    """What the layers say, and those in `before` before their activation."""
+    if not before:
+        outputs = model.every_layer(x)
+        return {name: outputs[name] for name in names}
+    with capture(model, *before, before_activation=True) as caught:
+        outputs = model.every_layer(x)
+    return {name: caught[name] if name in before else outputs[name] for name in names}
 
 
 def read_images(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
@@ -357,6 +418,7 @@ class _Top:
         self._scores = like[:0]
         self._indices = torch.zeros_like(like[:0], dtype=torch.long)
         self._sums = torch.zeros_like(like[0], dtype=torch.float64)
+        self._outside = torch.zeros_like(like[0], dtype=torch.long)  # not kept, though as high as the last one kept
         self._count = 0
 
     def add(self, scores: Tensor, first: int) -> None:
@@ -365,6 +427,11 @@ class _Top:
         both = torch.cat([self._scores, scores])
         # Stable, so that of equal scores the earlier image stays in front.
         both, order = both.sort(dim=0, descending=True, stable=True)
+        if len(both) > self._kept:
+            last = both[self._kept - 1]
+            if len(self._scores) == self._kept:
+                self._outside = torch.where(self._scores[-1] == last, self._outside, 0)
+            self._outside += (both[self._kept :] == last).sum(0)
         self._scores = both[: self._kept]
         self._indices = torch.cat([self._indices, numbers]).gather(0, order)[: self._kept]
         self._sums += scores.double().sum(0)
@@ -384,6 +451,12 @@ class _Top:
     def sums(self) -> npt.NDArray[np.float64]:
         """(maps,)."""
         return self._sums.cpu().numpy()
+
+    def tied(self, top: int) -> npt.NDArray[np.int64]:
+        """(maps,): how many images after the first `top` have the score of the last of these."""
+        last = self._scores[min(top, len(self._scores)) - 1]
+        after = (self._scores[top:] == last).sum(0) + torch.where(self._scores[-1] == last, self._outside, 0)
+        return np.asarray(after.cpu().numpy())
 
     def quantile(self, share: float) -> npt.NDArray[np.float64]:
         """(maps,): linear between neighbours, as `np.quantile`."""

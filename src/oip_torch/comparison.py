@@ -24,13 +24,14 @@ import numpy as np
 import pandas as pd
 import torch
 
-from oip_torch.ascent import AscentSettings, is_whole
+from oip_torch.ascent import AscentSettings
+from oip_torch.checks import whole
 from oip_torch.conversion import MAX_LAYER_ERROR
 from oip_torch.errors import InputError, OipError, RuntimeProcessError, unknown_name
 from oip_torch.files import check_output_folder, replacing, sha256
 from oip_torch.keras_file import CONVOLUTIONS, check_keras_file
 from oip_torch.model import FeatureModel, load, resolve_device
-from oip_torch.onnx_file import graph_sha256, read
+from oip_torch.onnx_file import Layer, graph_sha256, read
 from oip_torch.probes import digits, noise
 from oip_torch.progress import bar
 from oip_torch.runtimes import BEFORE, OURS, RUNTIMES, Array, Dtype
@@ -162,7 +163,7 @@ def compare(
     onnx_file: str | os.PathLike[str],
     *,
     runtimes: Iterable[str] = ("tensorflow", "jax", "keras-torch", "onnxruntime"),
-    layer: str | None = None,
+    layer: str | Layer | None = None,
     maps: int | Iterable[int] | None = None,
     steps: int = 600,
     seed: int = 0,
@@ -194,10 +195,9 @@ def compare(
     proto, network = read(onnx_file, check_digest=False)
     names, missing = _present(list(runtimes), cuda=resolve_device(device).type == "cuda")
     notes = [f"{name} is not installed: run `{command}` to compare with it" for name, command in missing.items()]
-    if not is_whole(steps) or steps < 1:
-        raise InputError(f"steps is {steps}: expected a whole number, 1 or more")
+    steps, seed = whole("steps", steps, 1), whole("seed", seed, 0)
     model = load(onnx_file, device="cpu", check=False)
-    layer = layer if layer is not None else _last_with_maps(model)
+    layer = model.layer(layer).name if layer is not None else _last_with_maps(model)
     chosen = chosen_maps(model, layer, _spread(model.layers[layer].maps) if maps is None else maps)
     if sha256(keras_file) != network.source_sha256:
         notes.append(f"{onnx_file} was made from another file than {keras_file}")

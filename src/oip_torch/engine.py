@@ -29,7 +29,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from oip_torch.memory import peak_bytes
 
-__all__ = ["faster", "keep_freed_memory", "products", "step_bytes"]
+__all__ = ["faster", "gradients", "keep_freed_memory", "products", "step_bytes"]
 
 _FEW = 32  # inputs of one output
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
@@ -90,8 +90,11 @@ def keep_freed_memory() -> None:
 
 
 @contextlib.contextmanager
-def products(*, tf32: bool) -> Iterator[None]:
-    """On CUDA, inside: round the factors of float32 products to TF32, or do not, which is not torch's default."""
+def products(*, tf32: bool = False) -> Iterator[None]:
+    """Inside, products of float32 numbers are of float32 numbers, whatever the caller has set.
+
+    Autocast is off, and on CUDA the factors are rounded to TF32 only if `tf32` says so, which is not torch's default.
+    """
     convolutions: Any
     value: Any
     convolutions, name, value = torch.backends.cudnn, "allow_tf32", tf32
@@ -99,13 +102,24 @@ def products(*, tf32: bool) -> Iterator[None]:
         convolutions, name, value = convolutions.conv, "fp32_precision", "tf32" if tf32 else "ieee"
     places = (convolutions, torch.backends.cuda.matmul)
     before = [getattr(place, name) for place in places]
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     try:
         for place in places:
             setattr(place, name, value)
-        yield
+        with contextlib.ExitStack() as stack:
+            for device in devices:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            yield
     finally:
         for place, old in zip(places, before, strict=True):
             setattr(place, name, old)
+
+
+@contextlib.contextmanager
+def gradients() -> Iterator[None]:
+    """Inside, gradients are recorded, though the caller may have switched them off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def step_bytes(network: fx.GraphModule, image: Sequence[int], device: torch.device, dtype: torch.dtype) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import operator
 import os
 import re
@@ -14,9 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
-from oip_torch.engine import faster, step_bytes
+from oip_torch.checks import shown
+from oip_torch.engine import faster, products, step_bytes
 from oip_torch.errors import ConversionError, InputError
-from oip_torch.onnx_file import Layers, Network, read
+from oip_torch.onnx_file import Layer, Layers, Network, graph_sha256, read
 from oip_torch.probes import noise
 
 if TYPE_CHECKING:
@@ -29,23 +32,32 @@ SELF_CHECK_TOLERANCE = 1e-4
 a single bias that is off by 1e-2 shows as 1e-3 or more."""
 
 
+_SATURATING = frozenset({"softmax", "sigmoid", "hard_sigmoid"})
+"""Activations that end at 1, whatever goes into them: there every image scores alike, and no gradient is left."""
+
+
 class FeatureModel(nn.Module):
     """A Keras CNN as a torch module: in eval mode, its parameters frozen, every Keras layer known by name.
 
     `model(images)` takes standardised images (batch, channels, height, width) and returns what the Keras network
     returns. `layers` is the table of layers, `network` what the ONNX file says of itself.
+
+    The weights may be changed, in place or not: nothing here keeps a copy of them from one call to the next.
     """
 
     def __init__(self, proto: onnx.ModelProto, network: Network) -> None:
         super().__init__()
         self.network = network
         self.layers = Layers(network.layers)
-        self.graph_module = _to_torch(proto)
+        with torch.inference_mode(False):  # what is made inside of it never takes part in a gradient
+            self.graph_module = _to_torch(proto)
+        self._with_maps = {value.name for value in proto.graph.output if len(value.type.tensor_type.shape.dim) == 4}
+        self._with_maps = {value.name for value in proto.graph.output if len(value.type.tensor_type.shape.dim) == 4}
         self._paths = _paths_by_tensor(self.graph_module)
         self._output_paths = _output_paths(self.graph_module.graph)
-        self._truncated: dict[tuple[str | bool | None, ...], fx.GraphModule] = {}
-        self._step_bytes: dict[fx.GraphModule, int] = {}
+        self._step_bytes: dict[tuple[object, ...], int] = {}
         self.eval().requires_grad_(False)
+        self._loaded_sha256 = self._weights_sha256()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -63,12 +75,73 @@ class FeatureModel(nn.Module):
         """Of the weights: float32, or float64 after `.double()`."""
         return next(tensor.dtype for tensor in [*self.parameters(), *self.buffers()] if tensor.is_floating_point())
 
+    @property
+    def fingerprint(self) -> str:
+        """Of graph and weights in use, 64 hexadecimal digits: the file's `graph_sha256` while the weights are its own.
+
+        Worked out anew each time, from all weights rounded to float32, so that `.double()` and another device keep it.
+        """
+        weights, own = self._weights_sha256(), self.network.graph_sha256
+        return own if weights == self._loaded_sha256 else hashlib.sha256(f"{own} {weights}".encode()).hexdigest()
+
+    def _weights_sha256(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
+            values = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
+            digest.update(f"{name} {tuple(values.shape)}".encode())
+            digest.update(values.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def layer(self, layer: str | Layer) -> Layer:
+        """The entry of a layer that is given by its name, or as it is; an `InputError` names the nearest ones."""
+        if isinstance(layer, Layer):
+            layer = layer.name
+        if not isinstance(layer, str):
+            known = ", ".join(self.layers.names[:3])
+            raise InputError(
+                f"layer is {shown(layer)}: expected the name of one layer ({known} …), or an entry of model.layers"
+            )
+        return self.layers[layer]
+
+    def has_maps(self, layer: str) -> bool:
+        """Whether the layer's output is (batch, maps, height, width)."""
+        return self.layers[layer].tensor in self._with_maps
+
+    def noun(self, layer: str) -> str:
+        """What a channel of the layer is called: "map", or where the output is flat "unit", or "class"."""
+        if self.has_maps(layer):
+            return "map"
+        classifies = self.layers[layer].activation in ("softmax", "sigmoid")
+        return "class" if classifies and layer == self.network.output else "unit"
+
+    def before_activation(self, layer: str, wanted: bool | None) -> bool:
+        """Whether what goes into the layer's activation is looked at, rather than what comes out.
+
+        `wanted` None: where the activation saturates, as a softmax or a sigmoid does. False where there is none.
+        """
+        entry = self.layers[layer]
+        if wanted is not None and not isinstance(wanted, (bool, np.bool_)):
+            raise InputError(f"before_activation is {shown(wanted)}: expected True, False, or None for the default")
+        chosen = entry.activation in _SATURATING if wanted is None else bool(wanted)
+        return chosen and entry.tensor != entry.tensor_before
+
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, channels, height, width) → the Keras network's output, (batch, classes) for a classifier."""
+        """(batch, channels, height, width) → the Keras network's output, (batch, classes) for a classifier.
+
+        Raises:
+            InputError: images of another shape.
+        """
         return self.every_layer(images)[self.network.output]
 
     def every_layer(self, images: Tensor) -> dict[str, Tensor]:
         """(batch, channels, height, width) → each layer's output, by name."""
+        if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1:] != self.input_shape:
+            channels, height, width = self.input_shape
+            got = f"images of shape {tuple(images.shape)}" if isinstance(images, Tensor) else f"{type(images).__name__}"
+            raise InputError(
+                f"the network got {got}: expected a tensor (batch, {channels}, {height}, {width}), that is (batch, "
+                "channels, height, width); model.standardize makes one of pixels as Keras has them"
+            )
         outputs = self.graph_module(images)
         by_path = dict(zip(self._output_paths, outputs if isinstance(outputs, list) else [outputs], strict=True))
         return {layer.name: by_path[self._path(layer.name, False)] for layer in self.layers}
@@ -82,98 +155,94 @@ class FeatureModel(nn.Module):
 
         Returns a module: images (batch, channels, height, width) → (batch, maps, height, width), or (batch, units).
         """
-        key = (layer, before_activation)
-        if key not in self._truncated:
-            path = self._path(*key)
-            end = next(node for node in self.graph_module.graph.nodes if node.target == path)
-            graph = fx.Graph()
-            copies: dict[fx.Node, fx.Node] = {}
-            wanted = _ancestors(end)
-            for node in self.graph_module.graph.nodes:
-                if node in wanted:
-                    copies[node] = graph.node_copy(node, lambda n: copies[n])
-            graph.output(copies[end])
-            graph.lint()
-            # GraphModule copies only the submodules that the graph names; their parameters stay this model's.
-            self._truncated[key] = fx.GraphModule(self.graph_module, graph).eval()
-        return self._truncated[key]
+        end = self._node(layer, before_activation)
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        wanted = _ancestors(end)
+        for node in self.graph_module.graph.nodes:
+            if node in wanted:
+                copies[node] = graph.node_copy(node, lambda n: copies[n])
+        graph.output(copies[end])
+        graph.lint()
+        # GraphModule copies only the submodules that the graph names; their parameters stay this model's.
+        return fx.GraphModule(self.graph_module, graph).eval()
 
-    def leaky_up_to(self, layer: str) -> fx.GraphModule:
+    def leaky_up_to(self, layer: str, *, before_activation: bool = False) -> fx.GraphModule:
         """The network up to a layer, with a second output in which the nearest activations leak.
 
-        Each activation f that is met first on the way back from the layer (its own, if it has one) is replaced by
-        (1 - leak)·f(z) + leak·z there: for a ReLU a leaky ReLU. So gradients pass where f is flat.
+        Each activation f that is met first on the way back from the layer (its own, if it has one and is not left out)
+        is replaced by (1 - leak)·f(z) + leak·z there: for a ReLU a leaky ReLU. So gradients pass where f is flat.
 
         Returns a module: images, leak → (the layer's output, its leaky output).
         """
-        key = (layer, None)
-        if key not in self._truncated:
-            end, nearest, before_paths = self._nearest(layer)
-            nodes = {node.target: node for node in self.graph_module.graph.nodes}
-            flat = {node: nodes[before_paths[node.target]] for node in nearest if node.target in before_paths}
-            # What goes into an activation need not lie on the way to its output: ONNX may compute it on a side branch.
-            wanted = _ancestors(end).union(*(_ancestors(before) for before in flat.values()))
-            graph = fx.Graph()
-            plain: dict[fx.Node, fx.Node] = {}
-            leaky: dict[fx.Node, fx.Node] = {}
-            for node in self.graph_module.graph.nodes:
-                if node in wanted:
-                    plain[node] = graph.node_copy(node, lambda n: plain[n])
-                if node.op == "placeholder":
-                    leak = graph.placeholder("leak")
-            for node in self.graph_module.graph.nodes:
-                if node in flat:
-                    rest = graph.call_function(operator.sub, (plain[flat[node]], plain[node]))
-                    rest = graph.call_function(operator.mul, (rest, leak))
-                    leaky[node] = graph.call_function(operator.add, (plain[node], rest))
-                elif node in nearest and any(n in leaky for n in node.all_input_nodes):
-                    leaky[node] = graph.node_copy(node, lambda n: leaky.get(n, plain[n]))
-            graph.output((plain[end], leaky.get(end, plain[end])))
-            graph.lint()
-            self._truncated[key] = fx.GraphModule(self.graph_module, graph).eval()
-        return self._truncated[key]
+        end, nearest, before_paths = self._nearest(layer, before_activation)
+        nodes = {node.target: node for node in self.graph_module.graph.nodes}
+        flat = {node: nodes[before_paths[node.target]] for node in nearest if node.target in before_paths}
+        # What goes into an activation need not lie on the way to its output: ONNX may compute it on a side branch.
+        wanted = _ancestors(end).union(*(_ancestors(before) for before in flat.values()))
+        graph = fx.Graph()
+        plain: dict[fx.Node, fx.Node] = {}
+        leaky: dict[fx.Node, fx.Node] = {}
+        for node in self.graph_module.graph.nodes:
+            if node in wanted:
+                plain[node] = graph.node_copy(node, lambda n: plain[n])
+            if node.op == "placeholder":
+                leak = graph.placeholder("leak")
+        for node in self.graph_module.graph.nodes:
+            if node in flat:
+                rest = graph.call_function(operator.sub, (plain[flat[node]], plain[node]))
+                rest = graph.call_function(operator.mul, (rest, leak))
+                leaky[node] = graph.call_function(operator.add, (plain[node], rest))
+            elif node in nearest and any(n in leaky for n in node.all_input_nodes):
+                leaky[node] = graph.node_copy(node, lambda n: leaky.get(n, plain[n]))
+        graph.output((plain[end], leaky.get(end, plain[end])))
+        graph.lint()
+        return fx.GraphModule(self.graph_module, graph).eval()
 
-    def climbed(self, layer: str, *, leaky: bool, one_map: bool) -> fx.GraphModule:
+    def climbed(self, layer: str, *, leaky: bool, one_map: bool, before_activation: bool = False) -> fx.GraphModule:
         """The network up to a layer in the form that is fastest to climb on; equal to the plain ones but for rounding.
+
+        On a CPU it holds copies of the weights in another layout: make one for each ascent, and keep none.
 
         Returns a module: images, leak, maps (batch,) → (the layer's output, its leaky output); with `one_map` of each
         image only its map, (batch, 1, …), and without `leaky` the plain output twice.
         """
-        key = (layer, leaky, one_map)
-        if key not in self._truncated:
-            network = self.leaky_up_to(layer) if leaky else self.up_to(layer)
-            channels_last = self.device.type == "cpu"
-            self._truncated[key] = faster(network, self.input_shape, one_map=one_map, channels_last=channels_last)
-        return self._truncated[key]
+        make = self.leaky_up_to if leaky else self.up_to
+        network = make(layer, before_activation=before_activation)
+        return faster(network, self.input_shape, one_map=one_map, channels_last=self.device.type == "cpu")
 
-    def step_bytes(self, layer: str, *, leaky: bool, one_map: bool) -> int:
+    def step_bytes(self, layer: str, *, leaky: bool, one_map: bool, before_activation: bool = False) -> int:
         """Memory that one image takes on the way forward and back through `climbed`, measured on the first call."""
-        network = self.climbed(layer, leaky=leaky, one_map=one_map)
-        if network not in self._step_bytes:
-            self._step_bytes[network] = step_bytes(network, self.input_shape, self.device, self.dtype)
-        return self._step_bytes[network]
+        key = layer, leaky, one_map, before_activation, self.device, self.dtype
+        if key not in self._step_bytes:
+            network = self.climbed(layer, leaky=leaky, one_map=one_map, before_activation=before_activation)
+            self._step_bytes[key] = step_bytes(network, self.input_shape, self.device, self.dtype)
+        return self._step_bytes[key]
 
-    def nearest_activations(self, layer: str) -> dict[str, str]:
+    def nearest_activations(self, layer: str, *, before_activation: bool = False) -> dict[str, str]:
         """The layers whose activations `leaky_up_to` makes leak, and which activations these are."""
-        _, nearest, before_paths = self._nearest(layer)
+        _, nearest, before_paths = self._nearest(layer, before_activation)
         found = {node.target for node in nearest} & set(before_paths)
         return {entry.name: str(entry.activation) for entry in self.layers if self._path(entry.name, False) in found}
 
-    def _nearest(self, layer: str) -> tuple[fx.Node, set[fx.Node], dict[Any, str]]:
+    def _nearest(self, layer: str, before_activation: bool) -> tuple[fx.Node, set[fx.Node], dict[Any, str]]:
         """The layer's node, the nodes back from it to the nearest activations, and where each activation's input is."""
         before_paths: dict[Any, str] = {
             self._path(entry.name, False): self._path(entry.name, True)
             for entry in self.layers
             if entry.tensor != entry.tensor_before
         }
-        path = self._path(layer, False)
-        end = next(node for node in self.graph_module.graph.nodes if node.target == path)
+        end = self._node(layer, before_activation)
         return end, _ancestors(end, until=before_paths.keys()), before_paths
 
+    def _node(self, layer: str, before_activation: bool) -> fx.Node:
+        path = self._path(layer, before_activation)
+        found: fx.Node = next(node for node in self.graph_module.graph.nodes if node.target == path)
+        return found
+
     def _apply(self, fn: Any, recurse: bool = True) -> FeatureModel:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._step_bytes.clear()
-        self._truncated.clear()  # `.to()` and `.double()` may replace buffers
+        with torch.inference_mode(False):
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
     def _path(self, layer: str, before_activation: bool) -> str:
@@ -209,12 +278,15 @@ class FeatureModel(nn.Module):
         return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))).to(self.device, self.dtype)
 
 
-def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto", check: bool = True) -> FeatureModel:
+def load(
+    path: str | os.PathLike[str], *, device: str | int | torch.device | None = "auto", check: bool = True
+) -> FeatureModel:
     """Load an ONNX file that `convert` made. Needs no TensorFlow.
 
     Args:
         path: the file.
-        device: "auto" (CUDA when present), "cpu" or "cuda".
+        device: "auto" (CUDA when present; None says the same), "cpu", "cuda", "cuda:1", the number of a CUDA device, or
+            a `torch.device`.
         check: compare the graph with its digest, and each layer's figures on one probe with Keras' own.
 
     Raises:
@@ -222,24 +294,33 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto", c
     """
     chosen = resolve_device(device)
     proto, network = read(path, check_digest=check)
+    if not check:  # results carry the digest of what is there, and not what the file says of itself
+        network = dataclasses.replace(network, graph_sha256=graph_sha256(proto))
     model = FeatureModel(proto, network)
     if check:
         _self_check(model, path)
     return model.to(chosen)
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    """ "auto" to CUDA when present, else the CPU; anything else checked."""
-    if str(device) == "auto":
+def resolve_device(device: str | int | torch.device | None) -> torch.device:
+    """ "auto" and None to CUDA when present, else the CPU; anything else checked."""
+    if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = shown(str(device) if isinstance(device, torch.device) else device)
+    wanted = f"device {name}: expected auto, cpu or cuda"
+    if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
+        raise InputError(wanted)
     try:
-        chosen = torch.device(device)
+        # A bare number is one of a CUDA device, also where torch would take it for one of another kind.
+        chosen = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
     except RuntimeError:
-        raise InputError(f"device {device!r}: expected auto, cpu or cuda") from None
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' was asked for, but torch finds no CUDA device here; use auto or cpu")
+        raise InputError(wanted) from None
     if chosen.type not in ("cpu", "cuda"):
-        raise InputError(f"device {device!r}: expected auto, cpu or cuda")
+        raise InputError(wanted)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name} was asked for, but torch finds no CUDA device here; use auto or cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {name}: expected cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     return chosen
 
 
@@ -259,7 +340,7 @@ def figures(activations: npt.NDArray[np.floating]) -> tuple[float, ...]:
 def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
     probe = torch.from_numpy(noise(1, model.network.input_shape).transpose(0, 3, 1, 2).copy())
     try:
-        with torch.no_grad():
+        with torch.no_grad(), products():
             outputs = model.every_layer(probe)
     except RuntimeError as error:  # shapes that do not fit, or more memory than there is
         reason = " ".join(str(error).split())[:200]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["OF_ONE_MAP", "Objective", "map_mean", "map_peak"]
+__all__ = ["Objective", "is_of_one_map", "map_mean", "map_peak", "of_each"]
 
 Objective = Callable[[Tensor, Tensor], Tensor]
 """(activations, maps) → scores: (batch, maps, height, width) or (batch, units), and (batch,) integers, to (batch,)."""
@@ -23,7 +23,7 @@ def map_mean(activations: Tensor, maps: Tensor) -> Tensor:
     Returns:
         (batch,) scores.
     """
-    rows = _of_each(activations, maps)
+    rows = of_each(activations, maps)
     return rows.flatten(1).mean(1) if rows.ndim > 1 else rows
 
 
@@ -32,16 +32,17 @@ def map_peak(activations: Tensor, maps: Tensor) -> Tensor:
 
     A map fires if it fires at one place: what the mean hides, this follows.
     """
-    rows = _of_each(activations, maps)
+    rows = of_each(activations, maps)
     return rows.flatten(1).amax(1) if rows.ndim > 1 else rows
 
 
-def _of_each(activations: Tensor, maps: Tensor) -> Tensor:
-    """(batch, maps, …) → (batch, …)."""
+def of_each(activations: Tensor, maps: Tensor) -> Tensor:
+    """Each image's own map: (batch, maps, …) and (batch,) → (batch, …)."""
     if activations.shape[1] == 1:  # the gradient of an index takes longer than that of a part
         return activations[:, 0]
     return activations[torch.arange(len(maps), device=maps.device), maps]
 
 
-OF_ONE_MAP = frozenset({map_mean, map_peak})
-"""Objectives that read of each image only its own map: for them the other maps need not be computed."""
+def is_of_one_map(*objectives: Objective) -> bool:
+    """Whether all of them read of each image only its own map, so that the other maps need not be computed."""
+    return all(objective in (map_mean, map_peak) for objective in objectives)

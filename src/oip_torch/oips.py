@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from oip_torch.checks import whole_numbers
 from oip_torch.errors import InputError
 from oip_torch.files import read_netcdf, write_netcdf
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["STATUSES", "Oips"]
+__all__ = ["STATUSES", "Oips", "plural"]
 
 STATUSES = ("finished", "converged", "woken", "dead")
 _FORMAT = 1
@@ -34,18 +35,22 @@ class Oips:
         maps: (N,) int, the map (channel) that each image was made for.
         starts: (N,) int, the number of its start.
         images: (N, height, width, channels) float, the last images; each has mean 0 and standard deviation 1.
-        scores: (N,) float, the objective of `images`: for maps, the mean activation over the map.
+        scores: (N,) float, the objective of `images`: for maps, the mean over the map of its activation, or of what
+            goes into the activation (see `before_activation`).
         largest_before: (N,) float, the largest value that goes into the layer's activation, over the map, on `images`;
             of a dead map the evidence how far it is from firing.
-        traces: (N, steps) float, the score of the image that each step found; NaN after an image has stopped.
+        traces: (N, steps) float, the score of the image that each step found, on the whole way from the start to the
+            result: the first `trial_steps` of them are the trial's. NaN after an image has stopped.
         snapshots: (N, S, height, width, channels) float, the images that the steps `snapshot_steps` found.
         snapshot_steps: (S,) int.
-        status: (N,) str: "converged" (the article's criterion was met), "dead" (the map does not respond at all:
-            without a leak the ascent could not begin, with one it has led nowhere), "woken" (it
-            slept after all trials, and fired when it was ascended by its peak), else "finished".
-        converged_at: (N,) int, the step at which the criterion was first met, or -1.
+        status: (N,) str: "dead" (the map is 0 all over on the image: without a leak the ascent could not begin, with
+            one it has led nowhere; said only where the objective grows with the map), "woken" (it slept after all
+            trials, and fired when it was ascended by its peak), "converged" (the article's criterion was met), else
+            "finished".
+        converged_at: (N,) int, the step of the way at which the criterion was first met, or -1.
         settings: of the ascent (`AscentSettings.to_dict`).
-        info: seed, model and source digests, versions, device, seconds.
+        info: seed; objective; digests of the source and of graph and weights in use (`FeatureModel.fingerprint`);
+            versions, device, image-steps, seconds; `not_finite`, the [map, start] that were lost; and more.
     """
 
     layer: str
@@ -65,6 +70,27 @@ class Oips:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def before_activation(self) -> bool:
+        """Whether the scores are of what goes into the layer's activation."""
+        return bool(self.info.get("before_activation", False))
+
+    @property
+    def place(self) -> str:
+        """Of what layer, in words: "Conv2D_3", or "Dense_2 before its softmax"."""
+        return f"{self.layer} before its {self.info.get('activation')}" if self.before_activation else self.layer
+
+    @property
+    def noun(self) -> str:
+        """What a channel of the layer is called: "map", "unit" or "class"."""
+        return str(self.info.get("noun", "map"))
+
+    @property
+    def trial_steps(self) -> int:
+        """How many of the first steps are the trial's that came before the ascent; 0 where there was none."""
+        steps = self.traces.shape[1]
+        return max(0, int(steps - self.settings.get("steps", steps)))
+
     def select(self, maps: int | Iterable[int] | None = None, starts: int | Iterable[int] | None = None) -> Oips:
         """The images of these maps (in the order given) and starts; None for all of them.
 
@@ -72,10 +98,10 @@ class Oips:
             InputError: a map or start that is not among the results.
         """
         chosen = np.arange(len(self))
-        for what, wanted, own in (("map", maps, self.maps), ("start", starts, self.starts)):
+        for what, wanted, own in ((self.noun, maps, self.maps), ("start", starts, self.starts)):
             if wanted is None:
                 continue
-            numbers = [wanted] if isinstance(wanted, (int, np.integer)) else list(wanted)
+            numbers = whole_numbers(f"{what} numbers", wanted)
             if missing := [number for number in numbers if number not in own]:
                 there = sorted({int(n) for n in own})
                 raise InputError(
@@ -89,11 +115,17 @@ class Oips:
         order: dict[int, int] = {}
         for index in np.argsort(-self.scores, kind="stable"):
             order.setdefault(int(self.maps[index]), int(index))
-        return self.take(order[number] for number in dict.fromkeys(self.maps.tolist()))
+        return self.take([order[number] for number in dict.fromkeys(self.maps.tolist())])
 
-    def take(self, rows: Iterable[int]) -> Oips:
-        """The images at these positions (0 to N - 1), in this order."""
-        chosen = np.array(list(rows), int)
+    def take(self, rows: int | Iterable[int]) -> Oips:
+        """The images at these positions (0 to N - 1), in this order; or where a mask of N booleans is True.
+
+        Raises:
+            InputError: a position that is not there, or a mask of another length.
+        """
+        chosen = np.array(whole_numbers("positions of images", rows, len(self)), int)
+        if wrong := [int(row) for row in chosen if not 0 <= row < len(self)]:
+            raise InputError(f"no image at position {wrong[0]}: expected 0 to {len(self) - 1}")
         names = (
             "maps",
             "starts",
@@ -114,7 +146,8 @@ class Oips:
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {status}" for status, n in self.counts().items() if n)
         maps = _ranges(sorted({int(n) for n in self.maps}))
-        return f"<Oips of {self.layer!r}: {len(self)} images of maps {maps}; {counts or 'none'}>"
+        before = f" before its {self.info.get('activation')}" if self.before_activation else ""
+        return f"<Oips of {self.layer!r}{before}: {len(self)} images of {plural(self.noun)} {maps}; {counts or 'none'}>"
 
     def _repr_html_(self) -> str:
         """The pictures, for a notebook: at most 64 of the best."""
@@ -201,6 +234,11 @@ class Oips:
             InputError: missing or damaged file, or other contents.
         """
         return cls.from_xarray(read_netcdf(path, "Oips.save"))
+
+
+def plural(noun: str) -> str:
+    """ "map" → "maps", "class" → "classes"."""
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as _Figure
 from matplotlib.patches import Rectangle
 
+from oip_torch.checks import whole_numbers
 from oip_torch.errors import InputError
-from oip_torch.oips import Oips
+from oip_torch.oips import Oips, plural
 
 if TYPE_CHECKING:
     from oip_torch.calibration import Calibration
@@ -38,7 +40,10 @@ __all__ = [
 ]
 
 _INK = "#333333"
-_STATUS_COLORS = {"finished": _INK, "converged": _INK, "woken": _INK, "dead": "#b03030"}
+_TRIAL = "#7a6a9a"
+_STATUS_COLORS = {"finished": _INK, "converged": _INK, "woken": "#8a5a00", "dead": "#b03030"}
+_MARKS = {"woken": "*"}
+_WOKEN = "* woken: it slept in all trials, and fired by way of its peak."
 
 
 class Figure(_Figure):
@@ -53,6 +58,9 @@ class Figure(_Figure):
 def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -> Figure:
     """A row of pictures per start: how the OIP of one map came about, step by step; on the right the score's trace.
 
+    The way is the whole one: where candidates were tried, it begins with the start and the trial of the one that went
+    on, and a line shows where the trial ends.
+
     Args:
         oips: with snapshots.
         map: which map.
@@ -62,29 +70,36 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -
         InputError: a map or start that is not among the results.
     """
     rows = oips.select(maps=map, starts=starts)
+    number, trial = int(rows.maps[0]), rows.trial_steps
     steps = [int(step) for step in rows.snapshot_steps]
     if steps and steps[-1] == rows.traces.shape[1] - 1:
         steps.pop()  # one step before the result, and not to be told from it
     columns = len(steps) + 1
-    figure = Figure(figsize=(1.25 * columns + 2.4, 1.55 * len(rows) + 0.75), layout="constrained")
+    figure = Figure(figsize=(1.25 * columns + 2.4, 1.55 * len(rows) + 0.95), layout="constrained")
     grid = figure.add_gridspec(len(rows), columns + 1, width_ratios=[1.0] * columns + [1.7])
     for row in range(len(rows)):
         frames = [*rows.snapshots[row, : len(steps)], rows.images[row]]
         low, high = _limits(np.stack(frames))
-        titles = [f"step {step}" for step in steps] + ["result"]
+        titles = [f"trial, step {step}" if step < trial else f"step {step}" for step in steps] + ["result"]
         scores = [*(float(rows.traces[row, step]) for step in steps), float(rows.scores[row])]
         for column, (frame, title, score) in enumerate(zip(frames, titles, scores, strict=True)):
             axes = figure.add_subplot(grid[row, column])
             _picture(axes, _shades(frame, low, high))
-            axes.set_title(title if row == 0 else "", fontsize=9, color=_INK)
-            axes.set_xlabel("" if math.isnan(score) else f"{score:.2f}", fontsize=8, color=_INK, labelpad=2)
+            axes.set_title(title if row == 0 else "", fontsize=9, color=_TRIAL if title.startswith("trial") else _INK)
+            axes.set_xlabel("" if math.isnan(score) else _short(score), fontsize=8, color=_INK, labelpad=2)
             if column == 0:
                 axes.set_ylabel(f"start {rows.starts[row]}\n{rows.status[row]}", fontsize=8, color=_INK)
         axes = figure.add_subplot(grid[row, columns])
         _trace_lines(axes, rows.take([row]))
         axes.set_title("score by step" if row == 0 else "", fontsize=9, color=_INK)
-    figure.suptitle(f"{oips.layer}, map {map}: from the start to the OIP", fontsize=11, color=_INK)
-    _note(figure, "Below each picture its score. Scale: the same within a row, from its 0.5 % to its 99.5 % quantile.")
+    begins = "the start"
+    if rows.settings.get("candidates", 1) > 1 and not trial:  # a file saved before trials were kept
+        begins = "the end of its trial"
+    figure.suptitle(f"{rows.place}, {rows.noun} {number}: from {begins} to the OIP", fontsize=11, color=_INK)
+    notes = ["Below each picture its score. Scale: the same within a row, from its 0.5 % to its 99.5 % quantile."]
+    if trial:
+        notes.append(f"Steps 0 to {trial - 1} are the trial of the start that went on; the dotted line is its end.")
+    _note(figure, "\n".join([*notes, _way(rows)]))
     return figure
 
 
@@ -107,7 +122,7 @@ def sheet(oips: Oips, columns: int | None = None, title: str | None = None) -> F
     mosaic = np.ones((rows * (height + gap_y), columns * (width + gap_x) - gap_x, 3))
     inches = 0.85
     figure = Figure(
-        figsize=(max(4.5, columns * inches * (1 + gap_x / width)), rows * inches * (height + gap_y) / width + 0.75),
+        figsize=(max(4.5, columns * inches * (1 + gap_x / width)), rows * inches * (height + gap_y) / width + 0.95),
         layout="constrained",
     )
     axes = figure.subplots()
@@ -119,19 +134,25 @@ def sheet(oips: Oips, columns: int | None = None, title: str | None = None) -> F
         faded = 0.25 * shades + 0.75 if status == "dead" else shades
         mosaic[top : top + height, left : left + width] = faded
         start = f"·{oips.starts[index]}" if several else ""
-        score = "dead" if status == "dead" else f"{oips.scores[index]:.2f}"
+        score = "dead" if status == "dead" else _short(float(oips.scores[index])) + _MARKS.get(status, "")
         label = f"{oips.maps[index]}{start}: {score}"
         x, y = left + width / 2 - 0.5, top - 0.6 - 0.03 * height
         axes.text(x, y, label, fontsize=7, color=_STATUS_COLORS[status], ha="center", va="bottom")
     _picture(axes, mosaic)
-    counts = oips.counts()
-    alive = len(oips) - counts["dead"]
-    figure.suptitle(title or f"{oips.layer}: {alive} of {len(oips)} OIPs alive", fontsize=11, color=_INK)
-    _note(
-        figure,
-        f"Map{'·start' if several else ''}: score. Scale: each picture from its own 0.5 % to its 99.5 % quantile.",
-    )
+    figure.suptitle(title or _sheet_title(oips), fontsize=11, color=_INK)
+    head = f"{oips.noun.capitalize()}{'·start' if several else ''}: score."
+    woken = f" {_WOKEN}" if (oips.status == "woken").any() else ""
+    _note(figure, f"{head}{woken} Scale: each picture from its own 0.5 % to its 99.5 % quantile.\n{_way(oips)}")
     return figure
+
+
+def _sheet_title(oips: Oips) -> str:
+    numbers = set(oips.maps.tolist())
+    whose = f"{oips.place}, {oips.noun} {oips.maps[0]}" if len(numbers) == 1 else oips.place
+    several = "" if len(numbers) in (1, len(oips)) else f", of {len(numbers)} {plural(oips.noun)}"
+    if oips.before_activation:  # which has no dead region
+        return f"{whose}: {len(oips)} OIP{'s' if len(oips) > 1 else ''}{several}"
+    return f"{whose}: {len(oips) - oips.counts()['dead']} of {len(oips)} OIPs alive{several}"
 
 
 def trace(oips: Oips) -> Figure:
@@ -142,10 +163,12 @@ def trace(oips: Oips) -> Figure:
     axes = figure.subplots()
     _trace_lines(axes, oips, labels=len(oips) <= 8)
     axes.set_xlabel("step")
-    axes.set_ylabel("score (mean activation of the map)")
-    axes.set_title(f"{oips.layer}: scores of {len(oips)} ascents", fontsize=11, color=_INK)
+    axes.set_ylabel(_score_name(oips))
+    axes.set_title(f"{oips.place}: scores of {len(oips)} ascents", fontsize=11, color=_INK)
     if len(oips) <= 8:
         axes.legend(fontsize=8, frameon=False)
+    trial = "\nLeft of the dotted line: the trial of the start that went on." if oips.trial_steps else ""
+    _note(figure, f"{_way(oips)}{trial}")
     return figure
 
 
@@ -154,8 +177,9 @@ def beside_data(
 ) -> Figure:
     """A row per map: its best OIP, and beside it the real images that excite the map most.
 
-    Above the OIP stands its score, and how many times the largest score of the data that is; above each real image its
-    number in the data and its score. All are standardised in the same way, so that their scores compare.
+    Above the OIP stands its score, and how many times the largest score of the data that is, or that no image of the
+    data excites the map; above each real image its number in the data and its score, with = where others score exactly
+    as much. All are standardised in the same way, so that their scores compare.
 
     Args:
         oips: of a layer that was calibrated.
@@ -173,6 +197,10 @@ def beside_data(
         raise InputError(f"{len(best)} OIPs and {count} real images to show: expected at least one of each")
     count = min(count, data.top_indices.shape[1])
     height, width = best.images.shape[1:3]
+    compared = best.info.get("objective", "map_mean") == "map_mean"  # which is what the data was scored by
+    equals = (data.top_scores[:, :, None] == data.top_scores[:, None, :]).sum(2) > 1
+    if data.tied is not None:
+        equals |= (data.top_scores == data.top_scores[:, -1:]) & (data.tied > 0)[:, None]
     # As in `sheet`: one mosaic with text. Its columns: the map's number, the OIP, a gap, the real images.
     gap_x, gap_y, apart = max(1, round(0.14 * width)), max(2, round(0.3 * height)), max(2, round(0.4 * width))
     lefts = [apart] + [2 * apart + width + column * (width + gap_x) for column in range(count)]
@@ -189,26 +217,35 @@ def beside_data(
 
     for row in range(len(best)):
         number, score, status = int(best.maps[row]), float(best.scores[row]), str(best.status[row])
-        maximum = float(data.maximum[number])
-        times = f"{score / maximum:.1f} × data" if maximum > 0 else "data: 0"
-        dead = status == "dead"
-        put(best.images[row], row, 0, "dead" if dead else f"{_short(score)} ({times})", _STATUS_COLORS[status], dead)
+        excited = bool(data.excited[number])
+        label = "dead" if status == "dead" else _short(score) + _MARKS.get(status, "")
+        if not excited:
+            hardly = "the data hardly excites" if data.maximum[number] > 0 else "no image of the data excites"
+            label += f"\n{hardly} this {best.noun}"
+        elif status != "dead" and compared:
+            label += f" ({score / float(data.maximum[number]):.1f} × data)"
+        put(best.images[row], row, 0, label, _STATUS_COLORS[status], status == "dead")
         middle = row * (height + gap_y) + 2 * gap_y + height / 2
-        axes.text(lefts[0] - 2, middle, f"map\n{number}", fontsize=9, color=_INK, ha="right", va="center")
+        axes.text(lefts[0] - 2, middle, f"{best.noun}\n{number}", fontsize=9, color=_INK, ha="right", va="center")
         for place, picture in enumerate(data.top_of(number)[:count]):
             value = float(data.top_scores[number, place])
-            label = f"#{data.top_indices[number, place]}: {_short(value)}"
-            put(picture, row, place + 1, label, _INK if value > 0 else "#999999", value <= 0)
+            tied = excited and equals[number, place]
+            label = f"#{data.top_indices[number, place]}: {_short(value)}{' =' if tied else ''}"
+            put(picture, row, place + 1, label, _INK if excited else "#999999", not excited)
     _picture(axes, mosaic)
     heads = ((lefts[0] + width / 2, "OIP"), ((lefts[1] + mosaic.shape[1]) / 2, "real images, the most exciting first"))
     for x, text in heads:
         axes.text(x - 0.5, 0.5 * gap_y, text, fontsize=9, color=_INK, ha="center", va="center")
-    figure.suptitle(f"{oips.layer}: OIPs beside the data ({calibration.count} images)", fontsize=11, color=_INK)
-    _note(
-        figure,
-        "Above the real images: number in the data, score. Faded: the map does not fire.\n"
-        "Scale: each picture from its own 0.5 % to its 99.5 % quantile.",
-    )
+    figure.suptitle(f"{best.place}: OIPs beside the data ({calibration.count} images)", fontsize=11, color=_INK)
+    what = "mean of what goes into it" if best.before_activation else "mean activation"
+    notes = [f"Above the real images: number in the data, score ({what}); faded: they do not excite the {best.noun}."]
+    if not compared:
+        notes.append(f"The OIPs' scores are of another objective ({best.info['objective']}), and do not compare.")
+    if (equals & data.excited[:, None])[best.maps, :count].any():
+        notes.append("= others score exactly as much: such images have no order.")
+    if (best.status == "woken").any():
+        notes.append(_WOKEN)
+    _note(figure, "\n".join([*notes, "Scale: each picture from its own 0.5 % to its 99.5 % quantile.", _way(best)]))
     return figure
 
 
@@ -229,7 +266,9 @@ def consistency(oips: Oips, map: int) -> Figure:
     rows = oips.select(maps=map)
     count = len(rows)
     if count < 2:
-        raise InputError(f"map {map} has one start only: expected two or more to compare; ascend with starts=8")
+        raise InputError(
+            f"{rows.noun} {rows.maps[0]} has one start only: expected two or more to compare; ascend with starts=8"
+        )
     correlations = cross_correlations(rows.images)
     means = (correlations.sum(1) - np.diag(correlations)) / (count - 1)
     height, width = rows.images.shape[1:3]
@@ -279,12 +318,14 @@ def consistency(oips: Oips, map: int) -> Figure:
     axes.set(xlim=(-1.0, table_at + cell * count + 0.1), ylim=(count - 0.45, -1.25), aspect="equal")
     axes.axis("off")
     figure.suptitle(
-        f"{oips.layer}, map {map}: {count} starts, mean agreement {means.mean():.2f}", fontsize=11, color=_INK
+        f"{rows.place}, {rows.noun} {rows.maps[0]}: {count} starts, mean agreement {means.mean():.2f}",
+        fontsize=11,
+        color=_INK,
     )
     _note(
         figure,
         "Agreement: the best correlation over all shifts, white 0, dark blue 1.\n"
-        "Scale: each picture from its own 0.5 % to its 99.5 % quantile.",
+        f"Scale: each picture from its own 0.5 % to its 99.5 % quantile.\n{_way(rows)}",
     )
     return figure
 
@@ -437,7 +478,7 @@ def _rows_of(comparison: Comparison, maps: int | Iterable[int] | None, most: int
     """Rows of these maps; by default the one whose scores part most, and the strongest ones."""
     numbers = comparison.maps.tolist()
     if maps is not None:
-        wanted = [maps] if isinstance(maps, int) else list(maps)
+        wanted = whole_numbers("maps", maps)
         if unknown := [number for number in wanted if number not in numbers]:
             raise InputError(f"map {unknown[0]} was not compared: expected one of {', '.join(map(str, numbers))}")
         return [numbers.index(number) for number in wanted]
@@ -486,16 +527,34 @@ def _error_matrix(
 def _trace_lines(axes: Axes, oips: Oips, labels: bool = False) -> None:
     faint = 0.9 if len(oips) <= 8 else 0.35
     for row in range(len(oips)):
-        label = f"map {oips.maps[row]}, start {oips.starts[row]}" if labels else None
+        label = f"{oips.noun} {oips.maps[row]}, start {oips.starts[row]}" if labels else None
         (line,) = axes.plot(oips.traces[row], linewidth=1, alpha=faint, label=label)
         step = int(oips.converged_at[row])
         if step >= 0:
             axes.plot([step], [oips.traces[row, step]], "o", markersize=3, color=line.get_color(), alpha=faint)
+    if oips.trial_steps:
+        axes.axvline(oips.trial_steps, linestyle=":", linewidth=1, color=_TRIAL)
     axes.tick_params(labelsize=7)
     axes.margins(x=0.02)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _way(oips: Oips) -> str:
+    """By which settings the images came about."""
+    way = oips.info.get("way")
+    return f"Settings: {way}." if way else ""
+
+
+def _score_name(oips: Oips) -> str:
+    objective = oips.info.get("objective", "map_mean")
+    if objective != "map_mean":
+        return f"score ({objective})"
+    mean = "mean " if oips.noun == "map" else ""
+    if oips.before_activation:
+        return f"score ({mean}pre-activation of the {oips.noun})"
+    return f"score ({mean}activation of the {oips.noun})"
 
 
 def _short(score: float) -> str:
@@ -524,4 +583,6 @@ def _picture(axes: Axes, shades: npt.NDArray[np.floating]) -> None:
 
 
 def _note(figure: Figure, text: str) -> None:
-    figure.supxlabel(text, fontsize=7, color="#777777")
+    most = round(figure.get_figwidth() / 0.055)  # letters in a line, at this size
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, most)]
+    figure.supxlabel("\n".join(lines), fontsize=7, color="#777777")

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from oip_torch.ascent import is_whole
 from oip_torch.calibration import Calibration, map_means, radial_power_spectrum
+from oip_torch.checks import shown, whole
 from oip_torch.engine import products
 from oip_torch.errors import InputError
 from oip_torch.model import FeatureModel
@@ -44,8 +44,9 @@ Floats = npt.NDArray[np.float64]
 class Quality:
     """Figures of N OIPs of one layer, in their order. NaN: not to be had for this image.
 
-    All of them are about the mean activation of the map, `scores`, whatever objective the OIPs were made with. Images
-    with a score of 0 or less have no ratios to it: NaN.
+    All of them are about the mean activation of the map, `scores`, whatever objective the OIPs were made with; or about
+    the mean of what goes into the activation, where the OIPs were made for that (`Oips.before_activation`). Images with
+    a score of 0 or less have no ratios to it: NaN.
 
     Attributes:
         layer: its name.
@@ -53,10 +54,10 @@ class Quality:
         scores: (N,) the mean activation of the map on the image.
         over_data: score over the largest score that the data draws from the map. Above 1 the image holds
             more of what the map looks for than any image of the data, at the same contrast. inf where the map fires
-            here and for no image of the data. NaN without calibration.
+            here and the data does not excite it (`LayerCalibration.excited`). NaN without calibration.
         selectivity_rank: 1 if the map itself is the one that its own OIP excites most, among the layer's maps, each
             divided by its maximum over the data; 2 if one map is ahead of it; and so on. Undivided, the loudest maps of
-            a layer would lead on every image. Maps from which the data draws nothing have no scale and are left out;
+            a layer would lead on every image. Maps that the data does not excite have no scale and are left out;
             NaN for those, and without calibration.
         shift_robustness: mean of score(shifted) / score over the eight shifts by one pixel, horizontally, vertically
             and diagonally, edges repeated, standardised again. A convolution moves its map along with the image, so
@@ -115,20 +116,24 @@ def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = No
     Raises:
         InputError: another model's OIPs or calibration; a layer that was not calibrated.
     """
-    if not is_whole(seed) or seed < 0:
-        raise InputError(f"seed is {seed}: expected a whole number, 0 or more")
+    if not isinstance(model, FeatureModel) or not isinstance(oips, Oips):
+        raise InputError(
+            f"model is {shown(model)}, oips is {shown(oips)}: expected what oip_torch.load and oip_torch.ascend return"
+        )
+    seed = whole("seed", seed, 0)
     if not len(oips):
         raise InputError("there are no OIPs to assess: expected at least one")
-    if oips.info.get("graph_sha256") != model.network.graph_sha256:
+    if oips.info.get("graph_sha256") != model.fingerprint:
         raise InputError("these OIPs were made with another network: expected the model that made them; load that one")
     if calibration is not None:
         calibration.check(model)
+        calibration.check(oips)
     images = torch.from_numpy(np.ascontiguousarray(oips.images.transpose(0, 3, 1, 2))).to(model.device, model.dtype)
 
     def scores_of(changed: Callable[[slice], Tensor]) -> Floats:
         """(N, maps of the layer): every map's score on the images that `changed` gives, batch by batch."""
-        network, parts = model.up_to(oips.layer), []
-        with torch.no_grad(), products(tf32=False):
+        network, parts = model.up_to(oips.layer, before_activation=oips.before_activation), []
+        with torch.no_grad(), products():
             for first in range(0, len(images), _BATCH):
                 parts.append(map_means(network(changed(slice(first, first + _BATCH)))).double().cpu())
         return torch.cat(parts).numpy()
@@ -155,7 +160,8 @@ def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = No
     score = own(layer_scores)
     over_data, rank, distance = (np.full(len(oips), np.nan) for _ in range(3))
     if calibration is not None:
-        maximum = calibration[oips.layer].maximum
+        data = calibration[oips.layer]
+        maximum = np.where(data.excited, data.maximum, 0.0)
         over_data = _over_data(score, maximum[oips.maps])
         rank = _ranks(layer_scores, oips.maps, maximum)
         distance = spectrum_distance(oips.images, calibration.spectrum)

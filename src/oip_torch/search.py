@@ -7,10 +7,13 @@ counted in image-steps, so that what a result has cost can be said.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -18,15 +21,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
-from oip_torch.ascent import AscentSettings, Schedule, climb, is_whole
-from oip_torch.engine import keep_freed_memory, products
+from oip_torch.ascent import AscentSettings, Schedule, climb
+from oip_torch.checks import shown, whole, whole_numbers
+from oip_torch.engine import gradients, keep_freed_memory, products
 from oip_torch.errors import InputError, OipError
 from oip_torch.memory import free_bytes, in_words
 from oip_torch.model import FeatureModel
-from oip_torch.objectives import OF_ONE_MAP, Objective, map_mean, map_peak
+from oip_torch.objectives import Objective, is_of_one_map, map_mean, map_peak, of_each
 from oip_torch.oips import Oips
+from oip_torch.onnx_file import Layer
 from oip_torch.progress import bar
 from oip_torch.starts import Key, components, standardize
 
@@ -40,17 +45,22 @@ _BATCH = {"cpu": 64, "cuda": 4096}  # images at once; beyond that the time per i
 _BESIDE = 2.0  # with what allocator and libraries take: on CPUs processes grew by 1.3 to 2 of what their tensors hold
 _LIBRARIES = 32 << 20  # what the first ascent of a process takes for kernels and threads
 _CORE_BYTES = 64 << 20  # of a core's batch: with images so large that this is few of them, time per image is the same
+_WAKE_SECONDS = 0.1  # how long a Ctrl-C may go unseen
+
+logger = logging.getLogger("oip_torch")
 
 
+@gradients()
 def ascend(
     model: FeatureModel,
-    layer: str,
-    maps: int | Iterable[int] | None = None,
+    layer: str | Layer,
+    maps: int | Iterable[int] | Tensor | None = None,
     *,
     starts: int = 1,
     seed: int = 0,
     settings: AscentSettings | None = None,
     objective: Objective = map_mean,
+    before_activation: bool | None = None,
     batch_size: int | None = None,
     memory: int | None = None,
     progress: bool | None = None,
@@ -61,56 +71,82 @@ def ascend(
 
     Args:
         model: from `load` or `convert`; the work is done where its weights are, in their dtype.
-        layer: name of the layer.
-        maps: which of its maps (or units); None: all of them.
+        layer: name of the layer, or its entry of `model.layers`.
+        maps: which of its maps (or units), each once: whole numbers, or a mask of booleans; None: all of them.
         starts: how many images per map, each from a start of its own (or from the best of its own candidates).
         seed: each image's random numbers depend on (seed, layer, map, start number) alone.
         settings: default `AscentSettings()`.
-        objective: what is maximised; see `objectives`.
+        objective: what is maximised, see `objectives`. A function of one's own has to score each image by its own
+            activations alone: one that lets images enter each other's scores would give other results with another
+            `batch_size`, and is refused.
+        before_activation: maximise what goes into the layer's activation instead of what comes out. None: where the
+            activation is a softmax or a sigmoid, which end at 1 whatever goes in, so that all scores would be 1.
         batch_size: images at once, at most; default by device.
         memory: bytes that this may take beyond what the process holds already: on a CPU for the work and its results,
             on CUDA for the work on the card. Default: half of what is free. Fewer images at once are worked on where it
             is little. What is expected is told by `info["predicted_bytes"]`.
-        progress: show a bar on stderr; None: only on a terminal.
+        progress: show a bar on stderr; None: only on a terminal or in a notebook.
 
     Returns:
-        The OIPs, map by map, start by start.
+        The OIPs, map by map, start by start. Images that left the finite numbers are not among them:
+        `info["not_finite"]` names them, as [map, start], and so does a warning of the logger "oip_torch".
 
     Raises:
-        InputError: unknown layer, a map out of range, a number that is not positive, or more images than fit in memory.
+        InputError: an argument of a wrong kind, unknown layer, a map out of range or named twice, an objective that
+            cannot be maximised, or more images than fit in memory.
+        OipError: every image left the finite numbers.
     """
-    settings = settings or AscentSettings()
+    if not isinstance(model, FeatureModel):
+        raise InputError(f"model is {shown(model)}: expected what oip_torch.load or oip_torch.convert returns")
+    layer = model.layer(layer).name
+    settings = AscentSettings() if settings is None else settings
+    if not isinstance(settings, AscentSettings):
+        raise InputError(
+            f"settings is {shown(settings)}: expected AscentSettings(…), AscentSettings.article(…) or "
+            "AscentSettings.within(…)"
+        )
     numbers = chosen_maps(model, layer, maps)
-    whole = {"starts": (starts, 1), "seed": (seed, 0), "batch_size": (batch_size, 1), "memory": (memory, 1)}
-    for name, (value, least) in whole.items():
-        if value is None:
-            continue
-        if not is_whole(value) or value < least:
-            raise InputError(f"{name} is {value}: expected a whole number, {least} or more")
+    starts, seed = whole("starts", starts, 1), whole("seed", seed, 0)
+    batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
+    memory = None if memory is None else whole("memory", memory, 1)
+    target = _target(model, layer, model.before_activation(layer, before_activation), objective)
     keys = [(number, start) for number in numbers for start in range(starts)]
-    plan = _plan(model, layer, len(keys), settings, objective, batch_size, memory)
+    fingerprint = model.fingerprint
+    plan = _plan(target, len(keys), settings, batch_size, memory)
     if model.device.type == "cpu":
         keep_freed_memory()
     joined = _room(model, len(keys), settings)
     spent: list[int] = []
+    stop = threading.Event()
     began = time.perf_counter()
-    with bar(f"ascending {layer}", len(keys) * settings.image_steps, progress) as advance:
+    with bar(f"ascending {layer}", len(keys) * settings.image_steps, progress) as tell:
+
+        def advance(count: int) -> None:
+            if stop.is_set():
+                raise _StoppedError
+            tell(count)
 
         def work(first: int) -> None:
             rows = slice(first, first + plan.batch_size)
-            batch = _Batch(model, layer, keys[rows], seed, settings, objective, advance)
-            found = batch.ascend()
-            if not (np.isfinite(found["images"]).all() and np.isfinite(found["scores"]).all()):
-                raise OipError(f"the ascent of {layer!r} left the finite numbers: use a smaller epsilon, or float64")
+            batch = _Batch(target, keys[rows], seed, settings, advance)
+            with products(tf32=settings.tf32):
+                found = batch.ascend()
             for name, values in found.items():
                 joined[name][rows] = values
             spent.append(batch.spent)
 
-        with products(tf32=settings.tf32):
-            _each_batch(work, range(0, len(keys), plan.batch_size), plan.workers)
+        _each_batch(work, range(0, len(keys), plan.batch_size), plan.workers, stop)
+    finite = np.isfinite(joined["images"]).all((1, 2, 3)) & np.isfinite(joined["scores"])
+    lost = [key for key, whole_ in zip(keys, finite, strict=True) if not whole_]
+    if lost:
+        text = f"{len(lost)} of {len(keys)} images of {layer!r} left the finite numbers: {_named(lost)}"
+        hint = "use a smaller epsilon, or float64, and look whether the weights are finite"
+        if len(lost) == len(keys):
+            raise OipError(f"{text}; {hint}")
+        logger.warning("note: %s; they are not among the results: %s", text, hint)
     status = np.where(joined["converged_at"] >= 0, "converged", "finished")
     status = np.where(joined["woken"], "woken", status)
-    return Oips(
+    oips = Oips(
         layer=layer,
         maps=np.array([key[0] for key in keys], np.int64),
         starts=np.array([key[1] for key in keys], np.int64),
@@ -125,19 +161,139 @@ def ascend(
         settings=settings.to_dict(),
         info={
             "seed": seed,
-            "objective": getattr(objective, "__name__", "custom"),
-            "leaking": model.nearest_activations(layer) if settings.leak > 0 else {},
+            "objective": target.objective_name,
+            "way": settings.summary,
+            "noun": model.noun(layer),
+            "activation": model.layers[layer].activation,
+            "before_activation": target.before_activation,
+            "leaking": target.nearest_activations() if settings.leak > 0 else {},
             "source": model.network.source,
             "source_sha256": model.network.source_sha256,
-            "graph_sha256": model.network.graph_sha256,
+            "graph_sha256": fingerprint,
+            "weights": "as converted" if fingerprint == model.network.graph_sha256 else "changed since the conversion",
             "versions": {name: version(name) for name in ("oip_torch", "torch", "numpy")},
             "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
             "dtype": str(model.dtype).removeprefix("torch."),
+            "not_finite": [list(key) for key in lost],
             "image_steps": sum(spent),
             "predicted_bytes": plan.bytes,
             "seconds": time.perf_counter() - began,
         },
     )
+    return oips.take(finite) if lost else oips
+
+
+class _StoppedError(Exception):
+    """Another thread failed, or was interrupted: this one need not go on."""
+
+
+def _named(keys: Sequence[tuple[int, int]]) -> str:
+    """[(3, 0), (3, 1), (5, 0)] → "map 3 (starts 0, 1), map 5 (start 0)"; at most eight maps by name."""
+    starts: dict[int, list[int]] = {}
+    for number, start in keys:
+        starts.setdefault(number, []).append(start)
+    named = [
+        f"map {number} (start{'s' if len(own) > 1 else ''} {', '.join(map(str, own))})"
+        for number, own in starts.items()
+    ]
+    return ", ".join(named[:8]) + (f" and {len(named) - 8} maps more" if len(named) > 8 else "")
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What is looked at, and what is maximised there; the networks up to it are built once, and for one call alone.
+
+    `rising`: whether the objective grows where the map responds. Where it does not, a silent map is no failure.
+    """
+
+    model: FeatureModel
+    layer: str
+    before_activation: bool
+    objective: Objective
+    rising: bool
+    climbed: Callable[..., fx.GraphModule]
+
+    @property
+    def objective_name(self) -> str:
+        return getattr(self.objective, "__name__", "custom")
+
+    @property
+    def wakes(self) -> bool:
+        """Whether there is something to wake: the layer's own activation, in a map that should respond."""
+        return self.rising and not self.before_activation
+
+    def up_to(self) -> fx.GraphModule:
+        return self.model.up_to(self.layer, before_activation=self.before_activation)
+
+    def nearest_activations(self) -> dict[str, str]:
+        return self.model.nearest_activations(self.layer, before_activation=self.before_activation)
+
+    def step_bytes(self, *, leaky: bool, one_map: bool) -> int:
+        return self.model.step_bytes(self.layer, leaky=leaky, one_map=one_map, before_activation=self.before_activation)
+
+
+def _target(model: FeatureModel, layer: str, before_activation: bool, objective: Objective) -> _Target:
+    climbed = functools.cache(functools.partial(model.climbed, layer, before_activation=before_activation))
+    target = _Target(model, layer, before_activation, objective, True, climbed)
+    if is_of_one_map(objective):
+        return target
+    if not callable(objective):
+        raise InputError(
+            f"objective is {shown(objective)}: expected a function of (activations, maps), such as objectives.map_mean"
+        )
+    return dataclasses.replace(target, rising=_is_rising(target))
+
+
+def _is_rising(target: _Target) -> bool:
+    """Whether an objective of the user's own grows with its map; checks it on made-up activations of four images.
+
+    Raises:
+        InputError: it fails, gives other than one score for each image, has no gradient, or lets images enter each
+            other's scores.
+    """
+    model, name = target.model, target.objective_name
+    image = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
+    with torch.no_grad():
+        shape = (4, *target.up_to()(image).shape[1:])
+    stream = torch.Generator().manual_seed(0)
+    activations = torch.randn(shape, generator=stream).to(image).requires_grad_()
+    maps = torch.tensor([0, 0, shape[1] - 1, shape[1] - 1], device=model.device)
+
+    def scored(values: Tensor, numbers: Tensor) -> Tensor:
+        try:
+            scores = target.objective(values, numbers)
+        except Exception as error:
+            raise InputError(
+                f"the objective {name} failed on activations of shape {tuple(values.shape)} and maps of shape "
+                f"{tuple(numbers.shape)}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(scores, Tensor) or scores.shape != numbers.shape:
+            got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else shown(scores)
+            raise InputError(
+                f"the objective {name} gave {got} for {len(numbers)} images: expected a tensor of one score for each, "
+                f"of shape {tuple(numbers.shape)}"
+            )
+        return scores
+
+    scores = scored(activations, maps)
+    slope = torch.autograd.grad(scores[0], activations, allow_unused=True)[0] if scores.requires_grad else None
+    if slope is None:
+        raise InputError(
+            f"the objective {name} has no gradient: expected a score that is computed from the activations by "
+            "differentiable operations of torch"
+        )
+    with torch.no_grad():
+        others = torch.cat([activations[:1], 1 - 2 * activations[1:]])
+        alone = torch.stack([scores[0], scored(others, maps)[0], scored(activations[:1], maps[:1])[0]])
+        if slope[1:].any() or not torch.allclose(alone, scores[0], rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise InputError(
+                f"the objective {name} lets images enter each other's scores, so that results would depend on the "
+                "batch: expected each image's score to come from its own activations alone"
+            )
+        silent = torch.zeros_like(activations)
+        responding = silent.clone()
+        responding[torch.arange(4), maps] = 1.0
+        return bool((scored(responding, maps) > scored(silent, maps)).all())
 
 
 @dataclass(frozen=True)
@@ -149,30 +305,29 @@ class _Plan:
     bytes: int
 
 
-def _plan(
-    model: FeatureModel,
-    layer: str,
-    count: int,
-    settings: AscentSettings,
-    objective: Objective,
-    batch_size: int | None,
-    memory: int | None,
-) -> _Plan:
+def _plan(target: _Target, count: int, settings: AscentSettings, batch_size: int | None, memory: int | None) -> _Plan:
     """As many images at once as are worth it and fit; an `InputError` where not even one does."""
+    model = target.model
     on_cpu = model.device.type == "cpu"
     free = free_bytes(model.device) // 2 if memory is None else memory
     result = sum(array.nbytes for array in _room(model, 1, settings).values())
     results = count * result if on_cpu else 0
     cores = torch.get_num_threads() if on_cpu else 1
-    # While a batch is at work it holds the results of two finalists and of the better ones, and about so many images.
-    step = model.step_bytes(layer, leaky=settings.leak > 0, one_map=objective in OF_ONE_MAP)
-    tensors = step + 3 * result + 16 * math.prod(model.input_shape) * model.dtype.itemsize
-    one = int(_BESIDE * tensors)
+    plain = is_of_one_map(target.objective)
+    networks = {(settings.leak > 0, plain)}
+    if settings.candidates > 1 and settings.waking and settings.steps > 1 and target.wakes:  # see _Batch.by_the_peak
+        networks |= {(True, is_of_one_map(target.objective, map_peak)), (True, plain)}
+    step = max(target.step_bytes(leaky=leaky, one_map=one_map) for leaky, one_map in networks)
+    # While a batch is at work it holds the results of two finalists and of the better ones, what is kept of the
+    # finalists' trials, and about so many images.
+    tried = sum(kept < settings.trial_steps for kept in settings.snapshot_steps())
+    images = 16 + 3 * (1 + settings.finalists) * tried
+    one = int(_BESIDE * (step + 3 * result + images * math.prod(model.input_shape) * model.dtype.itemsize))
     room = max(0, free - results - _LIBRARIES)
     workers = min(cores, count, room // one)
     if workers == 0:
         raise InputError(
-            f"OIPs of {layer!r}, {count} in number, need {in_words(_LIBRARIES + results + one)} of memory, "
+            f"OIPs of {target.layer!r}, {count} in number, need {in_words(_LIBRARIES + results + one)} of memory, "
             f"{in_words(results)} of it for the results, and {in_words(free)} may be used: ask for fewer maps or "
             "starts, keep fewer snapshots (AscentSettings(snapshots=())), or allow more (memory=BYTES or --memory GIB, "
             "at most what is free)"
@@ -195,7 +350,7 @@ def _room(model: FeatureModel, count: int, settings: AscentSettings) -> dict[str
         "images": (pixels, numbers),
         "scores": ((), numbers),
         "largest_before": ((), numbers),
-        "traces": ((settings.steps,), numbers),
+        "traces": ((settings.way_steps,), numbers),
         "snapshots": ((len(settings.snapshot_steps()), *pixels), numbers),
         "converged_at": ((), np.int64),
         "dead": ((), bool),
@@ -204,8 +359,8 @@ def _room(model: FeatureModel, count: int, settings: AscentSettings) -> dict[str
     return {name: np.empty((count, *shape), kind) for name, (shape, kind) in rows.items()}
 
 
-def _each_batch(work: Callable[[int], None], firsts: Sequence[int], workers: int) -> None:
-    """`work` on each batch, which it is told by the number of its first image.
+def _each_batch(work: Callable[[int], None], firsts: Sequence[int], workers: int, stop: threading.Event) -> None:
+    """`work` on each batch, which it is told by the number of its first image; `stop` is set where one fails.
 
     On a CPU the cores work on a batch each, instead of all on one: operations this small spend more time waiting for
     each other than computing, and where another program holds a core they wait for it at every operation (measured
@@ -219,29 +374,40 @@ def _each_batch(work: Callable[[int], None], firsts: Sequence[int], workers: int
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores // workers,)) as pool:
             try:
-                for done in [pool.submit(work, first) for first in firsts]:
-                    done.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # what has not begun need not, for Ctrl-C above all
+                pending = {pool.submit(work, first) for first in firsts}
+                while pending:
+                    # Not for ever: a wait without an end is not woken by every signal on every system.
+                    done, pending = wait(pending, timeout=_WAKE_SECONDS, return_when=FIRST_EXCEPTION)
+                    for finished in done:
+                        finished.result()
+            except BaseException:  # Ctrl-C above all
+                stop.set()  # who is at work ends after its step,
+                pool.shutdown(wait=False, cancel_futures=True)  # and what has not begun need not
                 raise
     finally:
         torch.set_num_threads(cores)
 
 
-def chosen_maps(model: FeatureModel, layer: str, maps: int | Iterable[int] | None) -> list[int]:
-    """The maps as a list, each once; None stands for all. An `InputError` names the range."""
-    count = model.layers[layer].maps
+def chosen_maps(model: FeatureModel, layer: str, maps: int | Iterable[int] | Tensor | None) -> list[int]:
+    """The maps as a list; None stands for all. An `InputError` names the range, and what was named twice."""
+    count, noun = model.layers[layer].maps, model.noun(layer)
     if maps is None:
         return list(range(count))
-    numbers = [maps] if isinstance(maps, (int, np.integer)) else list(maps)
+    numbers = whole_numbers(f"maps of layer {layer!r}", maps, count)
     if not numbers:
         raise InputError(
             f"no maps of layer {layer!r} were given: expected numbers from 0 to {count - 1}, or None for all"
         )
     for number in numbers:
-        if not is_whole(number) or not 0 <= number < count:
-            raise InputError(f"layer {layer!r} has no map {number}: expected a number from 0 to {count - 1}")
-    return [int(number) for number in dict.fromkeys(numbers)]
+        if not 0 <= number < count:
+            raise InputError(f"layer {layer!r} has no {noun} {number}: expected a number from 0 to {count - 1}")
+    if len(set(numbers)) < len(numbers):
+        twice = next(number for number in numbers if numbers.count(number) > 1)
+        raise InputError(
+            f"{noun} {twice} of layer {layer!r} is named more than once: expected each once; several images of one "
+            "come from several starts (starts=3, --starts 3)"
+        )
+    return numbers
 
 
 class _Batch:
@@ -249,73 +415,83 @@ class _Batch:
 
     def __init__(
         self,
-        model: FeatureModel,
-        layer: str,
+        target: _Target,
         keys: Sequence[tuple[int, int]],
         seed: int,
         settings: AscentSettings,
-        objective: Objective,
         advance: Callable[[int], None],
     ) -> None:
-        self.model, self.layer, self.keys, self.seed = model, layer, keys, seed
-        self.settings, self.objective, self.advance = settings, objective, advance
-        self.maps = torch.tensor([key[0] for key in keys], device=model.device)
-        self.columns = torch.arange(len(keys), device=model.device)
+        self.target, self.model, self.keys, self.seed = target, target.model, keys, seed
+        self.settings, self.advance = settings, advance
+        self.maps = torch.tensor([key[0] for key in keys], device=self.model.device)
+        self.columns = torch.arange(len(keys), device=self.model.device)
         self.spent = 0
 
+    @gradients()
     def ascend(self) -> dict[str, Any]:
         """What `_room` has room for, of these images."""
         settings = self.settings
         asleep = torch.zeros_like(self.maps, dtype=torch.bool)
         if settings.candidates == 1:
             numbers = torch.zeros_like(self.maps)
-            result = self.climb_on(self.beginning(numbers), numbers, asleep)
+            result = self.climb_on({"images": self.beginning(numbers)}, numbers, asleep)
         else:
-            images, chosen, awake = self.precursor()
-            if settings.waking and settings.steps > 1:
+            trials, chosen, awake = self.precursor()
+            if settings.waking and settings.steps > 1 and self.target.wakes:
                 asleep = ~awake
-            result = self.climb_on(images[0], chosen[0], asleep)
-            for x, numbers in zip(images[1:], chosen[1:], strict=True):
-                result = _better(result, self.climb_on(x, numbers, asleep))
+            result = self.climb_on(trials[0], chosen[0], asleep)
+            for trial, numbers in zip(trials[1:], chosen[1:], strict=True):
+                result = _better(result, self.climb_on(trial, numbers, asleep))
+        result["dead"] = result.pop("silent") & self.target.wakes
         result["woken"] = asleep & ~result["dead"]
         with torch.no_grad():
-            before = self.model.up_to(self.layer, before_activation=True)(result["images"])
-        rows = before[self.columns, self.maps]
-        result["largest_before"] = rows.flatten(1).amax(1) if rows.ndim > 1 else rows
+            before = self.model.up_to(self.target.layer, before_activation=True)(result["images"])
+        result["largest_before"] = of_each(before, self.maps).reshape(len(self.maps), -1).amax(1)
         for name in ("images", "snapshots"):  # outside, channels come last
             result[name] = result[name].movedim(-3, -1)
         return {name: tensor.cpu().numpy() for name, tensor in result.items() if name != "promise"}
 
-    def precursor(self) -> tuple[Tensor, Tensor, Tensor]:
+    def precursor(self) -> tuple[list[dict[str, Tensor]], Tensor, Tensor]:
         """The most promising candidates of each image after a short climb each, the best first.
 
         Promising is judged by the leaky score, which ranks sleeping maps as well.
 
         Returns:
-            (finalists, batch, …) images, (finalists, batch) their numbers, and (batch,) whether any candidate fires.
+            The finalists' trials as `climb` gives them, the best of all images first; (finalists, batch) their
+            numbers; and (batch,) whether the map responded to any candidate.
         """
         awake = torch.zeros_like(self.maps, dtype=torch.bool)
-        images: list[Tensor] = []
-        promise: list[Tensor] = []
-        numbers: list[Tensor] = []
+        kept = tuple(step for step in self.settings.snapshot_steps() if step < self.settings.trial_steps)
+        found: dict[str, Tensor] = {}
         for candidate in range(self.settings.candidates):
             number = torch.full_like(self.maps, candidate)
-            trial = self.climb(self.beginning(number), self.maps, self.settings.candidate_schedule)
-            awake |= trial["scores"] > 0
-            ranked = torch.stack([*promise, trial["promise"]])
+            trial = self.climb(self.beginning(number), self.maps, self.settings.candidate_schedule, kept=kept)
+            awake |= ~trial["silent"]
+            trial["number"] = number
+            stacked = {
+                name: torch.cat([found[name], tensor[None]]) if found else tensor[None]
+                for name, tensor in trial.items()
+                if name != "converged_at"  # a trial has no time for that
+            }
+            ranked = stacked["promise"].nan_to_num(nan=-math.inf, posinf=-math.inf)
             order = ranked.topk(min(self.settings.finalists, len(ranked)), dim=0).indices
-            promise = list(ranked[order, self.columns])
-            images = list(torch.stack([*images, trial["images"]])[order, self.columns])
-            numbers = list(torch.stack([*numbers, number])[order, self.columns])
-        return torch.stack(images), torch.stack(numbers), awake
+            found = {name: tensor[order, self.columns] for name, tensor in stacked.items()}
+        numbers = found.pop("number")
+        trials = [{name: tensor[place] for name, tensor in found.items()} for place in range(len(numbers))]
+        return trials, numbers, awake
 
-    def climb_on(self, x: Tensor, numbers: Tensor, asleep: Tensor) -> dict[str, Tensor]:
-        """An ascent that may end in the result: the maps that sleep by way of their peak, the others straight."""
+    def climb_on(self, trial: dict[str, Tensor], numbers: Tensor, asleep: Tensor) -> dict[str, Tensor]:
+        """An ascent that may end in the result, and the trial before it: one way from the start.
+
+        The maps that sleep ascend by way of their peak, the others straight.
+        """
+        x, tried = trial["images"], self.settings.trial_steps
         added: dict[int, Tensor] = {}
         if self.settings.stages is not None:
             ends = np.cumsum(self.settings.stages)[:-1].tolist()
             added = dict(zip(ends, self.parts(numbers)[1:], strict=True))
-        kept, schedule = self.settings.snapshot_steps(), self.settings.schedule
+        kept = tuple(step - tried for step in self.settings.snapshot_steps() if step >= tried)
+        schedule = self.settings.schedule
         if not asleep.any():
             result = self.climb(x, self.maps, schedule, kept=kept, added=added, settings=self.settings)
         else:
@@ -327,7 +503,7 @@ class _Batch:
                 )
                 order = torch.cat([torch.nonzero(asleep), torch.nonzero(~asleep)]).flatten().argsort()
                 result = {name: torch.cat([result[name], others[name]])[order] for name in result}
-        return result if self.settings.candidates == 1 else _unless_worse(x, result)
+        return _after(trial, _unless_worse(trial, result)) if tried else result
 
     def by_the_peak(self, x: Tensor, maps: Tensor, kept: tuple[int, ...]) -> dict[str, Tensor]:
         """The ascent of maps that sleep.
@@ -336,17 +512,15 @@ class _Batch:
         until it is as large as it gets; then what was asked for, in steps so small that the map does not fall asleep
         again.
         """
-        whole = self.settings.steps
-        steps = max(1, whole * _TO_THE_PEAK.steps // (_TO_THE_PEAK.steps + _FROM_THE_PEAK.steps))
+        all_steps = self.settings.steps
+        steps = max(1, all_steps * _TO_THE_PEAK.steps // (_TO_THE_PEAK.steps + _FROM_THE_PEAK.steps))
         up = dataclasses.replace(_TO_THE_PEAK, steps=steps)
-        on = dataclasses.replace(_FROM_THE_PEAK, steps=whole - steps)
+        on = dataclasses.replace(_FROM_THE_PEAK, steps=all_steps - steps)
         peak = self.climb(x, maps, up, ascended=map_peak, kept=tuple(step for step in kept if step < steps))
-        mean = self.climb(peak["images"], maps, on, kept=tuple(step - steps for step in kept if step >= steps))
-        result = _unless_worse(peak["images"], mean)
-        for name in ("traces", "snapshots"):
-            result[name] = torch.cat([peak[name], mean[name]], dim=1)
+        later = tuple(step - steps for step in kept if step >= steps)
+        mean = self.climb(peak["images"], maps, on, kept=later, settings=self.settings)
         # The largest pre-activation is the evidence of a map that stays dead, and tells its tries apart.
-        return result | {"promise": peak["promise"], "converged_at": torch.full_like(mean["converged_at"], -1)}
+        return _after(peak, _unless_worse(peak, mean)) | {"promise": peak["promise"]}
 
     def climb(self, x: Tensor, maps: Tensor, schedule: Schedule, **more: Any) -> dict[str, Tensor]:
         """`climb`, counted."""
@@ -355,12 +529,14 @@ class _Batch:
             self.spent += count
             self.advance(count)
 
-        return climb(self.model, self.layer, x, maps, schedule, self.objective, advance=advance, **more)
+        return climb(self.target.climbed, x, maps, schedule, self.target.objective, advance=advance, **more)
 
     def parts(self, numbers: Tensor) -> Tensor:
         """(components, batch, …) of each image's candidate of this number."""
         keys: list[Key] = [(*key, number) for key, number in zip(self.keys, numbers.tolist(), strict=True)]
-        made = components(self.model.input_shape, keys, layer=self.layer, seed=self.seed, settings=self.settings.start)
+        made = components(
+            self.model.input_shape, keys, layer=self.target.layer, seed=self.seed, settings=self.settings.start
+        )
         return made.to(self.model.device, self.model.dtype)
 
     def beginning(self, numbers: Tensor) -> Tensor:
@@ -372,16 +548,24 @@ class _Batch:
 def _better(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
     """Image by image the better one of two ascents: by its score, and where both sleep by its promise."""
     same = second["scores"] == first["scores"]
-    second_wins = (second["scores"] > first["scores"]) | (same & (second["promise"] > first["promise"]))
+    lost = ~first["scores"].isfinite() & second["scores"].isfinite()
+    second_wins = (second["scores"] > first["scores"]) | (same & (second["promise"] > first["promise"])) | lost
     return {name: torch.where(_like(second_wins, first[name]), second[name], first[name]) for name in first}
 
 
-def _unless_worse(x: Tensor, result: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The ascent from `x`, with `x` itself as the image where the steps led to a lower score."""
+def _unless_worse(before: dict[str, Tensor], result: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The ascent from `before`'s images, with these as they were where the steps led to a lower score."""
     worse = result["traces"][:, 0] > result["scores"]
-    scores = torch.where(worse, result["traces"][:, 0], result["scores"])
-    images = torch.where(_like(worse, x), x, result["images"])
-    return result | {"images": images, "scores": scores, "dead": result["dead"] & (scores <= 0)}
+    was = {"images": before["images"], "silent": before["silent"], "scores": result["traces"][:, 0]}
+    return result | {name: torch.where(_like(worse, first), first, result[name]) for name, first in was.items()}
+
+
+def _after(before: dict[str, Tensor], result: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Two ascents, the second from where the first ended, as one way; with the second's results."""
+    joined = {name: torch.cat([before[name], result[name]], dim=1) for name in ("traces", "snapshots")}
+    steps = before["traces"].shape[1]
+    converged_at = torch.where(result["converged_at"] < 0, -1, result["converged_at"] + steps)
+    return result | joined | {"converged_at": converged_at}
 
 
 def _like(mask: Tensor, tensor: Tensor) -> Tensor:

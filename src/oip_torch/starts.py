@@ -7,6 +7,7 @@ decides what is found, and whether anything is found.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from oip_torch.checks import is_whole, number, plain, shown, whole
 from oip_torch.errors import InputError
 
 __all__ = ["Key", "StartSettings", "components", "enlarge", "random_stream", "rms", "standardize", "start_images"]
@@ -52,24 +54,28 @@ class StartSettings:
     bands: int = 4
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values, and make them plain."""
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         if self.kind not in ("scales", "fourier"):
-            raise InputError(f"kind of start is {self.kind!r}: expected 'scales' or 'fourier'")
+            raise InputError(f"kind of start is {shown(self.kind)}: expected 'scales' or 'fourier'")
         if self.sides is not None:
-            object.__setattr__(self, "sides", tuple(int(side) for side in self.sides))
-            if not self.sides or min(self.sides) < 1:
-                raise InputError(f"sides are {self.sides}: expected at least one, each 1 or more")
+            sides = self.sides if isinstance(self.sides, tuple) else (self.sides,)
+            if not sides or not all(is_whole(side) and side >= 1 for side in sides):
+                raise InputError(f"sides are {shown(self.sides)}: expected whole numbers, at least one, each 1 or more")
+            object.__setattr__(self, "sides", sides)
         if self.factors is not None:
-            object.__setattr__(self, "factors", tuple(float(factor) for factor in self.factors))
-            if not all(map(math.isfinite, self.factors)) or not any(self.factors):
-                raise InputError(f"factors are {self.factors}: expected finite numbers, not all 0")
-            if len(self.factors) != self.count:
-                raise InputError(f"{len(self.factors)} factors for {self.count} components: expected one for each")
-        if self.bands < 1:
-            raise InputError(f"bands is {self.bands}: expected 1 or more")
-        if not math.isfinite(self.exponent):
-            raise InputError(f"exponent is {self.exponent}: expected a finite number")
-        if not 0 < self.lowest < (math.inf if self.highest is None else self.highest):
+            given = self.factors if isinstance(self.factors, tuple) else (self.factors,)
+            factors = tuple(float(number("a factor", factor, "finite numbers")) for factor in given)
+            if not any(factors):
+                raise InputError(f"factors are {shown(self.factors)}: expected finite numbers, not all 0")
+            if len(factors) != self.count:
+                raise InputError(f"{len(factors)} factors for {self.count} components: expected one for each")
+            object.__setattr__(self, "factors", factors)
+        whole("bands", self.bands, 1)
+        number("exponent", self.exponent)
+        highest = math.inf if self.highest is None else number("highest", self.highest)
+        if not 0 < number("lowest", self.lowest) < highest:
             raise InputError(
                 f"lowest and highest are {self.lowest} and {self.highest}: expected 0 < lowest < highest, "
                 "in cycles per shorter edge"

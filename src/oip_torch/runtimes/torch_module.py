@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,8 @@ class TorchModule(Runtime):
         x, numbers = self._to_torch(images, dtype), self._numbers(maps)
         if not self.plain:
             schedule = AscentSettings.article(steps=steps, epsilon=epsilon).schedule
-            result = climb(self._network(dtype), layer, x, numbers, schedule, map_mean)
+            climbed = cache(partial(self._network(dtype).climbed, layer))
+            result = climb(climbed, x, numbers, schedule, map_mean)
             return result["traces"].cpu().numpy(), _to_keras(result["images"])
         traces = []
         for _ in range(steps):

@@ -1,0 +1,212 @@
+"""Arguments at the boundary: what is unambiguous comes out plain, everything else is told in one sentence."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from oip_torch import AscentSettings, FeatureModel, InputError, Oips, StartSettings, ascend, assess, calibrate, capture
+from oip_torch.checks import number, plain, whole, whole_numbers
+from oip_torch.model import load, resolve_device
+from oip_torch.search import chosen_maps
+
+LAYER = "Conv2D_3"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [3, 5],
+        (3, 5),
+        {3: "a", 5: "b"}.keys(),
+        range(3, 6, 2),
+        (n for n in (3, 5)),
+        [np.int64(3), 5],
+        np.array([3, 5]),
+        np.array([3, 5], np.uint8),
+        torch.tensor([3, 5]),
+        torch.tensor([3, 5], dtype=torch.int16),
+        [torch.tensor(3), torch.tensor(5)],
+        np.arange(8) % 8 == np.array([9, 9, 9, 3, 9, 5, 9, 9]),
+        torch.tensor([False, False, False, True, False, True, False, False]),
+    ],
+)
+def test_whole_numbers_of_any_kind(given: Any) -> None:
+    found = whole_numbers("maps", given, 8)
+    assert found == [3, 5]
+    assert json.dumps(found) == "[3, 5]"
+
+
+@pytest.mark.parametrize("given", [7, np.int32(7), np.array(7), torch.tensor(7)])
+def test_one_whole_number(given: Any) -> None:
+    assert whole_numbers("maps", given) == [7]
+    assert whole("steps", given, 1) == 7
+    assert type(whole("steps", given, 1)) is int
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("3", b"3", 3.0, np.array([3.0]), torch.tensor([0.5]), [3, "5"], [True, False], True, {"a": 1}, object()),
+        *([[1, 2], [3]], np.zeros((2, 2), int), np.array([True, False]), [None]),
+    ],
+)
+def test_what_is_no_whole_number_is_told_in_one_sentence(given: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"maps are given as .*: expected whole numbers, such as 3 or \[3, 5\]"
+    ) as told:
+        whole_numbers("maps", given, 8)
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 300
+
+
+def test_plain_values_can_be_saved() -> None:
+    mixed = (np.float32(0.5), [np.int64(3)], torch.tensor(2), np.array([1, 2]), "a", None, True, np.bool_(False))
+    assert plain(mixed) == (0.5, (3,), 2, (1, 2), "a", None, True, False)
+    assert json.dumps(plain(mixed))
+    for wrong in ("1", None, True, float("nan"), np.inf):
+        with pytest.raises(InputError, match=r"epsilon is .*: expected a finite number"):
+            number("epsilon", wrong)
+
+
+def test_settings_of_numpy_scalars_are_those_of_plain_numbers() -> None:
+    given = AscentSettings(
+        steps=np.int64(20),  # type: ignore[arg-type]
+        epsilon=np.float32(0.5),  # type: ignore[arg-type]
+        waking=np.bool_(True),  # type: ignore[arg-type]
+        snapshots=np.array([0, 5]),  # type: ignore[arg-type]
+        start=StartSettings(sides=np.array([3, 7]), factors=torch.tensor([0.5, 1.0])),  # type: ignore[arg-type]
+    )
+    same = AscentSettings(
+        steps=20, epsilon=0.5, snapshots=(0, 5), start=StartSettings(sides=(3, 7), factors=(0.5, 1.0))
+    )
+    assert given == same
+    assert json.loads(json.dumps(given.to_dict())) == json.loads(json.dumps(same.to_dict()))
+    assert AscentSettings.within(np.int64(60)) == AscentSettings.within(60)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epsilon": "3"}, "epsilon is '3': expected a number above 0"),
+        ({"epsilon": None}, "epsilon is None"),
+        ({"leak": "0"}, "leak is '0': expected a number from 0 to 1"),
+        ({"steps": "20"}, "steps is '20': expected a whole number"),
+        ({"steps": True}, "steps is True"),
+        ({"waking": 1}, "waking is 1: expected True or False"),
+        ({"snapshots": (0.5,)}, "snapshot at step 0.5"),
+        ({"snapshots": "all"}, "snapshot at step 'all'"),
+        ({"stages": 20}, "stages are 20: expected 4 numbers"),
+        ({"start": {"kind": "fourier"}}, "start is .*: expected StartSettings"),
+    ],
+)
+def test_settings_of_a_wrong_type(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AscentSettings(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"sides": (2.5,)}, {"sides": "4"}, {"factors": ("a",) * 4}, {"bands": 1.5}])
+def test_starts_of_a_wrong_type(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        StartSettings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "mnist_cnn.onnx"}, r"model is 'mnist_cnn.onnx': expected what oip_torch.load or oip_torch.convert"),
+        ({"layer": 4}, r"layer is 4: expected the name of one layer \(Conv2D_1, .*or an entry of model.layers"),
+        ({"layer": ["Conv2D_1", "Conv2D_2"]}, "layer is .*: expected the name of one layer"),
+        ({"layer": None}, "layer is None"),
+        ({"maps": "3"}, "maps of layer 'Conv2D_3' are given as '3': expected whole numbers"),
+        ({"maps": np.array([3.0])}, "are given as ndarray .*: expected whole numbers"),
+        ({"maps": 3.5}, "are given as 3.5"),
+        ({"maps": -1}, "has no map -1: expected a number from 0 to 127"),
+        ({"maps": np.array([True, False])}, "or a mask of 128 booleans"),
+        ({"maps": [0, 3, 0]}, "map 0 of layer 'Conv2D_3' is named more than once: .*starts=3"),
+        ({"settings": {"steps": 3}}, r"settings is dict .*: expected AscentSettings"),
+        ({"settings": "article"}, r"settings is 'article': expected .*AscentSettings.article"),
+        ({"starts": [2]}, r"starts is \(2,\): expected a whole number"),
+        ({"starts": 2.0}, "starts is 2.0"),
+        ({"seed": None}, "seed is None"),
+        ({"seed": "0"}, "seed is '0'"),
+        ({"objective": "peak"}, "objective is 'peak': expected a function of"),
+        ({"objective": [1]}, "objective is"),
+        ({"before_activation": "yes"}, "before_activation is 'yes': expected True, False, or None"),
+    ],
+)
+def test_wrong_arguments_of_ascend(model: FeatureModel, arguments: dict[str, Any], message: str) -> None:
+    options: dict[str, Any] = {"model": model, "layer": LAYER, "maps": [0]} | arguments
+    with pytest.raises(InputError, match=message):
+        ascend(**options)
+
+
+def test_what_is_unambiguous_is_taken(model: FeatureModel) -> None:
+    settings = AscentSettings.article(steps=2)
+    expected = ascend(model, LAYER, [3, 5], settings=settings, seed=3)
+    mask = np.isin(np.arange(128), (3, 5))
+    for maps in (torch.tensor([3, 5]), np.array([3, 5], np.int16), mask, torch.from_numpy(mask)):
+        found = ascend(model, model.layers[LAYER], maps, settings=settings, seed=np.int64(3), starts=np.int64(1))  # type: ignore[arg-type]
+        assert found.maps.tolist() == [3, 5]
+        assert np.array_equal(found.images, expected.images)
+        assert type(found.info["seed"]) is int
+    layer = model.layers[LAYER]
+    assert chosen_maps(model, LAYER, None) == list(range(128))
+    with capture(model, layer) as maps_of:
+        model(torch.zeros(1, 1, 28, 28))
+    assert maps_of[LAYER].shape == (1, 128, 3, 3)
+    images = np.full((2, 28, 28), 9.0)
+    images[:, 5:9, 3:20] = 200
+    assert list(calibrate(model, images, layer).layers) == list(calibrate(model, images, [layer]).layers) == [LAYER]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: calibrate("a.onnx", np.zeros((1, 28, 28))), "model is 'a.onnx': expected what oip_torch.load"),
+        (lambda model: calibrate(model, np.full((1, 28, 28), 9), layers=4), "layers is 4: expected names of layers"),
+        (lambda model: calibrate(model, np.full((1, 28, 28), 9), layers=[4]), "layer is 4: expected the name"),
+        (lambda model: assess(model, "oips.nc"), "oips is 'oips.nc': expected what"),
+        (lambda model: capture("resnet", "conv1").__enter__(), "capture got 'resnet': expected a model"),
+        (lambda model: capture(model, 3).__enter__(), "layer is 3: expected the name of one layer"),
+        (lambda model: capture(torch.nn.Linear(1, 1), 3).__enter__(), "layer is 3: expected a module's path"),
+    ],
+)
+def test_wrong_arguments_elsewhere(model: FeatureModel, call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call(model)
+
+
+def test_devices(mnist_onnx: Any) -> None:
+    cpu = torch.device("cpu")
+    assert resolve_device(cpu) == resolve_device("cpu") == cpu
+    assert resolve_device(None) == resolve_device("auto")
+    assert load(mnist_onnx, device=cpu).device == cpu
+    for wrong in ("gpu", -1, 1.5, True, ["cpu"], "cuda:abc", torch.device("meta")):
+        with pytest.raises(InputError, match=r"device .*: expected auto, cpu or cuda|torch finds no CUDA device here"):
+            resolve_device(wrong)  # type: ignore[arg-type]
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="device 0 was asked for, but torch finds no CUDA device here"):
+            load(mnist_onnx, device=0)
+
+
+def test_positions_of_images(model: FeatureModel) -> None:
+    oips: Oips = ascend(model, LAYER, range(6), settings=AscentSettings.article(steps=2))
+    mask = oips.maps == 4
+    assert oips.take(mask).maps.tolist() == [4]
+    assert oips.take(mask.tolist()).maps.tolist() == [4]
+    assert oips.take(torch.from_numpy(mask)).maps.tolist() == [4]
+    assert oips.take(np.zeros(6, bool)).maps.tolist() == []
+    assert oips.take([2, 0]).maps.tolist() == [2, 0]
+    assert oips.take(5).maps.tolist() == [5]
+    assert oips.take([]).maps.tolist() == []
+    assert oips.select(maps=torch.tensor([4, 1])).maps.tolist() == [4, 1]
+    for wrong in (mask[:5], [6], [-1], [0.5], "0"):
+        with pytest.raises(InputError, match="expected"):
+            oips.take(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="map numbers are given as"):
+        oips.select(maps="4")  # type: ignore[arg-type]
