@@ -8,7 +8,9 @@ described in the same way. In a process of its own: TensorFlow and torch do not 
 
 from __future__ import annotations
 
+import json
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,48 @@ def silent() -> Any:
     return model
 
 
+AUGMENTATIONS: dict[str, dict[str, Any]] = {  # every one that is admitted, by its class
+    "RandomFlip": {"mode": "horizontal", "seed": 3},
+    "RandomRotation": {"factor": 0.1, "fill_mode": "nearest", "interpolation": "nearest"},
+    "RandomZoom": {"height_factor": (-0.1, 0.2)},
+    "RandomContrast": {"factor": 0.2},
+    "RandomTranslation": {"height_factor": 0.1, "width_factor": 0.1, "fill_mode": "wrap"},
+    "RandomShear": {},
+    "RandomPerspective": {},
+    "RandomElasticTransform": {},
+    "RandomCrop": {"height": 12, "width": 10},
+    "RandomBrightness": {"factor": 0.2, "value_range": (0, 1)},
+    "RandomHue": {"factor": 0.1},
+    "RandomSaturation": {"factor": 0.2},
+    "RandomSharpness": {"factor": 0.2},
+    "RandomColorJitter": {"brightness_factor": 0.1},
+    "RandomColorDegeneration": {"factor": 0.2},
+    "RandomGrayscale": {},
+    "RandomInvert": {},
+    "RandomPosterization": {"factor": 4},
+    "RandomGaussianBlur": {},
+    "RandomErasing": {},
+    "Solarization": {},
+    "AugMix": {},
+    "RandAugment": {},
+    "CutMix": {},
+    "MixUp": {},
+}
+SOME = ["RandomFlip", "RandomZoom", "RandomContrast", "RandomGrayscale"]  # Keras 3.15 cannot write all as .h5
+
+
+def augmented(names: list[str]) -> Any:
+    """The usual form of tutorials: a Sequential network of augmentation layers in front, and one layer on its own."""
+    augmentation = keras.Sequential(
+        [getattr(layers, name)(**AUGMENTATIONS[name], name=name) for name in names], name="data_augmentation"
+    )
+    image = keras.Input((12, 10, 3))
+    x = layers.RandomFlip(name="alone")(augmentation(image))
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="scaled")(x)
+    x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
+    return keras.Model(image, layers.Dense(3, name="logits")(layers.Flatten(name="flat")(x)))
+
+
 # Networks that must be refused
 
 
@@ -143,6 +187,18 @@ class Custom(layers.Layer):
 def two_inputs() -> Any:
     one, other = keras.Input((8, 8, 1), name="one"), keras.Input((8, 8, 1), name="other")
     return keras.Model([one, other], layers.Conv2D(4, 3)(layers.Add()([one, other])))
+
+
+def surplus_argument(source: Path, path: Path) -> None:
+    """The network of `source`, a .keras file, with an argument that Keras' Conv2D does not know."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "config.json":
+                config = json.loads(content)
+                config["config"]["layers"][1]["config"]["surplus"] = 5
+                content = json.dumps(config).encode()
+            new.writestr(name, content)
 
 
 def spoilt(value: float) -> Any:
@@ -193,6 +249,18 @@ def reference_of_default_names(model: Any) -> dict[str, np.ndarray]:
     return {"images": images} | {name: np.asarray(array) for name, array in found.items()}
 
 
+def reference_of_augmented(model: Any) -> dict[str, np.ndarray]:
+    """At inference an augmentation layer hands its input on; the layers behind are called one by one."""
+    images = np.random.default_rng(8).uniform(0, 255, (IMAGES, 12, 10, 3)).astype(np.float32)
+    names = [layer.name for layer in model.get_layer("data_augmentation").layers]
+    found = {f"data_augmentation/{name}": images for name in names if name in AUGMENTATIONS} | {"alone": images}
+    x = images
+    for name in ("scaled", "conv", "flat", "logits"):
+        x = found[name] = np.asarray(model.get_layer(name)(x))
+    np.testing.assert_allclose(x, model(images, training=False), rtol=1e-4, atol=1e-5)
+    return {"images": images} | found
+
+
 def save(make: Callable[[], Any], path: Path) -> Any:
     keras.backend.clear_session()  # default names count anew
     model = make()
@@ -208,12 +276,18 @@ def main(folder: Path, others: list[Path]) -> None:
         "default_names.keras": lambda: seeded(default_names(), 3),
         "smooth.keras": lambda: seeded(smooth(), 9),
         "silent.h5": silent,
+        "augmented.keras": lambda: seeded(augmented(list(AUGMENTATIONS)), 10),
+        "augmented.h5": lambda: seeded(augmented(SOME), 11),
+    }
+    described = {
+        "default_names.keras": reference_of_default_names,
+        "augmented.keras": reference_of_augmented,
+        "augmented.h5": reference_of_augmented,
     }
     for name, make in good.items():
         save(make, folder / name)
         model = keras.models.load_model(folder / name, compile=False)
-        describe = reference_of_default_names if name == "default_names.keras" else reference
-        np.savez(folder / f"{name}.npz", **describe(model))
+        np.savez(folder / f"{name}.npz", **described.get(name, reference)(model))
     for path in others:
         np.savez(folder / f"{path.name}.npz", **reference(keras.models.load_model(path, compile=False)))
 
@@ -238,6 +312,7 @@ def main(folder: Path, others: list[Path]) -> None:
     for name, make in bad.items():
         save(make, folder / name)
     save(small, folder / "small.keras").save_weights(folder / "small.weights.h5")
+    surplus_argument(folder / "small.keras", folder / "surplus.keras")
     marker.unlink()  # building the network ran the code
 
 

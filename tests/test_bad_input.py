@@ -335,6 +335,7 @@ NEEDS_TENSORFLOW = {
     "spaced.keras": r"spaced\.keras: TensorFlow cannot trace a layer or model named 'two words': .* rename it",
     "unbuilt.keras": r"unbuilt\.keras was never built: .* add keras\.Input",
     "grouped.keras": r"tf2onnx gave a graph that ONNX rejects: .*conv",
+    "surplus.keras": r"Keras cannot load surplus\.keras: Unrecognized keyword arguments passed to Conv2D: .*'surplus'",
 }
 
 

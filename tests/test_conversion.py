@@ -7,10 +7,15 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +25,9 @@ import torch
 from onnx import numpy_helper
 
 import oip_torch
-from oip_torch import FeatureModel, Network, ProofError, cli, conversion
+from oip_torch import ConversionError, FeatureModel, Network, ProofError, cli, conversion, keras_file
 from oip_torch.onnx_file import graph_sha256, read, write
+from oip_torch.runtimes.process import RuntimeProcess
 
 MNIST = ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Max_Pool_2", "Conv2D_3", "Flatten", "Dense_1", "Dense_2"]
 LAYERS = {
@@ -37,6 +43,14 @@ LAYERS = {
     ],
     "smooth.keras": ["Tanh_1", "Pool_1", "Elu_2", "Flat", "Sigmoid_3"],
     "silent.h5": ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Flatten", "Dense_1"],
+    "augmented.keras": [
+        *(f"data_augmentation/{name}" for name in keras_file._AUGMENTATIONS),  # whatever is admitted is converted
+        *("alone", "scaled", "conv", "flat", "logits"),
+    ],
+    "augmented.h5": [
+        *(f"data_augmentation/Random{name}" for name in ("Flip", "Zoom", "Contrast", "Grayscale")),
+        *("alone", "scaled", "conv", "flat", "logits"),
+    ],
 }
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in LAYERS]
 TOLERANCE = 1e-5  # of the largest value; measured: below 1e-6
@@ -116,6 +130,38 @@ def test_an_h5_file_gives_the_same_network(
     assert all(layer["max_error"] <= 1e-5 for layer in answer["layers"])
     images = torch.randn(3, 1, 27, 25, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(h5(images), keras(images), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_the_runtimes_of_keras_run_the_augmentation_layers(zoo: Path, converted: Callable[[str], Path]) -> None:
+    """RandomGrayscale draws a seed at inference too, which a function that JAX traces must not store.
+
+    And Rescaling's scale is the same number in all of them, in float64 too: with 1 / 127.5 itself they part by 6e-8.
+    """
+    images = np.random.default_rng(0).uniform(0, 255, (2, 12, 10, 3))
+    onnx_file = converted("augmented.h5")
+
+    def ask(name: str) -> list[npt.NDArray[Any]]:
+        with RuntimeProcess(name, zoo / "augmented.h5", onnx_file, threads=1) as process:
+            layers = process.layers(images, "float64")
+            gradients = process.gradients("conv", np.array([0, 3]), images, "float64")
+        return [layers["data_augmentation/RandomGrayscale"], layers["conv"], *gradients]
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(ask, ("tensorflow", "jax", "keras-torch", "torch")))
+    for answer in answers:
+        np.testing.assert_array_equal(answer[0], images)
+        for got, expected in zip(answer[1:], answers[0][1:], strict=True):
+            np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MODEL.KERAS", "Model.Hdf5"])
+def test_the_case_of_the_ending_does_not_matter(zoo: Path, shipped: Path, tmp_path: Path, name: str) -> None:
+    shutil.copy(shipped if name == "MODEL.KERAS" else zoo / "silent.h5", tmp_path / name)
+    model = oip_torch.convert(tmp_path / name, device="cpu")
+    assert model.network.source == name
+    assert sorted(os.listdir(tmp_path)) == sorted([name, f"{name.split('.')[0]}.onnx"])
 
 
 @pytest.mark.slow
@@ -342,6 +388,53 @@ def test_a_failed_proof_is_exit_code_1_and_writes_nothing(
     assert answer["failed"] == ["conv"]
     assert answer["onnx"] is None
     assert os.listdir(tmp_path) == []
+
+
+# The process of TensorFlow
+
+
+@pytest.mark.slow
+def test_an_error_of_the_process_is_told_by_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else stderr ends in; and how a process died that could not tell."""
+    (tmp_path / "job.json").write_text("{")
+    with pytest.raises(ConversionError, match=r"could not export x\.keras: JSONDecodeError: Expecting property name"):
+        conversion._export(tmp_path, Path("x.keras"), lambda stage: None)
+    (tmp_path / "error.json").unlink()
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'terminate called: std::bad_alloc' >&2\necho 'W0000 a log' >&2\nkill -ABRT $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(ConversionError, match=r"x\.keras \(ended by SIGABRT\): terminate called: std::bad_alloc$"):
+        conversion._export(tmp_path, Path("x.keras"), lambda stage: None)
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing_behind(shipped: Path, tmp_path: Path) -> None:
+    """SIGINT to the command alone, while TensorFlow's process works: both end, and the folder goes."""
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "oip_torch.cli", "convert", shipped, "-o", tmp_path / "x.onnx"],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # so that the session's processes are those of the command
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not list(temporary.glob("oip-convert-*/stderr.txt")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(1)  # TensorFlow is being imported
+        assert len(processes_of_session(process.pid)) == 2
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert time.monotonic() - began < 2
+    assert processes_of_session(process.pid) == []
+    assert os.listdir(temporary) == []
+    assert os.listdir(tmp_path) == ["tmp"]
+
+
+def processes_of_session(session: int) -> list[str]:
+    return subprocess.run(["pgrep", "-s", str(session)], capture_output=True, text=True).stdout.split()
 
 
 # The file's own check

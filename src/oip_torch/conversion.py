@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,8 @@ import torch
 from oip_torch.errors import ConversionError, InputError, ProofError
 from oip_torch.files import check_output_folder, sha256
 from oip_torch.hooks import capture
-from oip_torch.keras_file import check_keras_file
+from oip_torch.keras_file import check_keras_file, input_shape
+from oip_torch.messages import last_words
 from oip_torch.model import FeatureModel, figures, resolve_device
 from oip_torch.onnx_file import Layer, Network, graph_sha256, write
 from oip_torch.probes import MNIST_MEAN, MNIST_STD
@@ -78,6 +80,8 @@ def convert(
     """
     chosen = resolve_device(device)
     source = check_keras_file(source)
+    if output is not None and not isinstance(output, (str, os.PathLike)):
+        raise InputError(f"output is a {type(output).__name__}: expected the path of the ONNX file to write")
     target = Path(output) if output is not None else source.with_suffix(".onnx")
     if os.path.isdir(target):
         raise InputError(f"the output {target} is a directory: expected the name of an ONNX file to write")
@@ -85,6 +89,9 @@ def convert(
         raise InputError(f"the output {target} ends in {target.suffix or 'nothing'}: expected a name ending in .onnx")
     check_output_folder(target.parent)
     scale = _given_scale(mean, std)
+    shape = input_shape(source)
+    if scale is not None and shape is not None and len(shape) == 4 and shape[3] is not None:
+        _check_channels(scale, shape[3])  # before TensorFlow starts
     _check_tensorflow()
     with tempfile.TemporaryDirectory(prefix="oip-convert-") as name, stages(progress) as say:
         folder = Path(name)
@@ -239,6 +246,7 @@ def _export(folder: Path, source: Path, say: Callable[[str], None]) -> None:
         "CUDA_VISIBLE_DEVICES": "-1",  # the reference is the CPU's: exact float32, no TF32
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "PYTHONIOENCODING": "utf-8",
+        "TMPDIR": str(folder),  # what the process leaves when it is killed goes with the folder
     }
     command = [sys.executable, "-m", "oip_torch.keras_export", str(folder)]
     say("starting TensorFlow")
@@ -249,8 +257,9 @@ def _export(folder: Path, source: Path, say: Callable[[str], None]) -> None:
         ) as process,
     ):
         timer = threading.Timer(_TIMEOUT_SECONDS, process.kill)
-        timer.start()
+        timer.daemon = True
         try:
+            timer.start()
             assert process.stdout is not None
             for line in process.stdout:
                 say(line.decode(errors="replace").strip())
@@ -259,15 +268,18 @@ def _export(folder: Path, source: Path, say: Callable[[str], None]) -> None:
             timed_out = not timer.is_alive()
             timer.cancel()
             process.kill()
+            process.wait()  # after Ctrl-C Popen itself waits a quarter of a second at most
     if timed_out:
         raise ConversionError(f"exporting {source.name} took more than {_TIMEOUT_SECONDS} s, and was given up")
     if (folder / "error.json").exists():
         error = json.loads((folder / "error.json").read_text())
+        if error["kind"] == "Exception":
+            raise ConversionError(f"TensorFlow or tf2onnx could not export {source.name}: {error['message']}")
         raise (ConversionError if error["kind"] == "ConversionError" else InputError)(error["message"])
     if code != 0:
-        lines = (folder / "stderr.txt").read_text(errors="replace").strip().splitlines()
-        last = lines[-1].strip() if lines else "it said nothing"
-        raise ConversionError(f"the TensorFlow process could not export {source.name} (exit code {code}): {last[:300]}")
+        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        reason = last_words((folder / "stderr.txt").read_text(errors="replace"))
+        raise ConversionError(f"the TensorFlow process could not export {source.name} ({how}): {reason}")
 
 
 def _network(
@@ -285,11 +297,8 @@ def _network(
             "(--mean and --std, or mean= and std=, to say otherwise)",
             *(MNIST_MEAN, MNIST_STD),
         )
-    if scale is not None and {len(scale[0]), len(scale[1])} - {1, channels}:
-        raise InputError(
-            f"mean and std have {len(scale[0])} and {len(scale[1])} numbers: expected 1, or one for each of the "
-            f"{channels} channels"
-        )
+    if scale is not None:
+        _check_channels(scale, channels)
     layers = []
     for index, row in enumerate(description["layers"]):
         layers.append(
@@ -321,7 +330,29 @@ def _given_scale(
         raise InputError("only one of mean and std was given: expected both, or neither")
     if mean is None or std is None:
         return None
-    means, stds = (np.atleast_1d(np.asarray(value, float)).tolist() for value in (mean, std))
+    means, stds = _numbers("mean", mean), _numbers("std", std)
     if not all(map(math.isfinite, means + stds)) or min(stds) <= 0:
         raise InputError(f"mean {means}, std {stds}: expected finite numbers, and each std above 0")
     return means, stds
+
+
+def _numbers(name: str, value: Any) -> list[float]:
+    """One number or several, as a list; neither text nor truth values are taken for numbers."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of several lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "iuf" or array.ndim > 1 or array.size == 0:
+        got = " ".join(repr(value).split())[:60]
+        raise InputError(
+            f"{name} is {got}: expected a number, or a list of one per channel, such as [103.9, 116.8, 123.7]"
+        )
+    return [float(number) for number in np.atleast_1d(array)]
+
+
+def _check_channels(scale: tuple[list[float], list[float]], channels: int) -> None:
+    if {len(scale[0]), len(scale[1])} - {1, channels}:
+        raise InputError(
+            f"mean and std have {len(scale[0])} and {len(scale[1])} numbers: expected 1, or one for each of the "
+            f"{channels} channels"
+        )

@@ -9,7 +9,7 @@ tf2onnx from folding any of them away.
 
 The folder holds `job.json` ({"model": PATH, "noise": N, "digits": N, "mean": M|null, "std": S|null}) and receives
 `model.onnx`, `layers.json` and `reference.npz`. Progress goes to stdout, a line each. A network that cannot be
-exported leaves `error.json` and exit code 2.
+exported leaves `error.json` ({"kind": "InputError"|"ConversionError"|"Exception", "message": TEXT}) and exit code 2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from oip_torch.errors import ConversionError, InputError
-from oip_torch.keras_network import Recorder, activation_name, limit_resources, load_network, one_line
+from oip_torch.keras_network import Recorder, activation_name, limit_resources, load_network
+from oip_torch.messages import one_line
 from oip_torch.probes import digits, noise
 
 _OPSET = 15  # onnx2torch's registered operations are complete for 13 to 15
@@ -262,6 +263,10 @@ if __name__ == "__main__":
     try:
         main(work)
     except InputError as error:
-        kind = type(error).__name__
-        (work / "error.json").write_text(json.dumps({"kind": kind, "message": str(error)}))
-        sys.exit(2)
+        kind, message = type(error).__name__, str(error)
+    except Exception as error:  # of TensorFlow or tf2onnx: its reason, which need not be stderr's last line
+        kind, message = "Exception", f"{type(error).__name__}: {one_line(error)}"
+    else:
+        sys.exit()
+    (work / "error.json").write_text(json.dumps({"kind": kind, "message": message}))
+    sys.exit(2)

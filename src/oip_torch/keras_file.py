@@ -17,18 +17,29 @@ from typing import Any
 
 from oip_torch.errors import InputError
 from oip_torch.files import existing_file
+from oip_torch.messages import one_line
 
-__all__ = ["CONVOLUTIONS", "check_keras_file"]
+__all__ = ["CONVOLUTIONS", "check_keras_file", "input_shape"]
 
 CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"})
 """Keras layer classes that make feature maps."""
 
-_LAYERS = CONVOLUTIONS | frozenset(
-    "InputLayer Dense MaxPooling2D AveragePooling2D GlobalMaxPooling2D GlobalAveragePooling2D BatchNormalization "
-    "LayerNormalization GroupNormalization UnitNormalization Activation ReLU LeakyReLU PReLU ELU Softmax Dropout "
-    "SpatialDropout2D GaussianDropout GaussianNoise AlphaDropout ActivityRegularization Flatten Reshape Permute "
-    "ZeroPadding2D Cropping2D UpSampling2D Add Subtract Multiply Average Maximum Minimum Concatenate Rescaling "
-    "Normalization Identity".split()
+_AUGMENTATIONS = frozenset(  # Keras' own, which hand their input on at inference: measured with Keras 3.15.1
+    "RandomFlip RandomRotation RandomZoom RandomTranslation RandomShear RandomPerspective RandomElasticTransform "
+    "RandomCrop RandomContrast RandomBrightness RandomHue RandomSaturation RandomSharpness RandomColorJitter "
+    "RandomColorDegeneration RandomGrayscale RandomInvert RandomPosterization RandomGaussianBlur RandomErasing "
+    "Solarization AugMix RandAugment CutMix MixUp".split()
+)
+_LAYERS = (
+    CONVOLUTIONS
+    | _AUGMENTATIONS
+    | frozenset(
+        "InputLayer Dense MaxPooling2D AveragePooling2D GlobalMaxPooling2D GlobalAveragePooling2D BatchNormalization "
+        "LayerNormalization GroupNormalization UnitNormalization Activation ReLU LeakyReLU PReLU ELU Softmax Dropout "
+        "SpatialDropout2D GaussianDropout GaussianNoise AlphaDropout ActivityRegularization Flatten Reshape Permute "
+        "ZeroPadding2D Cropping2D UpSampling2D Add Subtract Multiply Average Maximum Minimum Concatenate Rescaling "
+        "Normalization Identity".split()
+    )
 )
 _CONTAINERS = frozenset({"Sequential", "Functional", "Model"})
 _PLAIN = frozenset(  # initialisers, regularisers, constraints, dtype policies and Keras' own marks: no code in them
@@ -40,6 +51,22 @@ _ACTIVATIONS = frozenset(
     "linear relu relu6 leaky_relu elu selu celu gelu silu swish sigmoid hard_sigmoid hard_silu hard_swish tanh "
     "hard_tanh softmax log_softmax softplus softsign exponential mish log_sigmoid squareplus".split()
 )
+_NOT_YET = frozenset(  # Keras' own as well; an HDF5 file names no module that would tell them from other code
+    "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D AdaptiveMaxPooling1D "
+    "AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdditiveAttention Attention AutoContrast AveragePooling1D "
+    "AveragePooling3D Bidirectional CategoryEncoding CenterCrop ContrastLimitedAdaptiveHistogramEqualization Conv1D "
+    "Conv1DTranspose Conv3D Conv3DTranspose ConvLSTM1D ConvLSTM2D ConvLSTM3D Cropping1D Cropping3D DepthwiseConv1D "
+    "Discretization Dot EinsumDense Embedding Equalization GRU GRUCell GlobalAveragePooling1D GlobalAveragePooling3D "
+    "GlobalMaxPooling1D GlobalMaxPooling3D GroupQueryAttention HashedCrossing Hashing IntegerLookup LSTM LSTMCell "
+    "Masking MaxNumBoundingBoxes MaxPooling1D MaxPooling3D MelSpectrogram MultiHeadAttention Pipeline "
+    "RMSNormalization RNN RepeatVector Resizing ReversibleEmbedding STFTSpectrogram SeparableConv1D SimpleRNN "
+    "SimpleRNNCell SpatialDropout1D SpatialDropout3D SpectralNormalization StackedRNNCells "
+    "StringLookup TextVectorization ThresholdedReLU TimeDistributed UpSampling1D UpSampling3D "
+    "ZeroPadding1D ZeroPadding3D".split()
+)
+_OPERATIONS_OF_KERAS_2 = frozenset({"TFOpLambda", "SlicingOpLambda"})  # x + y, x / 255 and the like
+_CODE = frozenset("Lambda TorchModuleWrapper JaxLayer FlaxLayer TFSMLayer".split())  # Keras' own, for other code
+_SUPPORTED = "layers of convolution, pooling, normalisation, activation, augmentation, merging and Dense"
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 _MOST_BYTES = 8 << 30  # of a file, unpacked: far above any CNN, far below what would fill a machine
 
@@ -48,9 +75,14 @@ def check_keras_file(path: str | os.PathLike[str]) -> Path:
     """Check, without running any of it, that `path` is a Keras CNN made of known layers.
 
     Raises:
-        InputError: missing or damaged file, weights without a model, an unknown or custom class (named), links out of
-            the file, no convolution.
+        InputError: no path, missing or damaged file, weights without a model, an unknown or custom class (named), links
+            out of the file, no convolution.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(
+            f"the Keras model is given as a {type(path).__name__}: expected the path of a file, .keras or .h5; "
+            "save the model with model.save('model.keras') and give that path"
+        )
     path = existing_file(path, "a Keras model saved as .keras or .h5")
     suffix = path.suffix.lower()
     if suffix == ".keras":
@@ -67,6 +99,39 @@ def check_keras_file(path: str | os.PathLike[str]) -> Path:
     except RecursionError:
         raise InputError(f"{path} has a configuration that is nested too deeply: expected a network's") from None
     return path
+
+
+def input_shape(path: Path) -> tuple[int | None, ...] | None:
+    """The shape (batch, height, width, channels) of a network's input, as its configuration has it.
+
+    Args:
+        path: of a file that `check_keras_file` admitted.
+
+    Returns:
+        None for an open dimension; None for the whole where the configuration does not tell, or has several inputs.
+    """
+    if path.suffix.lower() == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            return _input_shape(json.loads(archive.read("config.json")))
+    return _input_shape(_h5_config(path))
+
+
+def _input_shape(config: Any) -> tuple[int | None, ...] | None:
+    """See `input_shape`; of the configuration of a network or a layer, whatever a damaged one holds."""
+    inner = config.get("config") if isinstance(config, dict) else None
+    if not isinstance(inner, dict):
+        return None
+    for key in ("batch_shape", "batch_input_shape", "build_input_shape"):  # of Keras 3, of Keras 2, of a Sequential
+        shape = inner.get(key)
+        if isinstance(shape, list):
+            return tuple(shape) if all(size is None or type(size) is int for size in shape) else None
+    entries = inner.get("layers")
+    if not isinstance(entries, list) or not entries:
+        return None
+    if config.get("class_name") == "Sequential":
+        return _input_shape(entries[0])
+    inputs = [entry for entry in entries if isinstance(entry, dict) and entry.get("class_name") == "InputLayer"]
+    return _input_shape(inputs[0]) if len(inputs) == 1 else None
 
 
 def _keras_config(path: Path) -> Any:
@@ -91,9 +156,8 @@ def _keras_config(path: Path) -> Any:
     except InputError:
         raise
     except Exception as error:  # zipfile raises its own, and what zlib, lzma, bz2, struct and json throw at damage
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
-            f"{path} is not a readable .keras file ({reason}): expected the zip file that model.save writes; "
+            f"{path} is not a readable .keras file ({one_line(error)}): expected the zip file that model.save writes; "
             "fetch or save it again"
         ) from None
 
@@ -145,9 +209,8 @@ def _check_h5_links(source: Path | io.BytesIO, path: Path) -> None:
 
 
 def _unreadable_h5(path: Path, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
     return InputError(
-        f"{path} is not readable as HDF5 ({reason}): expected a model that Keras saved; fetch or save it again"
+        f"{path} is not readable as HDF5 ({one_line(error)}): expected a model that Keras saved; fetch or save it again"
     )
 
 
@@ -161,32 +224,62 @@ def _admit(config: Any, path: Path) -> None:
             "layers; rebuild it so"
         )
     classes = set()
+    image = _input_shape(config)
     for entry, layer in _entries({key: value for key, value in config.items() if key != "compile_config"}, "model"):
         name = entry["class_name"]
         classes.add(name)
-        module = entry.get("module") or "keras"
-        registered = entry.get("registered_name")
-        if name == "function" or module == "builtins":
-            function = entry.get("config")
-            known = isinstance(function, str) and function in _ACTIVATIONS
-            if known and name == "function" and module == "builtins" and registered in (None, name, function):
-                continue
-            raise _refusal(path, f"function {function!r}", layer)
-        if name == "Lambda":
-            raise _refusal(path, "Lambda code", layer)
-        known = name in _LAYERS | _CONTAINERS | _PLAIN
-        own = isinstance(module, str) and (module == "keras" or module.startswith("keras."))
-        if not known or not own or module.startswith("keras.src.ops") or registered not in (None, name):
-            raise _refusal(path, f"class {registered or name!r}", layer)
+        if (what := _refused(entry)) is not None:
+            raise InputError(f"{path}: layer {layer!r} uses {what}; replace the layer and save the model again")
+        if name == "RandomCrop":
+            _check_crop(path, layer, entry.get("config"), image)
     if not classes & CONVOLUTIONS:
         raise InputError(f"{path} has no convolution: expected a CNN with at least one Conv2D layer")
 
 
-def _refusal(path: Path, what: str, layer: str) -> InputError:
-    return InputError(
-        f"{path}: layer {layer!r} uses the {what}: expected Keras' built-in image layers only, since other code is "
-        "never run; replace the layer and save the model again"
-    )
+def _refused(entry: dict[str, Any]) -> str | None:
+    """What is wrong with a class, and what was expected instead; None for one that is on the lists."""
+    name, registered = entry["class_name"], entry.get("registered_name")
+    module = entry.get("module") or "keras"
+    expected = "expected Keras' built-in image layers only, since other code is never run"
+    if name == "function" or module == "builtins":
+        function = entry.get("config")
+        known = isinstance(function, str) and function in _ACTIVATIONS
+        if known and name == "function" and module == "builtins" and registered in (None, name, function):
+            return None
+        return f"the function {function!r}: {expected}"
+    if name == "Lambda":
+        return f"the Lambda code: {expected}"
+    own = isinstance(module, str) and (module == "keras" or module.startswith("keras.")) and registered in (None, name)
+    if own and (module.startswith("keras.src.ops") or name in _OPERATIONS_OF_KERAS_2):
+        return (
+            f"the operation {name!r} ({module}), which is Keras' own but not supported yet: expected layers alone, "
+            "such as keras.layers.Add for + or keras.layers.Rescaling for / 255"
+        )
+    if own and name in _LAYERS | _CONTAINERS | _PLAIN:
+        return None
+    # Of a class that is on none of the lists the module tells whose it is, where the file names one.
+    if own and name not in _CODE and (name in _NOT_YET or _is_layer_module(entry.get("module"))):
+        return f"the class {name!r}, which is Keras' own but not supported yet: expected {_SUPPORTED}"
+    return f"the class {registered or name!r}: {expected}"
+
+
+def _is_layer_module(module: Any) -> bool:
+    return isinstance(module, str) and (module == "keras.layers" or module.startswith("keras.src.layers."))
+
+
+def _check_crop(path: Path, layer: str, options: Any, image: tuple[int | None, ...] | None) -> None:
+    """Refuse a RandomCrop to another size than the network's images have.
+
+    Keras documents that it resizes and crops at inference; Keras 3.15 hands its whole input on instead.
+    """
+    size = (options.get("height"), options.get("width")) if isinstance(options, dict) else None
+    expected = image[1:3] if image is not None else "which the file does not tell"
+    if size != expected:
+        raise InputError(
+            f"{path}: layer {layer!r} is a RandomCrop to {size}, and what that does at inference depends on Keras' "
+            f"version: expected no cropping, thus the size of the network's images, {expected}; build the network "
+            "without the layer, copy the weights and save that"
+        )
 
 
 def _entries(value: Any, layer: str) -> Iterator[tuple[dict[str, Any], str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from oip_torch.errors import InputError
+from oip_torch.messages import one_line
 
-__all__ = ["Recorder", "activation_name", "in_dtype", "limit_resources", "load_network", "one_line", "up_to"]
+__all__ = ["Recorder", "activation_name", "in_dtype", "limit_resources", "load_network", "up_to"]
 
 _SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./>-]*")  # TensorFlow's own rule
 _ACTIVATION_LAYERS = {
@@ -127,10 +129,13 @@ def load_network(path: Path) -> Any:
     """The network in a file that `check_keras_file` admitted, frozen; an `InputError` says what we cannot take."""
     import keras
 
-    try:
-        model = keras.models.load_model(path, compile=False)  # safe_mode stays on, as is the default
-    except Exception as error:
-        raise InputError(f"Keras cannot load {path.name}: {one_line(error)}; save it again with Keras 3") from None
+    with tempfile.TemporaryDirectory(prefix="oip-load-") as folder:
+        link = Path(folder) / f"model{path.suffix.lower()}"  # Keras knows the endings in small letters alone
+        try:
+            link.symlink_to(path.resolve())
+            model = keras.models.load_model(link, compile=False)  # safe_mode stays on, as is the default
+        except Exception as error:
+            raise InputError(f"Keras cannot load {path.name}: {one_line(error)}; save it again with Keras 3") from None
     inputs = getattr(model, "inputs", None)
     if not inputs:
         raise InputError(f"{path.name} was never built: expected a network with a known input; add keras.Input first")
@@ -164,24 +169,49 @@ def load_network(path: Path) -> Any:
     for weight, values in zip(model.weights, model.get_weights(), strict=True):
         if not np.isfinite(values).all():
             raise InputError(f"{path.name}: the weights {weight.path} hold NaN or infinity: expected finite numbers")
+    _hold_seeds(model)
     return model
 
 
+def _hold_seeds(model: Any) -> None:
+    """Let the augmentation layers draw the same seed each time, so that running the network changes nothing in it.
+
+    Some of them draw one at inference too and make no use of it; but they store the next one, which a function that
+    JAX traces must not, and which tf2onnx has to cut away.
+    """
+
+    def hold(generator: Any) -> None:
+        generator.next = lambda ordered=True: generator.state.value
+
+    for layer in model._flatten_layers(include_self=False, recursive=True):
+        if hasattr(layer, "generator"):
+            hold(layer.generator)
+
+
 def in_dtype(model: Any, dtype: str) -> Any:
-    """A copy of a float32 network that computes in `dtype` ("float32" or "float64") throughout, its input included."""
+    """A copy of a float32 network that computes in `dtype` ("float32" or "float64") throughout, its input included.
+
+    Its constants are those of the float32 network, as its weights are: 1 / 255 in float64 is another number, which
+    JAX and torch would take, TensorFlow and the ONNX file not.
+    """
 
     def changed(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
             if value.get("class_name") == "DTypePolicy":
                 return {**value, "config": {**value["config"], "name": dtype}}
             return {name: changed(item, name) for name, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return type(value)(changed(item, key) for item in value)
+        if isinstance(value, tuple):
+            return tuple(changed(item, key) for item in value)
+        if isinstance(value, list):  # Keras' own kind of list among them, which knows the layer that it came from
+            return [changed(item, key) for item in value]
+        if isinstance(value, float):
+            return float(np.float32(value))
         return dtype if key == "dtype" and value == "float32" else value
 
     copy = type(model).from_config(changed(model.get_config()))
     copy.set_weights([np.asarray(weight, dtype) for weight in model.get_weights()])
     copy.trainable = False
+    _hold_seeds(copy)
     return copy
 
 
@@ -203,8 +233,3 @@ def up_to(model: Any, layer: str) -> Callable[[Any], Any]:
         return next(call["after"] for call in calls if call["id"] == layer)
 
     return watched
-
-
-def one_line(error: BaseException) -> str:
-    """An error's message without line breaks, cut at 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
