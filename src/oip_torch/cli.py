@@ -4,19 +4,20 @@ stdout holds results: a table, or with --json one JSON object and nothing else. 
 Exit codes: 0 done; 1 ran, but a proof or comparison failed; 2 the input or the call is wrong; 130 interrupted. Each but
 0 comes with one line `error: …`, and with --json with the same message under the key `error` of the object.
 
-What the commands do is in `commands`. It is imported late, since Ctrl-C is answered properly only from here on.
+What the commands do is in `commands`. It is imported late, as is all else that takes time: until `main` runs, Ctrl-C
+ends in a traceback.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn, TextIO
 
+TYPE_CHECKING = False  # typing takes as long as all that is imported here
 if TYPE_CHECKING:
     from types import FrameType
+    from typing import NoReturn, TextIO
 
 __all__ = ["main"]
 
@@ -50,8 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
         _write(sys.stdout, _answer(words, [], error))
     if error is not None:
         _write(sys.stderr, f"error: {_one_line(error)}\n")
-    if signal.getsignal(signal.SIGALRM) is _give_up:
-        signal.signal(signal.SIGALRM, _exit_at_once)
+    if own and code == 130:
+        # Nothing is left to clear up. Python itself would wait for threads that still compute, and would take another
+        # exit code where the interrupt has passed through an `exec`, as namedtuple has one.
+        os._exit(code)
     return code
 
 
@@ -91,6 +94,8 @@ def _answer(arguments: list[str], lines: list[str], error: str | None) -> str:
     """What goes to stdout. With --json that is one object: the command's own one, or one that holds the error."""
     words = arguments[: arguments.index("--")] if "--" in arguments else arguments
     if error is not None and not lines and "--json" in words:
+        import json
+
         lines = [json.dumps({"error": _one_line(error)})]
     return "".join(f"{line}\n" for line in lines)
 
@@ -142,13 +147,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 def _give_up(number: int, frame: FrameType | None) -> NoReturn:
     """Something holds the command up, or the interrupt was lost in somebody's `except:`."""
     os.write(2, b"error: interrupted\n")
-    if answer := _answer(sys.argv[1:], [], "interrupted"):
-        os.write(1, answer.encode())
-    os._exit(130)
-
-
-def _exit_at_once(number: int, frame: FrameType | None) -> NoReturn:
-    """All is said, but a thread does not end."""
+    os.write(1, _answer(sys.argv[1:], [], "interrupted").encode())
     os._exit(130)
 
 
