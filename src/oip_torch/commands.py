@@ -11,7 +11,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -315,7 +314,8 @@ def _pictures(oips: Oips, calibration: Calibration | None) -> dict[str, Callable
     starts = len(oips) // len(best)
     pictures: dict[str, Callable[[], Figure]] = {"sheet.png": lambda: oip_torch.plots.sheet(best)}
     if starts > 1:
-        shown = [number for number in best.maps.tolist() if number in set(ranked[: max(1, _MOST_IMAGES // starts)])]
+        strongest = set(ranked[: max(1, _MOST_IMAGES // starts)])
+        shown = [number for number in best.maps.tolist() if number in strongest]
         title = f"{oips.layer}: all {starts} starts of " + (
             f"{len(best)} maps" if len(shown) == len(best) else f"the {len(shown)} strongest of {len(best)} maps"
         )
@@ -324,12 +324,14 @@ def _pictures(oips: Oips, calibration: Calibration | None) -> dict[str, Callable
     pictures["trace.png"] = lambda: oip_torch.plots.trace(oips)
     if calibration is not None:
         pictures["beside_data.png"] = lambda: oip_torch.plots.beside_data(best, calibration, best.maps[:16].tolist())
-    for number in ranked[:3]:
+
+    def evolution(number: int) -> Callable[[], Figure]:
         own = oips.select(maps=number)
-        strongest = own.starts[np.argsort(-own.scores, kind="stable")[:_MOST_STARTS]]
-        pictures[f"evolution_{number:03d}.png"] = partial(
-            oip_torch.plots.evolution, oips, number, sorted(strongest.tolist())
-        )
+        kept = own.starts[np.argsort(-own.scores, kind="stable")[:_MOST_STARTS]]
+        return lambda: oip_torch.plots.evolution(oips, number, sorted(kept.tolist()))
+
+    for number in ranked[:3]:
+        pictures[f"evolution_{number:03d}.png"] = evolution(number)
     return pictures
 
 

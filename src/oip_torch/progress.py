@@ -62,7 +62,9 @@ def bar(description: str, total: int, show: bool | None = None) -> Iterator[Call
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # Where it was asked for without a terminal, in a log, its last state stays: rich shows no other there.
+    with Progress(*columns, console=console, transient=console.is_terminal) as progress:
         task = progress.add_task(description, total=total)
         yield lambda count: progress.advance(task, count)
 
