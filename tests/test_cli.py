@@ -262,6 +262,8 @@ def test_a_page_that_fails_costs_no_report(
         raise ValueError("no such colour")
 
     monkeypatch.setattr("oip_torch.report.page", fail)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "report.html").write_text("of an earlier comparison")
     monkeypatch.setattr("oip_torch.comparison.compare", lambda *_, **__: made_up())
     with pytest.raises(
         OipError, match=r"report\.html was not made: no such colour; the results are safe in .*report\.json"
@@ -469,4 +471,7 @@ def test_an_error_of_the_system_is_told_in_one_line(
 
     monkeypatch.setattr("oip_torch.onnx_file.read", full)
     assert main(["layers", str(mnist_onnx)]) == 2
-    assert capsys.readouterr().err == "error: the system refused something (/tmp/x): No space left on device\n"
+    assert (
+        capsys.readouterr().err
+        == "error: the operating system stopped the command (/tmp/x): No space left on device; mend that, and repeat\n"
+    )

@@ -81,7 +81,7 @@ def _outcome(arguments: list[str], lines: list[str]) -> tuple[int, str | None]:
         _silence(sys.stdout)
     except OSError as error:
         where = "" if error.filename is None else f" ({error.filename})"
-        return 2, f"the system refused something{where}: {error.strerror or error}"
+        return 2, f"the operating system stopped the command{where}: {error.strerror or error}; mend that, and repeat"
     except Exception as error:
         # Typer's own usage errors: several lines by default, here one.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
@@ -146,9 +146,14 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 def _give_up(number: int, frame: FrameType | None) -> NoReturn:
     """Something holds the command up, or the interrupt was lost in somebody's `except:`."""
-    os.write(2, b"error: interrupted\n")
-    os.write(1, _answer(sys.argv[1:], [], "interrupted").encode())
-    os._exit(130)
+    try:
+        if os.isatty(2):
+            os.write(2, b"\r\x1b[2K\x1b[?25h")  # the progress bar goes, and the cursor that it hides comes back
+        os.write(2, b"error: interrupted\n")
+        os.set_blocking(1, False)  # perhaps it is a reader that does not read who holds it up
+        os.write(1, _answer(sys.argv[1:], [], "interrupted").encode())
+    finally:
+        os._exit(130)
 
 
 if __name__ == "__main__":

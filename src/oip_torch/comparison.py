@@ -154,6 +154,7 @@ class Comparison:
         with saved_in(data, str(page)), replacing(page) as temporary:
             from oip_torch import report  # and matplotlib with it, which may fail as well
 
+            page.unlink(missing_ok=True)  # an earlier one is not to stand beside these results
             temporary.write_text(report.page(self), encoding="utf-8")
         return [data, page]
 
