@@ -308,7 +308,7 @@ def test_a_failed_picture_leaves_none_of_an_earlier_run(
     assert os.listdir(tmp_path) == ["oips.nc"]
 
 
-@pytest.mark.parametrize(("starts", "columns"), [(1, None), (3, 15), (20, 20)])
+@pytest.mark.parametrize(("starts", "columns"), [(1, None), (3, 9), (6, 12), (20, 20), (40, 32)])
 def test_the_pictures_show_every_start(
     mnist_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: int, columns: int | None
 ) -> None:

@@ -319,7 +319,8 @@ def _pictures(oips: Oips, calibration: Calibration | None) -> dict[str, Callable
         title = f"{oips.layer}: all {starts} starts of " + (
             f"{len(best)} maps" if len(shown) == len(best) else f"the {len(shown)} strongest of {len(best)} maps"
         )
-        columns = starts * max(1, 16 // starts)  # the starts of a map stand side by side
+        # The starts of a map stand side by side, unless they are so many that the picture would be too wide.
+        columns = min(starts, 32) * min(len(shown), max(1, 16 // starts))
         pictures["starts.png"] = lambda: oip_torch.plots.sheet(oips.select(maps=shown), columns, title)
     pictures["trace.png"] = lambda: oip_torch.plots.trace(oips)
     if calibration is not None:
