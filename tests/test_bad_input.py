@@ -646,10 +646,31 @@ def test_a_file_is_not_admitted_beyond_its_size(
         (["Conv2D_3", "128"], r"layer 'Conv2D_3' has no map 128: expected a number from 0 to 127"),
         (["Conv2D_3", "5", "1000"], r"layer 'Conv2D_3' has no map 1000: expected a number from 0 to 127"),
         (["Conv2D_3", "--", "-1"], r"layer 'Conv2D_3' has no map -1: expected a number from 0 to 127"),
-        (["Conv2D_3", "one"], r"Invalid value for '\[MAP \.\.\.\]'"),
+        (["Conv2D_3", "--", "3", "-1"], r"layer 'Conv2D_3' has no map -1"),
+        (["Conv2D_3", "-1"], r"No such option: -1"),
+        (["Conv2D_3", "--maps", "-1"], r"layer 'Conv2D_3' has no map -1"),
+        (["Conv2D_3", "0-128"], r"layer 'Conv2D_3' has no map 128"),
+        (["Conv2D_3", "one"], r"MAP 'one': expected map numbers and ranges, as in 3 or 0-5,9"),
+        (["Conv2D_3", "3.5"], r"MAP '3\.5': expected map numbers"),
+        (["Conv2D_3", "9" * 5000], r"MAP '9+': expected map numbers"),
+        (["Conv2D_3", ""], r"MAP '': expected map numbers"),
+        (["Conv2D_3", "0,,5"], r"MAP '': expected map numbers"),
+        (["Conv2D_3", "7", "3-"], r"MAP '3-': expected map numbers"),
+        (["Conv2D_3", "--", "-3-5"], r"MAP '-3-5': expected map numbers"),
+        (["Conv2D_3", "0,5-2"], r"MAP '5-2': its end is below its start; expected a range .* as in 0-5"),
+        (["Conv2D_3", "0-999999999999"], r"MAP '0-999999999999': it has 1000000000000 maps; expected a range"),
+        (["Conv2D_3", "--maps", "5-2"], r"--maps '5-2': its end is below its start"),
+        (["Conv2D_3", "--maps", "x"], r"--maps 'x': expected map numbers"),
         (["Conv2D_3", "1", "--steps", "0"], r"steps is 0: expected a whole number, 1 or more"),
         (["Conv2D_3", "1", "--steps", "-5"], r"steps is -5"),
         (["Conv2D_3", "1", "--steps", "1.5"], r"Invalid value for '--steps'"),
+        (["Conv2D_3", "1", "--steps", "x"], r"Invalid value for '--steps'"),
+        (["Conv2D_3", "1", "--starts", "2.5"], r"Invalid value for '--starts'"),
+        (["Conv2D_3", "1", "--seed", ""], r"Invalid value for '--seed'"),
+        (["Conv2D_3", "1", "--memory", "nan"], r"--memory nan: expected a number of GiB above 0"),
+        (["Conv2D_3", "1", "--memory", "-inf"], r"--memory -inf: expected a number of GiB above 0"),
+        (["Conv2D_3", "1", "--memory", "1e300"], r"--memory 1e\+300: expected a number of GiB above 0"),
+        (["Conv2D_3", "1", "--device", "gpu"], r"device 'gpu': expected auto, cpu or cuda"),
         (["Conv2D_3", "1", "--starts", "0"], r"starts is 0: expected a whole number, 1 or more"),
         (["Conv2D_3", "1", "--starts", "-1"], r"starts is -1"),
         (["Conv2D_3", "1", "--memory", "0"], r"--memory 0\.0: expected a number of GiB above 0"),
@@ -673,9 +694,31 @@ def test_wrong_calls_of_ascend(refused: Refused, mnist_onnx: Path, arguments: li
     refused(match, "ascend", mnist_onnx, *arguments)
 
 
-@pytest.mark.parametrize("arguments", [["Conv2D_9"], ["Conv2D_3", "999"], ["Conv2D_3", "--steps", "0"]])
-def test_json_does_not_change_how_an_error_is_told(refused: Refused, mnist_onnx: Path, arguments: list[str]) -> None:
-    refused("", "ascend", mnist_onnx, *arguments, "--json", "-o", "results")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ascend", "FILE", "Conv2D_9"],
+        ["ascend", "FILE", "Conv2D_3", "999", "-o", "results"],
+        ["ascend", "FILE", "Conv2D_3", "--steps", "0"],
+        ["ascend", "FILE", "Conv2D_3", "5-2"],
+        ["layers", "missing.onnx"],
+        ["convert", "missing.keras"],
+        ["compare", "missing.keras", "FILE"],
+        ["layers"],
+        ["layers", "FILE", "--nonsense"],
+        ["nonsense"],
+    ],
+)
+def test_with_json_the_error_is_told_on_stdout_as_well(
+    work: Path, mnist_onnx: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    words = [str(mnist_onnx) if word == "FILE" else word for word in arguments]
+    assert cli.main([*words, "--json"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 1
+    assert printed.err == f"error: {json.loads(printed.out)['error']}\n"
+    assert list(json.loads(printed.out)) == ["error"]
+    assert listing(work) == {}
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
-from oip_torch import Calibration, Oips
+from oip_torch import Calibration, Comparison, OipError, Oips, ProofError
 from oip_torch.cli import main
 
 LAYER_KEYS = {"name", "kind", "maps", "height", "width", "activation", "max_error"}
@@ -119,4 +126,352 @@ def test_article_settings_and_seed(mnist_onnx: Path, tmp_path: Path, capsys: pyt
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("convert", "layers", "ascend"))
+    assert all(command in out for command in ("convert", "layers", "ascend", "compare"))
+
+
+@pytest.mark.parametrize("command", [[], ["convert"], ["layers"], ["ascend"], ["compare"]])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: list[str], option: str) -> None:
+    assert main([*command, option]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(" ".join(["Usage: oip", *command, "[OPTIONS]"]))
+    assert err == ""
+
+
+# The maps
+
+
+@pytest.mark.parametrize(
+    ("words", "maps"),
+    [
+        (["0-3"], [0, 1, 2, 3]),
+        (["5,0"], [5, 0]),
+        (["0-2,9", "4", "7-7"], [0, 1, 2, 9, 4, 7]),
+        (["--maps", "0-2,9"], [0, 1, 2, 9]),
+        (["31", "--maps", "2, 4-5"], [31, 2, 4, 5]),
+    ],
+)
+def test_maps_are_numbers_and_ranges(mnist_onnx: Path, tmp_path: Path, words: list[str], maps: list[int]) -> None:
+    assert main(["ascend", str(mnist_onnx), "Conv2D_1", *words, "--steps", "1", "-q", "-o", str(tmp_path)]) == 0
+    assert Oips.load(tmp_path / "oips.nc").maps.tolist() == maps
+
+
+def test_compare_takes_the_same_ranges(
+    mnist_onnx: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+    monkeypatch.setattr("oip_torch.comparison.compare", lambda *_, maps, **__: asked.append(maps) or made_up())
+    for words in ([], ["--maps", "0-2,9"]):
+        assert main(["compare", str(shipped), str(mnist_onnx), *words, "--json"]) == 0
+    assert asked == [None, [0, 1, 2, 9]]
+    capsys.readouterr()
+    assert main(["compare", str(shipped), str(mnist_onnx), "--maps", "5-2"]) == 2
+    assert capsys.readouterr().err.startswith("error: --maps '5-2': its end is below its start; expected a range")
+
+
+# Results first, then pictures
+
+
+def made_up(agree: bool = True) -> Comparison:
+    return Comparison(
+        layer="Conv2D_1", maps=np.array([0]), reference="tensorflow", disagreements=(), ascents={},
+        report={"agree": agree, "notes": [], "runtimes": {}, "failed": {"jax": "jax fell over"}},
+    )  # fmt: skip
+
+
+def ascend_some(mnist_onnx: Path, folder: Path, *words: str) -> int:
+    arguments = words or ("0", "1")
+    return main(
+        ["ascend", str(mnist_onnx), "Conv2D_1", *arguments, "--steps", "2", "--device", "cpu", "-o", str(folder)]
+    )
+
+
+@pytest.mark.parametrize("picture", ["sheet", "trace", "evolution"])
+def test_a_picture_that_fails_costs_no_results(
+    mnist_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], picture: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no such\ncolour.")
+
+    monkeypatch.setattr(f"oip_torch.plots.{picture}", fail)
+    assert ascend_some(mnist_onnx, tmp_path) == 1
+    printed = capsys.readouterr()
+    made = rf"error: \S+{picture}(_00\d)?\.png was not made: no such colour; the results are safe in \S+oips\.nc\n"
+    assert re.fullmatch(made, printed.err)
+    assert "2 images of maps 0–1" in printed.out
+    assert len(Oips.load(tmp_path / "oips.nc")) == 2
+    assert ascend_some(mnist_onnx, tmp_path, "0", "1", "--json") == 1
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert answer["images"] == 2
+    assert answer["files"][0] == str(tmp_path / "oips.nc")
+    assert all(Path(file).exists() for file in answer["files"])
+    assert printed.err == f"error: {answer['error']}\n"
+
+
+@pytest.mark.parametrize("way", ["full", "in the way", "no matplotlib"])
+def test_a_picture_that_cannot_be_written_costs_no_results(
+    mnist_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], way: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if way == "full":
+        monkeypatch.setattr(Figure, "savefig", full)
+    elif way == "in the way":
+        (tmp_path / "sheet.png").mkdir()
+    else:
+        monkeypatch.delattr("oip_torch.plots")
+        monkeypatch.setitem(sys.modules, "oip_torch.plots", None)
+    assert ascend_some(mnist_onnx, tmp_path) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"error: \S+sheet\.png was not made: .*; the results are safe in \S+oips\.nc\n", err), err
+    assert len(Oips.load(tmp_path / "oips.nc")) == 2
+    assert not list(tmp_path.glob(".oip-*"))
+
+
+@pytest.mark.parametrize("name", ["oips.nc", "calibration.nc"])
+def test_results_that_could_not_be_written_are_refused_before_the_work(
+    mnist_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.setattr("oip_torch.search.ascend", lambda *_, **__: pytest.fail("the work was begun"))
+    (tmp_path / name).mkdir()
+    assert ascend_some(mnist_onnx, tmp_path) == 2
+    assert re.fullmatch(rf"error: \S+{name} is a directory: expected .*\n", capsys.readouterr().err)
+
+
+def test_what_was_found_is_told_though_it_cannot_be_saved(
+    mnist_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("xarray.Dataset.to_netcdf", full)
+    assert ascend_some(mnist_onnx, tmp_path, "0", "--json") == 2
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert (answer["maps"], answer["files"]) == (1, [])
+    assert answer["error"].startswith(f"cannot write {tmp_path / 'oips.nc'}: No space left on device")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_page_that_fails_costs_no_report(
+    mnist_onnx: Path, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr("oip_torch.report.page", fail)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "report.html").write_text("of an earlier comparison")
+    monkeypatch.setattr("oip_torch.comparison.compare", lambda *_, **__: made_up())
+    with pytest.raises(
+        OipError, match=r"report\.html was not made: no such colour; the results are safe in .*report\.json"
+    ):
+        made_up().save(tmp_path / "a")
+    assert main(["compare", str(shipped), str(mnist_onnx), "--json", "-o", str(tmp_path / "b")]) == 1
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert answer["agree"]
+    assert printed.err == f"error: {answer['error']}\n"
+    for folder in ("a", "b"):
+        assert json.loads((tmp_path / folder / "report.json").read_text())["agree"]
+        assert os.listdir(tmp_path / folder) == ["report.json"]
+
+
+def test_pictures_of_an_earlier_run_are_not_mixed_with_new_ones(
+    mnist_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ascend_some(mnist_onnx, tmp_path, "0-2", "--starts", "2") == 0
+    kept = {"evolution_007.png": b"drawn by somebody else", "notes.png": b"", "evolution.txt": b""}
+    for name, content in kept.items():
+        (tmp_path / name).write_bytes(content)
+    shutil.copy(tmp_path / "sheet.png", tmp_path / "my favourite.png")
+    (tmp_path / "evolution_008.png").mkdir()
+    assert capsys.readouterr().err == ""
+    assert ascend_some(mnist_onnx, tmp_path, "2-3") == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: removed from {tmp_path}, as an earlier run drew them: evolution_000.png, evolution_001.png, starts.png",
+        f"note: left in {tmp_path}, though not of this run: evolution_007.png",
+    ]
+    ours = {"oips.nc", "sheet.png", "trace.png", "evolution_002.png", "evolution_003.png"}
+    assert set(os.listdir(tmp_path)) == {*ours, *kept, "my favourite.png", "evolution_008.png"}
+    assert all((tmp_path / name).read_bytes() == content for name, content in kept.items())
+
+
+def test_a_failed_picture_leaves_none_of_an_earlier_run(
+    mnist_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ascend_some(mnist_onnx, tmp_path) == 0
+    monkeypatch.delattr("oip_torch.plots.sheet")
+    assert ascend_some(mnist_onnx, tmp_path) == 1
+    assert os.listdir(tmp_path) == ["oips.nc"]
+
+
+@pytest.mark.parametrize(("starts", "columns"), [(1, None), (3, 9), (6, 12), (20, 20), (40, 32)])
+def test_the_pictures_show_every_start(
+    mnist_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: int, columns: int | None
+) -> None:
+    shown: dict[str, list[Any]] = {"sheet": [], "trace": [], "evolution": []}
+    for name, calls in shown.items():
+        draw = lambda *given, calls=calls: calls.append(given) or Figure()  # noqa: E731
+        monkeypatch.setattr(f"oip_torch.plots.{name}", draw)
+    assert ascend_some(mnist_onnx, tmp_path, "4-6", "--starts", str(starts)) == 0
+    assert len(shown["sheet"][0][0]) == 3
+    assert len(shown["trace"][0][0]) == 3 * starts
+    assert [len(given[2]) for given in shown["evolution"]] == [min(starts, 16)] * 3
+    assert (tmp_path / "starts.png").exists() == (starts > 1)
+    if starts > 1:
+        oips, given, title = shown["sheet"][1]
+        assert given == columns  # so that the starts of a map stand in one row
+        assert (oips.maps.tolist(), title) == (
+            np.repeat([4, 5, 6], starts).tolist(),
+            f"Conv2D_1: all {starts} starts of 3 maps",
+        )
+
+
+# The process: streams, environment
+
+
+def oip(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    options["env"] = {**os.environ, **options.get("env", {})}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 100} | options
+    return subprocess.run([sys.executable, "-m", "oip_torch", *map(str, words)], text=True, encoding="utf-8", **options)
+
+
+def test_the_module_is_the_command_and_tells_its_version(mnist_onnx: Path) -> None:
+    assert oip("--version").stdout == f"oip_torch {version('oip_torch')}\n"
+    assert oip("layers", mnist_onnx).stdout.splitlines()[0].startswith("name ")
+    assert oip("layers", "missing.onnx").returncode == 2
+
+
+def test_the_version_needs_no_torch() -> None:
+    code = "import sys; from oip_torch.cli import main; main(['--version']); print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.splitlines() == [f"oip_torch {version('oip_torch')}", "False"]
+
+
+@pytest.mark.parametrize("words", [["layers", "FILE"], ["layers", "FILE", "--json"], ["ascend", "-h"], ["--version"]])
+def test_a_reader_that_goes_is_no_error(mnist_onnx: Path, words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = oip(*(mnist_onnx if word == "FILE" else word for word in words), stdout=writing)
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_reader_that_goes_hides_no_failure(
+    mnist_onnx: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Gone:
+        def write(self, text: str) -> None:
+            raise BrokenPipeError
+
+        def fileno(self) -> int:
+            return nowhere
+
+    monkeypatch.setattr("oip_torch.comparison.compare", lambda *_, **__: made_up(agree=False))
+    monkeypatch.setattr(Comparison, "__repr__", lambda _: "a table")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    monkeypatch.setattr(sys, "stdout", Gone())
+    assert main(["compare", str(shipped), str(mnist_onnx)]) == 1
+    os.close(nowhere)
+    assert capsys.readouterr().err == "error: jax fell over\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+@pytest.mark.parametrize("words", [["layers", "FILE"], ["layers", "FILE", "--json"], ["layers", "-h"]])
+def test_a_full_disk_is_told_in_one_line(mnist_onnx: Path, words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        result = oip(*(mnist_onnx if word == "FILE" else word for word in words), stdout=full)
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: [^\n]*: No space left on device[^\n]*\n", result.stderr), result.stderr
+
+
+def with_closed(streams: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = ["sh", "-c", f'exec "$@" {streams}', "sh", sys.executable, "-m", "oip_torch", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+
+
+@pytest.mark.parametrize(("closed", "told"), [(">&-", True), ("2>&-", False), ("<&-", True), ("<&- >&- 2>&-", False)])
+def test_closed_streams(mnist_onnx: Path, closed: str, told: bool) -> None:
+    result = with_closed(closed, "layers", mnist_onnx)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert bool(result.stdout) is (">&-" not in closed.replace("2>&-", ""))
+    result = with_closed(closed, "layers", "missing.onnx")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "error: missing.onnx does not exist: expected an ONNX file; check the path\n" if told else ""
+    )
+
+
+@pytest.mark.slow
+def test_nothing_is_written_into_a_file_that_takes_a_closed_streams_number(mnist_onnx: Path, tmp_path: Path) -> None:
+    words = ["ascend", mnist_onnx, "Conv2D_1", "0", "--steps", "1", "-o", tmp_path]
+    assert with_closed("<&- >&- 2>&-", *words).returncode == 0
+    assert len(Oips.load(tmp_path / "oips.nc")) == 1
+    assert (tmp_path / "trace.png").exists()
+
+
+def test_an_ascii_terminal_gets_replacements(mnist_onnx: Path, tmp_path: Path) -> None:
+    ascii_only = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    result = oip("layers", mnist_onnx, env=ascii_only)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "26?26" in result.stdout
+    assert oip("convert", "-h", env=ascii_only).returncode == 0
+    result = oip("layers", tmp_path / "é…", env=ascii_only)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: {tmp_path}/?? does not exist")
+
+
+@pytest.mark.slow
+def test_neither_ascii_nor_an_unknown_backend_of_matplotlib_stops_an_ascent(mnist_onnx: Path, tmp_path: Path) -> None:
+    environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "MPLBACKEND": "nonsense"}
+    folder = tmp_path / "é…"
+    result = oip("ascend", mnist_onnx, "Conv2D_1", "0-1", "--steps", "1", "-o", folder, env=environment)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"{tmp_path}/??/oips.nc" in result.stdout
+    assert (folder / "sheet.png").exists()
+
+
+# Errors as JSON
+
+
+def test_a_failed_proof_is_one_object(
+    shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ProofError("layer 'a' differs", failed=["a"], layers=[{"name": "a"}])
+
+    monkeypatch.setattr("oip_torch.conversion.convert", fail)
+    assert main(["convert", str(shipped), "--json"]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {
+        "onnx": None, "layers": [{"name": "a"}], "failed": ["a"], "error": "layer 'a' differs"
+    }  # fmt: skip
+    assert printed.err == "error: layer 'a' differs\n"
+
+
+def test_a_disagreement_is_one_object(
+    mnist_onnx: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("oip_torch.comparison.compare", lambda *_, **__: made_up(agree=False))
+    assert main(["compare", str(shipped), str(mnist_onnx), "--json"]) == 1
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert (answer["agree"], answer["error"]) == (False, "jax fell over")
+    assert printed.err == "error: jax fell over\n"
+
+
+def test_an_error_of_the_system_is_told_in_one_line(
+    mnist_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
+
+    monkeypatch.setattr("oip_torch.onnx_file.read", full)
+    assert main(["layers", str(mnist_onnx)]) == 2
+    assert (
+        capsys.readouterr().err
+        == "error: the operating system stopped the command (/tmp/x): No space left on device; mend that, and repeat\n"
+    )

@@ -6,9 +6,11 @@ Everything public is here; it is imported when first used, since torch, onnx2tor
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # without typing the command line is sooner where it answers Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from oip_torch import plots
     from oip_torch.ascent import AscentSettings
     from oip_torch.calibration import Calibration, calibrate, read_images

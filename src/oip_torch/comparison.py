@@ -14,7 +14,7 @@ import math
 import os
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ from oip_torch.ascent import AscentSettings
 from oip_torch.checks import whole
 from oip_torch.conversion import MAX_LAYER_ERROR
 from oip_torch.errors import InputError, OipError, RuntimeProcessError, unknown_name
-from oip_torch.files import check_output_folder, replacing, sha256
+from oip_torch.files import check_output_folder, replacing, saved_in, sha256
 from oip_torch.keras_file import CONVOLUTIONS, check_keras_file
 from oip_torch.model import FeatureModel, load, resolve_device
 from oip_torch.onnx_file import Layer, graph_sha256, read
@@ -143,19 +143,21 @@ class Comparison:
         return "\n".join([*_table(self.report), "", *(textwrap.fill(line, 118) for line in lines)])
 
     def save(self, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write report.json and report.html (which needs no other file) into a folder; returns their paths.
+        """Write report.json and then report.html (which needs no other file) into a folder; returns their paths.
 
         Raises:
             InputError: the folder cannot be written to.
+            OipError: the page cannot be made; report.json is there.
         """
-        from oip_torch.report import page
+        data, page = (check_output_folder(folder) / name for name in ("report.json", "report.html"))
+        with replacing(data) as temporary:
+            temporary.write_text(json.dumps(self.report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        with saved_in(data, str(page)), replacing(page) as temporary:
+            from oip_torch import report  # and matplotlib with it, which may fail as well
 
-        folder = check_output_folder(folder)
-        texts = {"report.json": json.dumps(self.report, indent=1, allow_nan=False) + "\n", "report.html": page(self)}
-        for name, text in texts.items():
-            with replacing(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
-        return [folder / name for name in texts]
+            page.unlink(missing_ok=True)  # an earlier one is not to stand beside these results
+            temporary.write_text(report.page(self), encoding="utf-8")
+        return [data, page]
 
 
 def compare(
@@ -218,6 +220,7 @@ def compare(
         }
         advance = stack.enter_context(bar("comparing", total, progress))
         pool = stack.enter_context(ThreadPoolExecutor(workers))
+        stack.enter_context(_stopped_on_failure(processes))
         failed: dict[str, str] = {}
 
         def everywhere(job: Callable[[RuntimeProcess], Any]) -> dict[str, Any]:
@@ -280,6 +283,17 @@ def compare(
         disagreements=tuple(disagreements),
         ascents=ascents,
     )
+
+
+@contextlib.contextmanager
+def _stopped_on_failure(processes: Mapping[str, RuntimeProcess]) -> Iterator[None]:
+    """Ctrl-C above all: the threads of the pool wait for their runtimes' answers, and the pool for its threads."""
+    try:
+        yield
+    except BaseException:
+        for process in processes.values():
+            process.stop()
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,16 +7,29 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from oip_torch.errors import InputError
+from oip_torch.errors import InputError, OipError
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.figure import Figure
 
-__all__ = ["check_output_folder", "existing_file", "read_netcdf", "replacing", "sha256", "write_netcdf"]
+__all__ = [
+    "check_output_folder",
+    "existing_file",
+    "is_our_picture",
+    "read_netcdf",
+    "replacing",
+    "saved_in",
+    "sha256",
+    "write_netcdf",
+    "write_picture",
+]
+
+_SOFTWARE = "oip_torch"
 
 
 def existing_file(path: str | os.PathLike[str], what: str) -> Path:
@@ -36,8 +49,8 @@ def existing_file(path: str | os.PathLike[str], what: str) -> Path:
     return path
 
 
-def check_output_folder(path: str | os.PathLike[str]) -> Path:
-    """The path, if files can be written there; the folder itself is not made yet, in case the work fails."""
+def check_output_folder(path: str | os.PathLike[str], names: Iterable[str] = ()) -> Path:
+    """The path, if files of these names can be written there; the folder is not made yet, in case the work fails."""
     path = Path(path)
     nearest = path
     while not os.path.exists(nearest) and nearest != nearest.parent:
@@ -52,7 +65,14 @@ def check_output_folder(path: str | os.PathLike[str]) -> Path:
         raise InputError(
             f"cannot write to the folder {path}: {error.strerror or error}; choose another output folder"
         ) from None
+    for name in names:
+        _refuse_directory(path / name)
     return path
+
+
+def _refuse_directory(path: Path) -> None:
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a directory: expected the name of a file to write; choose another output")
 
 
 @contextlib.contextmanager
@@ -62,9 +82,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     The temporary name keeps the ending, since some writers choose the format by it. A folder may be written too.
     """
     path = Path(path)
-    if os.path.isdir(path):
-        raise InputError(f"{path} is a directory: expected the name of a file to write; choose another output")
-    check_output_folder(path.parent)
+    check_output_folder(path.parent, [path.name])
     folder = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,6 +135,41 @@ def read_netcdf(path: str | os.PathLike[str], writer: str) -> xr.Dataset:
     except Exception as error:  # damaged files raise anything: HDF5 alone RuntimeError, OSError and KeyError
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is not readable as NetCDF ({reason}): expected a file that {writer} wrote") from None
+
+
+@contextlib.contextmanager
+def saved_in(results: Path, what: str) -> Iterator[None]:
+    """In this block the results are shown that were saved before: whatever fails, the error says where they are.
+
+    Args:
+        results: the file that holds them.
+        what: is shown: the path of a picture or page.
+
+    Raises:
+        InputError: the file cannot be written, or what draws it cannot be imported.
+        OipError: it cannot be drawn.
+    """
+    try:
+        yield
+    except Exception as error:  # matplotlib alone raises whatever it likes
+        kind = InputError if isinstance(error, (InputError, OSError, ImportError)) else OipError
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise kind(f"{what} was not made: {reason}; the results are safe in {results}") from error
+
+
+def write_picture(draw: Callable[[], Figure], path: Path, results: Path) -> None:
+    """Write a picture of results that are saved already, marked as ours; see `saved_in`."""
+    with saved_in(results, str(path)), replacing(path) as temporary:
+        draw().savefig(temporary, dpi=110, metadata={"Software": _SOFTWARE})
+
+
+def is_our_picture(path: Path) -> bool:
+    """Whether `write_picture` made it; not where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return f"Software\0{_SOFTWARE}".encode() in file.read(512)  # a PNG file begins with its text
+    except OSError:
+        return False
 
 
 def sha256(path: Path) -> str:

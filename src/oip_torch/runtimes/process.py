@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +45,8 @@ class RuntimeProcess:
         self._files = str(keras_file.resolve()), str(onnx_file.resolve())
         self._threads = threads
         self._process: subprocess.Popen[str] | None = None
+        self._stopped = False
+        self._lock = threading.Lock()  # of the two above: another thread may stop it
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> RuntimeProcess:
@@ -59,6 +62,13 @@ class RuntimeProcess:
                     process.communicate(timeout=5 if kind is None else 0)  # it ends when its stdin does
                 process.kill()
         self._cleanup.close()
+
+    def stop(self) -> None:
+        """End the process at once, whatever it computes; from another thread too. It is not started again."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
 
     def layers(self, images: Array, dtype: Dtype) -> dict[str, Array]:
         """See `Runtime.layers`."""
@@ -90,7 +100,10 @@ class RuntimeProcess:
 
     def _ask(self, method: str, arrays: dict[str, Array], options: dict[str, Any]) -> tuple[list[str], list[Array]]:
         began = time.perf_counter()
-        process = self._process = self._process or self._start()
+        with self._lock:
+            if self._stopped:
+                raise RuntimeProcessError(f"{self.name} was stopped")
+            process = self._process = self._process or self._start()
         np.savez(self._folder / "question.npz", allow_pickle=False, **arrays)
         assert process.stdin is not None
         assert process.stdout is not None
