@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 from oip_torch import AscentSettings, FeatureModel, InputError, ascend, plots
-from oip_torch.calibration import Calibration, calibrate, map_means, radial_power_spectrum, read_images
+from oip_torch.calibration import Calibration, _Top, calibrate, map_means, radial_power_spectrum, read_images
 from oip_torch.objectives import map_mean
 from oip_torch.starts import standardize
 
@@ -307,3 +307,26 @@ def test_beside_data_shows_a_row_per_map(calibration: Calibration, model: Featur
         plots.beside_data(oips, calibration, 3)
     with pytest.raises(InputError, match="0 real images"):
         plots.beside_data(oips, calibration, count=0)
+
+
+def test_ties_are_counted_beyond_what_is_kept() -> None:
+    """By brute force, with scores of few values, batch by batch."""
+    scores = torch.from_numpy(np.random.default_rng(3).integers(0, 4, (200, 6))).float()
+    scores[:, 5] = torch.arange(200)
+    for kept, top in ((9, 9), (9, 4), (150, 20), (200, 200)):
+        found = _Top(kept, scores[:1])
+        for first in range(0, 200, 7):
+            found.add(scores[first : first + 7], first)
+        ranked = scores.sort(dim=0, descending=True, stable=True).values
+        expected = (ranked[top:] == ranked[top - 1]).sum(0)
+        assert found.tied(top).tolist() == expected.tolist()
+
+
+def test_an_older_file_has_no_ties_and_scores_after_the_activation(calibration: Calibration, tmp_path: Path) -> None:
+    dataset = calibration.to_xarray().drop_vars("tied")
+    del dataset.attrs["before_activation"]
+    dataset.to_netcdf(tmp_path / "old.nc", engine="h5netcdf")
+    layer = Calibration.load(tmp_path / "old.nc")[LAYERS[0]]
+    assert layer.tied is None
+    assert not layer.before_activation
+    assert Calibration.from_xarray(Calibration.load(tmp_path / "old.nc").to_xarray())[LAYERS[0]].tied is None

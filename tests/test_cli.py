@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from matplotlib.figure import Figure
 
+import oip_torch
 from oip_torch import Calibration, Comparison, OipError, Oips, ProofError
 from oip_torch.cli import main
+from oip_torch.onnx_file import graph_sha256, read, write
 
 LAYER_KEYS = {"name", "kind", "maps", "height", "width", "activation", "max_error"}
 
@@ -475,3 +479,54 @@ def test_an_error_of_the_system_is_told_in_one_line(
         capsys.readouterr().err
         == "error: the operating system stopped the command (/tmp/x): No space left on device; mend that, and repeat\n"
     )
+
+
+def test_classes_go_before_their_softmax(
+    mnist_onnx: Path, digits: tuple[np.ndarray, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "some.npz", x_test=digits[0][:100])
+    options = ["--steps", "20", "--data", tmp_path / "some.npz", "-o", tmp_path / "out"]
+    for flags, before in (([], True), (["--before-activation"], True), (["--after-activation"], False)):
+        data = run(capsys, "ascend", mnist_onnx, "Dense_2", "0", "3", *options, *flags)
+        assert data["layers"]["Dense_2"]["before_activation"] is before  # type: ignore[index]
+        assert Oips.load(tmp_path / "out" / "oips.nc").before_activation is before
+        calibration = Calibration.load(tmp_path / "out" / "calibration.nc")
+        assert calibration["Dense_2"].before_activation is before
+    assert main(["ascend", str(mnist_onnx), "Dense_2", "0", *map(str, options)]) == 0
+    assert "1 of 1 classes score above the maximum of 100 real images" in capsys.readouterr().out
+
+
+def test_dead_is_said_of_maps_that_are_and_not_of_low_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a network of tanh and ELU a score below 0 is a score like any other."""
+    smooth = Path(__file__).parent / "data" / "smooth.onnx"
+    options = ["--settings", "article", "--steps", "1", "--epsilon", "1e-6", "-o", tmp_path]
+    data = run(capsys, "ascend", smooth, "Tanh_1", *options)
+    layer = data["layers"]["Tanh_1"]  # type: ignore[index]
+    assert data["alive"] < data["maps"]  # type: ignore[operator] # of the contract: scores above 0
+    assert layer["dead"] == []
+
+
+def test_images_that_are_lost_are_told_and_the_rest_is_kept(
+    mnist_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = oip_torch.load(mnist_onnx, device="cpu")
+    proto = onnx.load(mnist_onnx)
+    node = next(node for node in proto.graph.node if network.layers["Conv2D_3"].tensor_before in node.output)
+    weights = next(tensor for tensor in proto.graph.initializer if tensor.name == node.input[1])
+    values = onnx.numpy_helper.to_array(weights).copy()
+    values[17] = np.inf
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    broken = tmp_path / "broken.onnx"
+    write(proto, dataclasses.replace(read(mnist_onnx)[1], graph_sha256=graph_sha256(proto)), broken)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oip_torch.model._self_check", lambda *_: None)  # which would tell, and refuse
+        code = main(["ascend", str(broken), "Conv2D_3", "3,17", "--steps", "6", "-o", str(tmp_path / "out"), "--json"])
+    assert code == 1
+    told = capsys.readouterr()
+    data = json.loads(told.out)
+    assert (data["images"], data["maps"]) == (1, 1)
+    assert "1 of 2 images left the finite numbers, of maps 17: the others are in" in data["error"]
+    assert data["error"] in told.err
+    assert Oips.load(tmp_path / "out" / "oips.nc").maps.tolist() == [3]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 
-from oip_torch import AscentSettings, FeatureModel, InputError, Oips, ascend, plots
+from oip_torch import AscentSettings, FeatureModel, InputError, Oips, ascend, calibrate, plots
+from oip_torch.objectives import map_peak
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +52,6 @@ def test_a_trace_has_a_line_per_image(oips: Oips) -> None:
 
 
 def test_colours_for_three_channels(oips: Oips) -> None:
-    import dataclasses
-
     coloured = dataclasses.replace(oips, images=oips.images.repeat(3, -1), snapshots=oips.snapshots.repeat(3, -1))
     for figure in (plots.sheet(coloured), plots.evolution(coloured, 1)):
         figure.savefig(io.BytesIO(), format="png", dpi=40)
@@ -70,3 +70,129 @@ def test_nothing_to_show(oips: Oips) -> None:
         plots.sheet(oips.take([]))
     with pytest.raises(InputError, match="no map 77"):
         plots.evolution(oips, 77)
+
+
+# What is shown is so
+
+
+@pytest.fixture(scope="module")
+def searched(model: FeatureModel) -> Oips:
+    return ascend(model, "Conv2D_3", [3, 56], starts=2, settings=AscentSettings.within(100))
+
+
+def test_an_evolution_begins_at_the_start_and_says_where_the_trial_ends(searched: Oips, oips: Oips) -> None:
+    trial = searched.trial_steps
+    assert trial > 0
+    figure = plots.evolution(searched, 56)
+    shown = texts(figure)
+    assert "Conv2D_3, map 56: from the start to the OIP" in shown
+    steps = [int(step) for step in searched.snapshot_steps[:-1]]
+    assert [text for text in shown if "step " in text][: len(steps)] == [
+        f"trial, step {step}" if step < trial else f"step {step}" for step in steps
+    ]
+    first = searched.select(maps=56, starts=0)
+    assert f"{first.traces[0, 0]:.2f}" in shown
+    (line,) = [line for line in figure.axes[len(steps) + 1].lines if line.get_linestyle() == ":"]
+    assert list(line.get_xdata()) == [trial, trial]
+    note = " ".join(" ".join(shown).split())
+    assert f"Steps 0 to {trial - 1} are the trial of the start that went on; the dotted line is its end." in note
+    assert f"Settings: {AscentSettings.within(100).summary}." in note
+    article = " ".join(texts(plots.evolution(oips, 0)))
+    assert "trial" not in article
+    assert "Settings: 20 steps of 0.01 from one start." in article
+
+
+def test_a_file_from_before_trials_were_kept_does_not_claim_the_start(searched: Oips) -> None:
+    trial = searched.trial_steps
+    kept = searched.snapshot_steps >= trial
+    old = dataclasses.replace(
+        searched,
+        traces=searched.traces[:, trial:],
+        snapshots=searched.snapshots[:, kept],
+        snapshot_steps=searched.snapshot_steps[kept] - trial,
+    )
+    assert old.trial_steps == 0
+    assert "Conv2D_3, map 3: from the end of its trial to the OIP" in texts(plots.evolution(old, 3))
+
+
+def test_small_scores_and_woken_maps_are_shown_as_such(oips: Oips) -> None:
+    some = oips.select(starts=0).take([0, 1, 2])
+    some = dataclasses.replace(
+        some, scores=np.array([0.0012, 1.5, 0.0]), status=np.array(["finished", "woken", "dead"])
+    )
+    shown = texts(plots.sheet(some))
+    assert {"0: 0.001", "1: 1.50*", "2: dead"} <= set(shown)
+    assert not any(text.endswith("0.00") for text in shown)
+    assert "* woken: it slept in all trials, and fired by way of its peak." in " ".join(" ".join(shown).split())
+    assert "Conv2D_3: 2 of 3 OIPs alive" in shown
+    assert "woken" not in " ".join(texts(plots.sheet(some.take([0, 2]))))
+
+
+def test_titles_name_what_is_shown(model: FeatureModel, searched: Oips) -> None:
+    assert "Conv2D_3, map 56: 2 of 2 OIPs alive" in texts(plots.sheet(searched.select(56)))
+    assert "Conv2D_3: 4 of 4 OIPs alive, of 2 maps" in texts(plots.sheet(searched))
+    classes = ascend(model, "Dense_2", [1, 7], starts=2, settings=AscentSettings.within(12))
+    shown = texts(plots.sheet(classes))
+    assert "Dense_2 before its softmax: 4 OIPs, of 2 classes" in shown
+    assert any(text.startswith("Class·start: score.") for text in shown)
+    assert "Dense_2 before its softmax, class 7: from the start to the OIP" in texts(plots.evolution(classes, 7))
+    assert any("Dense_2 before its softmax, class 7: 2 starts" in text for text in texts(plots.consistency(classes, 7)))
+    trace = plots.trace(classes)
+    assert trace.axes[0].get_ylabel() == "score (pre-activation of the class)"
+    assert "class 1, start 0" in texts(trace)
+    units = ascend(model, "Dense_1", [1], settings=AscentSettings.within(12))
+    assert plots.trace(units).axes[0].get_ylabel() == "score (activation of the unit)"
+    assert plots.trace(searched).axes[0].get_ylabel() == "score (mean activation of the map)"
+    peak = ascend(model, "Conv2D_3", 3, settings=AscentSettings.within(12), objective=map_peak)
+    assert plots.trace(peak).axes[0].get_ylabel() == "score (map_peak)"
+
+
+def beside(model: FeatureModel, maximum: float, objective: str = "map_mean") -> str:
+    """The text of `beside_data` for a map from which the data draws `maximum` at most."""
+    oips = ascend(model, "Conv2D_3", [0, 3], settings=AscentSettings.within(12))
+    oips = dataclasses.replace(oips, scores=np.array([1.27, 2.0]), info=oips.info | {"objective": objective})
+    images = np.random.default_rng(0).integers(0, 255, (12, 28, 28))
+    calibration = calibrate(model, images, "Conv2D_3", top=3)
+    layer = calibration["Conv2D_3"]
+    own = layer.maximum.copy()
+    own[:] = 1.0
+    own[0] = maximum
+    scores = np.minimum(layer.top_scores, own[:, None])
+    changed = dataclasses.replace(layer, maximum=own, top_scores=scores)
+    figure = plots.beside_data(oips, dataclasses.replace(calibration, layers={"Conv2D_3": changed}), count=3)
+    return "\n".join(texts(figure))
+
+
+def test_no_ratio_is_told_where_the_data_does_not_excite_the_map(model: FeatureModel) -> None:
+    for maximum, words in (
+        (0.0, "no image of the data excites this map"),
+        (0.0059, "the data hardly excites this map"),
+    ):
+        text = beside(model, maximum)
+        assert f"1.27\n{words}" in text
+        assert "1.27 (" not in text
+        assert "2.00 (2.0 × data)" in text
+    assert "1.27 (2.5 × data)" in beside(model, 0.5)
+    other = beside(model, 0.5, "map_peak")
+    assert "× data" not in other
+    assert "The OIPs' scores are of another objective (map_peak), and do not compare." in " ".join(other.split())
+
+
+def test_images_that_score_alike_are_not_ranked(model: FeatureModel, digits: tuple[np.ndarray, np.ndarray]) -> None:
+    """After a softmax hundreds of digits score exactly 1."""
+    images = digits[0][::5]
+    after = calibrate(model, images, "Dense_2", top=4, before_activation=False)
+    layer = after["Dense_2"]
+    certain = np.flatnonzero((layer.top_scores == 1).all(1))
+    assert len(certain) > 3
+    assert (layer.top_ranks[certain] == 1).all()
+    assert layer.tied is not None
+    assert (layer.tied[certain] > 0).all()
+    oips = ascend(model, "Dense_2", certain, settings=AscentSettings.within(12), before_activation=False)
+    shown = texts(plots.beside_data(oips, after, count=3))
+    assert sum(text.endswith("1.00 =") for text in shown) == 3 * len(certain)
+    assert any("= others score exactly as much: such images have no order." in " ".join(text.split()) for text in shown)
+    before = calibrate(model, images, "Dense_2", top=4)["Dense_2"]
+    assert (before.top_ranks == [1, 2, 3, 4]).all()
+    assert before.tied is not None
+    assert not before.tied.any()

@@ -45,6 +45,14 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
 Device = Annotated[str, typer.Option("--device", help="auto (CUDA when present), cpu or cuda.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Before = Annotated[
+    bool | None,
+    typer.Option(
+        "--before-activation/--after-activation",
+        help="Maximise what goes into the layer's activation, or what comes out. Default: what comes out, but of a "
+        "softmax or a sigmoid what goes in.",
+    ),
+]
 OnnxFile = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Made by `oip convert`.")]
 
 
@@ -145,6 +153,7 @@ def ascend(
         int | None, typer.Option(help="Steps spent on each image; with the default settings the search included.")
     ] = None,
     epsilon: Annotated[float | None, typer.Option(help="Size of a step.")] = None,
+    before_activation: Before = None,
     memory: Annotated[
         float | None, typer.Option(metavar="GIB", help="Memory that it may take; default: half of what is free.")
     ] = None,
@@ -164,6 +173,7 @@ def ascend(
     from oip_torch.calibration import calibrate, read_images
     from oip_torch.files import check_output_folder
     from oip_torch.model import load
+    from oip_torch.oips import plural
     from oip_torch.search import ascend as make
 
     if settings not in ("article", "default"):
@@ -182,11 +192,13 @@ def ascend(
     folder = check_output_folder(output if output is not None else Path("oips"), ["oips.nc", "calibration.nc"])
     bars = False if quiet else None
     network.layers[layer]  # a wrong name is told before the data is run through the network
-    calibration = None if images is None else calibrate(network, images, [layer], progress=bars)
+    calibration = None
+    if images is not None:
+        calibration = calibrate(network, images, [layer], before_activation=before_activation, progress=bars)
     began = time.perf_counter()
     oips = make(
         *(network, layer, chosen_maps or None),
-        starts=starts, seed=seed, settings=chosen, memory=most, progress=bars,
+        starts=starts, seed=seed, settings=chosen, before_activation=before_activation, memory=most, progress=bars,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     summary = _summary(oips, calibration)
@@ -194,6 +206,12 @@ def ascend(
     failure: OipError | None = None
     try:
         _write_results(oips, calibration, folder, files)
+        if lost := oips.info["not_finite"]:
+            names = ", ".join(str(number) for number in dict.fromkeys(number for number, _ in lost))
+            failure = OipError(
+                f"{len(lost)} of {len(lost) + len(oips)} images left the finite numbers, of {plural(oips.noun)} "
+                f"{names}: the others are in {files[0]}; try a smaller --epsilon"
+            )
     except OipError as error:
         failure = error
     if as_json:
@@ -217,12 +235,12 @@ def ascend(
         context.obj.append(f"{oips!r} in {seconds:.1f} s on {oips.info['device']}")
         if images is not None:
             context.obj.append(
-                f"{summary['above_data']} of {summary['maps']} maps score above the maximum of {len(images)} real "
-                "images"
+                f"{summary['above_data']} of {summary['maps']} {plural(oips.noun)} score above the maximum of "
+                f"{len(images)} real images"
             )
         context.obj.extend(
-            f"map {dead['map']} is dead: after {dead['tries']} starts the largest value that went into its activation "
-            f"was {dead['largest_before']:.4g}"
+            f"{oips.noun} {dead['map']} is dead: after {dead['tries']} starts the largest value that went into its "
+            f"activation was {dead['largest_before']:.4g}"
             for dead in summary["dead"]
         )
         context.obj.extend(map(str, files))
@@ -246,6 +264,7 @@ def compare(
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of each ascent.")] = 600,
     seed: Annotated[int, typer.Option(help="Seed of the start images.")] = 0,
+    before_activation: Before = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for report.json and report.html.")
     ] = None,
@@ -266,6 +285,7 @@ def compare(
         maps=None if maps is None else _maps("--maps", [maps]),
         steps=steps,
         seed=seed,
+        before_activation=before_activation,
         device=device,
         progress=False if quiet else None,
     )
@@ -308,6 +328,7 @@ def _write_results(oips: Oips, calibration: Calibration | None, folder: Path, fi
 def _pictures(oips: Oips, calibration: Calibration | None) -> dict[str, Callable[[], Figure]]:
     """What draws each picture, by file name: the best image of each map and, where there are several, all starts."""
     import oip_torch  # which imports plots late, where a failure of matplotlib is a picture's failure
+    from oip_torch.oips import plural
 
     best = oips.best()
     ranked = best.maps[np.argsort(-best.scores, kind="stable")].tolist()
@@ -316,8 +337,9 @@ def _pictures(oips: Oips, calibration: Calibration | None) -> dict[str, Callable
     if starts > 1:
         strongest = set(ranked[: max(1, _MOST_IMAGES // starts)])
         shown = [number for number in best.maps.tolist() if number in strongest]
-        title = f"{oips.layer}: all {starts} starts of " + (
-            f"{len(best)} maps" if len(shown) == len(best) else f"the {len(shown)} strongest of {len(best)} maps"
+        of_all = f"{len(best)} {plural(oips.noun)}"
+        title = f"{oips.place}: all {starts} starts of " + (
+            of_all if len(shown) == len(best) else f"the {len(shown)} strongest of {of_all}"
         )
         # The starts of a map stand side by side, unless they are so many that the picture would be too wide.
         columns = min(starts, 32) * min(len(shown), max(1, 16 // starts))
@@ -362,7 +384,7 @@ def _summary(oips: Oips, calibration: Calibration | None) -> dict[str, Any]:
         above = int((best.scores > calibration[oips.layer].maximum[best.maps]).sum())
     tries = oips.settings["candidates"]
     dead = []
-    for number in best.maps[best.scores <= 0].tolist():
+    for number in best.maps[best.status == "dead"].tolist():
         every = oips.select(maps=number)
         dead.append({"map": number, "tries": len(every) * tries, "largest_before": float(every.largest_before.max())})
     return {
@@ -370,6 +392,7 @@ def _summary(oips: Oips, calibration: Calibration | None) -> dict[str, Any]:
         "alive": int((best.scores > 0).sum()),
         "above_data": above,
         "median_score": float(np.median(best.scores)),
+        "before_activation": oips.before_activation,
         "dead": dead,
     }
 

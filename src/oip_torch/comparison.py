@@ -120,6 +120,11 @@ class Comparison:
     ascents: Mapping[str, Mapping[Dtype, Ascents]] = field(repr=False)
 
     @property
+    def place(self) -> str:
+        """What was ascended, in words: "Conv2D_3", or "Dense_2 before its activation"."""
+        return f"{self.layer} before its activation" if self.report["before_activation"] else self.layer
+
+    @property
     def agree(self) -> bool:
         """Whether every bound holds for every runtime that counts, and none failed."""
         return bool(self.report["agree"])
@@ -169,6 +174,7 @@ def compare(
     maps: int | Iterable[int] | None = None,
     steps: int = 600,
     seed: int = 0,
+    before_activation: bool | None = None,
     device: str | torch.device = "auto",
     progress: bool | None = None,
 ) -> Comparison:
@@ -186,6 +192,8 @@ def compare(
         maps: which of its maps; default: 64 of them, spread evenly.
         steps: of each ascent, which is the article's (epsilon 0.01).
         seed: of the start images.
+        before_activation: ascend what goes into the layer's activation; None: where that is a softmax or a sigmoid, as
+            in `ascend`.
         device: "auto": the torch module on CUDA as well, when present; "cpu": not; "cuda": it has to be there.
         progress: show a bar on stderr; None: only on a terminal.
 
@@ -207,7 +215,8 @@ def compare(
         notes.append(f"{onnx_file} was changed after its conversion")
 
     began = time.perf_counter()
-    work = _work(model, layer, chosen, steps, seed)
+    before = model.before_activation(layer, before_activation)
+    work = _work(model, layer, before, chosen, steps, seed)
     # Runtimes beside each other, each on its own cores, waste less than one after another on all.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(cores, len(names))
@@ -262,6 +271,7 @@ def compare(
             "keras": str(keras_file),
             "onnx": str(onnx_file),
             "layer": layer,
+            "before_activation": before,
             "maps": chosen,
             "steps": steps,
             "epsilon": _EPSILON,
@@ -304,6 +314,7 @@ class _Work:
     images: dict[str, Array]  # by kind
     gradient_maps: dict[str, Array]  # layer → a map for each image
     layer: str
+    tap: str  # the layer's name, or with BEFORE what goes into its activation: what is ascended
     width: int  # of the layer: how many maps it has
     maps: Array
     starts: Array
@@ -360,7 +371,7 @@ def _spread(count: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, _MOST_MAPS)).round().astype(int).tolist()))
 
 
-def _work(model: FeatureModel, layer: str, maps: list[int], steps: int, seed: int) -> _Work:
+def _work(model: FeatureModel, layer: str, before: bool, maps: list[int], steps: int, seed: int) -> _Work:
     network = model.network
     count = max(2, min(_MOST_IMAGES, _MOST_PIXELS // math.prod(network.input_shape)))
     scale = {} if network.mean is None or network.std is None else {"mean": network.mean, "std": network.std}
@@ -372,7 +383,9 @@ def _work(model: FeatureModel, layer: str, maps: list[int], steps: int, seed: in
     }
     settings = AscentSettings.within(100)
     try:
-        images["OIPs"] = ascend(model, layer, some, seed=seed, settings=settings, progress=False).images
+        images["OIPs"] = ascend(
+            model, layer, some, seed=seed, settings=settings, before_activation=before, progress=False
+        ).images
     except InputError:
         raise
     except OipError:  # no finite numbers come from this ONNX file: the layers will say where that begins
@@ -382,6 +395,7 @@ def _work(model: FeatureModel, layer: str, maps: list[int], steps: int, seed: in
         images={kind: array.astype(np.float64) for kind, array in images.items()},
         gradient_maps={},
         layer=layer,
+        tap=BEFORE + layer if before else layer,
         width=model.layers[layer].maps,
         maps=np.array(maps),
         starts=starts.numpy().transpose(0, 2, 3, 1).astype(np.float64),
@@ -390,9 +404,11 @@ def _work(model: FeatureModel, layer: str, maps: list[int], steps: int, seed: in
     x = torch.from_numpy(np.ascontiguousarray(work.all_images.transpose(0, 3, 1, 2))).float()
     with torch.no_grad():
         outputs = model.every_layer(x)
+        if before:
+            outputs[work.tap] = model.up_to(layer, before_activation=True)(x)
     names = model.layers.names
     spread = np.linspace(0, len(names) - 1, min(len(names), _MOST_GRADIENT_LAYERS)).round().astype(int)
-    for name in dict.fromkeys([*(names[index] for index in spread), layer]):
+    for name in dict.fromkeys([*(names[index] for index in spread), work.tap]):
         means = outputs[name].flatten(2).mean(2) if outputs[name].ndim > 2 else outputs[name]
         # Each image with one of its strongest maps: not always the very strongest, so that several have their turn.
         strongest = means.argsort(1, descending=True)[:, :4]
@@ -462,9 +478,7 @@ def _ascents(process: RuntimeProcess, work: _Work, advance: Callable[[int], None
     found: dict[Dtype, Ascents] = {}
     if process.spec.differentiates:
         for dtype in process.spec.dtypes:
-            traces, images = process.ascend(
-                work.layer, work.maps, work.starts, dtype, steps=work.steps, epsilon=_EPSILON
-            )
+            traces, images = process.ascend(work.tap, work.maps, work.starts, dtype, steps=work.steps, epsilon=_EPSILON)
             found[dtype] = Ascents(traces=traces, images=images)
             advance(_WEIGHTS[dtype])
     return found
@@ -474,7 +488,7 @@ def _scores(process: RuntimeProcess, work: _Work, made: dict[str, Array]) -> dic
     """What this runtime says, in float32, to the images that each of them made: maker → (maps,), NaN if it cannot."""
     scores = {}
     for maker, images in made.items():
-        outputs = process.layers(images, "float32").get(work.layer, np.empty(0))
+        outputs = process.layers(images, "float32").get(work.tap, np.empty(0))
         scores[maker] = np.full(len(work.maps), np.nan)
         if outputs.ndim > 1 and (len(outputs), outputs.shape[-1]) == (len(images), work.width):
             means = outputs.mean(tuple(range(1, outputs.ndim - 1))) if outputs.ndim > 2 else outputs
@@ -564,7 +578,7 @@ def _entry(
             check(f"relative error in {dtype}", error, bound, layer, number)
     for dtype, gradients in errors.gradients.items():
         for layer, (cosine, _, number, _) in gradients.items():
-            check(f"gradient cosine in {dtype}", cosine, "gradient_cosine", layer, number)
+            check(f"gradient cosine in {dtype}", cosine, "gradient_cosine", layer.removeprefix(BEFORE), number)
     entry: dict[str, Any] = {
         "title": spec.title,
         "counted": spec.counted,

@@ -27,6 +27,7 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from oip_torch.engine import gradients, products
 from oip_torch.errors import ConversionError, InputError, ProofError
 from oip_torch.files import check_output_folder, sha256
 from oip_torch.hooks import capture
@@ -107,7 +108,8 @@ def convert(
             network = _network(description, source, proto, reference, scale)
             model = FeatureModel(proto, network)
             say("proving every layer")
-            layers, proof = prove(model, reference)
+            with gradients(), products():  # whatever the caller has switched off or on
+                layers, proof = prove(model, reference)
         network = dataclasses.replace(network, layers=layers, proof=proof)
         say("writing the ONNX file")
         write(proto, network, target)

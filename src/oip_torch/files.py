@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from oip_torch.errors import InputError, OipError
+from oip_torch.messages import one_line
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -133,8 +134,9 @@ def read_netcdf(path: str | os.PathLike[str], writer: str) -> xr.Dataset:
         with xr.open_dataset(path, engine="h5netcdf") as dataset:
             return dataset.load()
     except Exception as error:  # damaged files raise anything: HDF5 alone RuntimeError, OSError and KeyError
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not readable as NetCDF ({reason}): expected a file that {writer} wrote") from None
+        raise InputError(
+            f"{path} is not readable as NetCDF ({one_line(error)}): expected a file that {writer} wrote"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -215,21 +215,21 @@ def in_dtype(model: Any, dtype: str) -> Any:
     return copy
 
 
-def up_to(model: Any, layer: str) -> Callable[[Any], Any]:
-    """The function from images to a layer's output, by the names that `Recorder.run` gives.
+def up_to(model: Any, layer: str, *, before_activation: bool = False) -> Callable[[Any], Any]:
+    """The function from images to a layer's output, or what goes into its activation; by `Recorder.run`'s names.
 
-    A layer of the network itself is reached without running what comes after it; one inside a nested network, or one
-    that is called twice, by watching the whole network run.
+    The output of a layer of the network itself is reached without running what comes after it; anything else by
+    watching the whole network run.
     """
     import keras
 
-    if "@" not in layer and any(entry.name == layer for entry in model.layers):
+    if not before_activation and "@" not in layer and any(entry.name == layer for entry in model.layers):
         part = keras.Model(model.inputs, model.get_layer(layer).output)
         return lambda images: part(images, training=False)
     recorder = Recorder(in_dtype(model, model.inputs[0].dtype))
 
     def watched(images: Any) -> Any:
         calls, _ = recorder.run(images)
-        return next(call["after"] for call in calls if call["id"] == layer)
+        return next(call["before" if before_activation else "after"] for call in calls if call["id"] == layer)
 
     return watched

@@ -383,7 +383,7 @@ def cross_scores(comparison: Comparison) -> Figure:
         [f"scored in {name}" for name in entries],
         [f"made in {maker}" for maker in makers],
         np.full(len(makers), comparison.report["bounds"]["cross_score_error"]),
-        f"{comparison.layer}: OIPs of one runtime, scored in another",
+        f"{comparison.place}: OIPs of one runtime, scored in another",
         f"Largest difference from {comparison.reference}'s score of the same image, over its largest one, in float32.",
     )
 
@@ -427,8 +427,8 @@ def divergence(comparison: Comparison, maps: int | Iterable[int] | None = None) 
     for row in sorted(chosen, key=lambda row: ends[row]):
         height = max(ends[row], height + 0.045 * max(ends.values()))  # labels that would lie on each other move apart
         left.annotate(f" map {comparison.maps[row]}", (len(trace), height), fontsize=7, va="center")
-    left.set(xlabel="step", ylabel="score (mean activation of the map)")
-    left.set_title(f"{comparison.layer}: scores, float32", fontsize=10, color=_INK)
+    left.set(xlabel="step", ylabel=f"score (mean over the map of {comparison.place})")
+    left.set_title(f"{comparison.place}: scores, float32", fontsize=10, color=_INK)
     left.legend(fontsize=7, frameon=False)
     right.set(xscale="log", yscale="log", xlabel="step", ylabel=f"relative difference from {comparison.reference}")
     right.set_title("solid: float32, dashed: float64; strong: median, faint: largest", fontsize=10, color=_INK)
@@ -465,7 +465,7 @@ def side_by_side(comparison: Comparison, maps: int | Iterable[int] | None = None
             lower.set_xlabel(f"≤ {difference.max():.1g}", fontsize=7, color=_INK, labelpad=1)
         grid[2 * index, 0].set_ylabel(f"map {comparison.maps[row]}", fontsize=8, color=_INK)
         grid[2 * index + 1, 0].set_ylabel("difference", fontsize=8, color=_INK)
-    figure.suptitle(f"{comparison.layer}: from the same start, in float32", fontsize=11, color=_INK)
+    figure.suptitle(f"{comparison.place}: from the same start, in float32", fontsize=11, color=_INK)
     _note(
         figure,
         "Below each picture its last score. Differences: white 0, black the largest of the map's row, or 1 % of the "

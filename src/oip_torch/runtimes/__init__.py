@@ -46,7 +46,10 @@ class Runtime(ABC):
         """
 
     def gradients(self, layer: str, maps: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
-        """For each image the mean of its map, (batch,), and that mean's gradient with respect to the image."""
+        """For each image the mean of its map, (batch,), and that mean's gradient with respect to the image.
+
+        `layer`: a name, or `BEFORE` + the name for what goes into the layer's activation; likewise in `ascend`.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no gradients")
 
     def ascend(

@@ -37,8 +37,9 @@ class KerasRuntime(Runtime):
 
     @cache  # noqa: B019 - the process ends with the runtime
     def up_to(self, layer: str, dtype: Dtype) -> Callable[[Any], Any]:
-        """Images → the layer's output, in `dtype`."""
-        return up_to(in_dtype(self.network, dtype), layer)
+        """Images → the layer's output, or with `BEFORE` what goes into its activation, in `dtype`."""
+        name = layer.removeprefix(BEFORE)
+        return up_to(in_dtype(self.network, dtype), name, before_activation=name != layer)
 
     @staticmethod
     def map_axes(activations: Any) -> tuple[int, ...]:

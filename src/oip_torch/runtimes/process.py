@@ -22,6 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from oip_torch.errors import RuntimeProcessError
+from oip_torch.messages import last_words, one_line
 from oip_torch.runtimes import RUNTIMES, Array, Dtype
 
 __all__ = ["RuntimeProcess"]
@@ -149,8 +150,7 @@ class RuntimeProcess:
             )
 
     def _last_words(self) -> str:
-        lines = (self._folder / "stderr.txt").read_text(errors="replace").strip().splitlines()
-        return lines[-1].strip()[:300] if lines else "it said nothing"
+        return last_words((self._folder / "stderr.txt").read_text(errors="replace"))
 
 
 def _serve(name: str, keras_file: str, onnx_file: str, answers: TextIO) -> None:
@@ -167,8 +167,7 @@ def _serve(name: str, keras_file: str, onnx_file: str, answers: TextIO) -> None:
                 arrays = {key: file[key] for key in file.files}
             found = getattr(runtime, question["method"])(**arrays, **question["options"])
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            answer: dict[str, Any] = {"error": f"{type(error).__name__}: {reason}"}
+            answer: dict[str, Any] = {"error": f"{type(error).__name__}: {one_line(error)}"}
         else:
             names = list(found) if isinstance(found, dict) else []
             values = found.values() if isinstance(found, dict) else found

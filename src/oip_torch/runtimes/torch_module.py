@@ -50,7 +50,8 @@ class TorchModule(Runtime):
         x, numbers = self._to_torch(images, dtype), self._numbers(maps)
         if not self.plain:
             schedule = AscentSettings.article(steps=steps, epsilon=epsilon).schedule
-            climbed = cache(partial(self._network(dtype).climbed, layer))
+            name = layer.removeprefix(BEFORE)
+            climbed = cache(partial(self._network(dtype).climbed, name, before_activation=name != layer))
             result = climb(climbed, x, numbers, schedule, map_mean)
             return result["traces"].cpu().numpy(), _to_keras(result["images"])
         traces = []
@@ -64,7 +65,8 @@ class TorchModule(Runtime):
     def _gradient(self, layer: str, x: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = x.detach().requires_grad_()
         dtype: Dtype = "float64" if x.dtype == torch.float64 else "float32"
-        scores = map_mean(self._network(dtype).up_to(layer)(x), numbers)
+        name = layer.removeprefix(BEFORE)
+        scores = map_mean(self._network(dtype).up_to(name, before_activation=name != layer)(x), numbers)
         (gradient,) = torch.autograd.grad(scores.sum(), x)
         return scores.detach(), gradient
 
