@@ -110,6 +110,7 @@ def test_a_file_from_before_trials_were_kept_does_not_claim_the_start(searched: 
         traces=searched.traces[:, trial:],
         snapshots=searched.snapshots[:, kept],
         snapshot_steps=searched.snapshot_steps[kept] - trial,
+        converged_at=np.full_like(searched.converged_at, -1),
     )
     assert old.trial_steps == 0
     assert "Conv2D_3, map 3: from the end of its trial to the OIP" in texts(plots.evolution(old, 3))
