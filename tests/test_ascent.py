@@ -259,7 +259,7 @@ def test_images_that_nothing_moves_leave_after_one_step_and_end_as_if_they_had_s
         assert np.abs(found - expected)[oips.scores == 0].max() < 1e-5
     assert (oips.traces[oips.scores == 0] == 0).all()
     assert (stayed["traces"][oips.scores == 0] == 0).all()
-    assert stayed["silent"].tolist() == (oips.status == "dead").tolist()
+    assert (~stayed["responded"]).tolist() == (oips.status == "dead").tolist()
 
 
 def test_an_image_on_which_a_leak_or_a_later_stage_works_stays(model: FeatureModel) -> None:

@@ -392,6 +392,15 @@ def test_a_map_at_0_is_dead_with_a_leak_and_without(model: FeatureModel, setting
     assert not set(before.status) & {"dead", "woken"}
 
 
+def test_a_map_that_has_responded_is_not_dead(model: FeatureModel) -> None:
+    """Steps that are far too large put maps to sleep: the trace shows that they had been awake."""
+    oips = ascend(model, LAYER, starts=2, settings=AscentSettings.article(steps=2, epsilon=30.0))
+    fell_asleep = (oips.traces > 0).any(1) & (oips.scores == 0)
+    assert fell_asleep.any()
+    assert not (oips.status[fell_asleep] == "dead").any()
+    assert (oips.status[(oips.traces == 0).all(1) & (oips.scores == 0)] == "dead").all()
+
+
 # Objectives
 
 

@@ -282,7 +282,8 @@ def climb(
     Returns:
         images, scores (batch,), promise (batch,; what is maximised, with the leak of the first step), traces
         (batch, steps), snapshots (batch, S, …), converged_at (batch,), silent (batch,; whether the map is 0 all over on
-        the image, and the score says no more than that): see `Oips`.
+        the image, and the score says no more than that), responded (batch,; whether it was not so at any step): see
+        `Oips`.
     """
     settings, ascended = settings or AscentSettings(), ascended or objective
     one_map = is_of_one_map(objective, ascended)
@@ -349,6 +350,7 @@ def climb(
         plain, leaky = network(final, schedule.leak, all_maps)
         scored = torch.zeros_like(all_maps) if one_map else all_maps
         scores, promise = objective(plain, scored), ascended(leaky, scored)
+        silent = (of_each(plain, scored) == 0).reshape(count, -1).all(1) & (scores == silence)
     return {
         "images": final,
         "scores": scores,
@@ -357,7 +359,8 @@ def climb(
         "snapshots": snapshots,
         # Where no gradient is left the score stands still, and says nothing of the image.
         "converged_at": torch.where(flat, -1, _converged_at(traces, settings, silence)),
-        "silent": (of_each(plain, scored) == 0).reshape(count, -1).all(1) & (scores == silence),
+        "silent": silent,
+        "responded": ~silent | ((traces != silence[:, None]) & ~traces.isnan()).any(1),
     }
 
 

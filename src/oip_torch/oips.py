@@ -43,10 +43,10 @@ class Oips:
             result: the first `trial_steps` of them are the trial's. NaN after an image has stopped.
         snapshots: (N, S, height, width, channels) float, the images that the steps `snapshot_steps` found.
         snapshot_steps: (S,) int.
-        status: (N,) str: "dead" (the map is 0 all over on the image: without a leak the ascent could not begin, with
-            one it has led nowhere; said only where the objective grows with the map), "woken" (it slept after all
-            trials, and fired when it was ascended by its peak), "converged" (the article's criterion was met), else
-            "finished".
+        status: (N,) str: "dead" (the map was 0 all over at every step: without a leak the ascent could not begin,
+            with one it has led nowhere; said only where the objective grows with the map), "woken" (it slept after all
+            trials, and fires on the image, which was ascended by its peak), "converged" (the article's criterion was
+            met), else "finished".
         converged_at: (N,) int, the step of the way at which the criterion was first met, or -1.
         settings: of the ascent (`AscentSettings.to_dict`).
         info: seed; objective; digests of the source and of graph and weights in use (`FeatureModel.fingerprint`);

@@ -442,8 +442,8 @@ class _Batch:
             result = self.climb_on(trials[0], chosen[0], asleep)
             for trial, numbers in zip(trials[1:], chosen[1:], strict=True):
                 result = _better(result, self.climb_on(trial, numbers, asleep))
-        result["dead"] = result.pop("silent") & self.target.wakes
-        result["woken"] = asleep & ~result["dead"]
+        result["dead"] = ~result.pop("responded") & self.target.wakes
+        result["woken"] = asleep & ~result.pop("silent")
         with torch.no_grad():
             before = self.model.up_to(self.target.layer, before_activation=True)(result["images"])
         result["largest_before"] = of_each(before, self.maps).reshape(len(self.maps), -1).amax(1)
@@ -565,7 +565,7 @@ def _after(before: dict[str, Tensor], result: dict[str, Tensor]) -> dict[str, Te
     joined = {name: torch.cat([before[name], result[name]], dim=1) for name in ("traces", "snapshots")}
     steps = before["traces"].shape[1]
     converged_at = torch.where(result["converged_at"] < 0, -1, result["converged_at"] + steps)
-    return result | joined | {"converged_at": converged_at}
+    return result | joined | {"converged_at": converged_at, "responded": before["responded"] | result["responded"]}
 
 
 def _like(mask: Tensor, tensor: Tensor) -> Tensor:
