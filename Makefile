@@ -62,7 +62,7 @@ install:
 	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1 || true): expected Python 3.10 to 3.13; run make PYTHON=/path/to/python3.12" >&2; \
 	  exit 2; }; \
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); \
-	echo "installing into $(VENV): the first time 8.6 GB, most of it torch with CUDA and TensorFlow, in 3 minutes or more ..."; \
+	echo "installing into $(VENV): the first time about 9 GB, most of it torch with CUDA and TensorFlow, in 3 minutes or more ..."; \
 	if [ -t 1 ]; then quiet=; else quiet=--quiet; fi; \
 	$(BIN)/python -m pip install $$quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'; \
 	echo "$(KEY)" > $(STAMP)
