@@ -1,7 +1,7 @@
 # make demo | test | check | notebooks | bench | lowest | dist | lock | clean; each installs first what it needs, once.
 # make lowest runs the quick tests with the lowest versions that pyproject.toml allows, in an environment of its own.
 # BENCH="--only growth" or "--without-rivals" goes to benchmarks/bench.py.
-# VENV=PATH lets several clones share one environment; PYTHON=PATH chooses the interpreter (3.10 to 3.13).
+# VENV=PATH lets several clones share one environment; PYTHON=PATH chooses the interpreter (3.11 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.oip_torch-installed
 KEY = $(shell cat pyproject.toml $(CONSTRAINTS) | cksum) $(CURDIR)
 
-COMPILE = $(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.10 --no-python-downloads \
+COMPILE = $(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-python-downloads \
   --no-header --no-annotate --no-emit-index-url --upgrade
 
 .PHONY: demo test check format notebooks bench lowest dist lock install clean
@@ -58,8 +58,8 @@ lock: install
 # follows the clone that uses it. A terminal sees pip at work; a log does not want its hundreds of lines.
 install:
 	@[ "$$(cat $(STAMP) 2>/dev/null)" = "$(KEY)" ] && exit 0; set -e; \
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' || { \
-	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1 || true): expected Python 3.10 to 3.13; run make PYTHON=/path/to/python3.12" >&2; \
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1 || true): expected Python 3.11 to 3.13; run make PYTHON=/path/to/python3.12" >&2; \
 	  exit 2; }; \
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); \
 	echo "installing into $(VENV): the first time about 9 GB, most of it torch with CUDA and TensorFlow, in 3 minutes or more ..."; \

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Iterable
 from email import message_from_bytes
@@ -18,11 +19,6 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
@@ -120,7 +116,7 @@ def test_the_locked_version_is_allowed(requirement: Requirement) -> None:
 
 def test_the_classifiers_name_the_pythons_that_are_allowed() -> None:
     named = [text.split(" :: ")[-1] for text in PROJECT["classifiers"] if " :: 3." in text]
-    assert named == PYTHONS == ["3.10", "3.11", "3.12", "3.13"]
+    assert named == PYTHONS == ["3.11", "3.12", "3.13"]
 
 
 def for_an_index(text: str) -> str:
