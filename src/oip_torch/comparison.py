@@ -195,7 +195,7 @@ def compare(
         before_activation: ascend what goes into the layer's activation; None: where that is a softmax or a sigmoid, as
             in `ascend`.
         device: "auto": the torch module on CUDA as well, when present; "cpu": not; "cuda": it has to be there.
-        progress: show a bar on stderr; None: only on a terminal.
+        progress: show a bar on stderr; None: only on a terminal or in a notebook.
 
     Raises:
         InputError: a wrong file, name or number; or no runtime that reads the Keras file is installed.
@@ -546,6 +546,8 @@ def _correlations(got: Array, want: Array) -> Array:
 
 def _rank_correlation(a: Array, b: Array) -> float | None:
     """Spearman's: of the order in which the maps score. None where one side has no order."""
+    if len(a) < 2:  # pandas 2 warns
+        return None
     value = float(pd.Series(a).rank().corr(pd.Series(b).rank()))
     return value if math.isfinite(value) else None
 

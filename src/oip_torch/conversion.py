@@ -68,7 +68,7 @@ def convert(
         mean, std: how the network's inputs were standardised, on the 0–255 scale, one number or one per channel. For
             28x28x1 inputs MNIST's figures are taken if none are given.
         device: where the returned model is put; the proof runs on the CPU.
-        progress: show the stages on stderr; None: only on a terminal.
+        progress: show the stages on stderr; None: only on a terminal or in a notebook.
 
     Returns:
         The proven model; `model.layers` holds each layer's error.
@@ -237,7 +237,7 @@ def _check_tensorflow() -> None:
     if missing:
         raise InputError(
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed, but needed to convert: run "
-            '`pip install "oip_torch[convert]"` (an ONNX file once made needs neither)'
+            '`pip install ".[convert]"` in the folder of oip_torch (an ONNX file once made needs neither)'
         )
 
 

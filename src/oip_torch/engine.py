@@ -95,24 +95,20 @@ def products(*, tf32: bool = False) -> Iterator[None]:
 
     Autocast is off, and on CUDA the factors are rounded to TF32 only if `tf32` says so, which is not torch's default.
     """
-    convolutions: Any
-    value: Any
-    convolutions, name, value = torch.backends.cudnn, "allow_tf32", tf32
-    if hasattr(convolutions, "conv"):  # torch 2.9 and later; the two ways of saying it must not be mixed
-        convolutions, name, value = convolutions.conv, "fp32_precision", "tf32" if tf32 else "ieee"
-    places = (convolutions, torch.backends.cuda.matmul)
-    before = [getattr(place, name) for place in places]
+    value, cudnn = "tf32" if tf32 else "ieee", torch.backends.cudnn
+    places: tuple[Any, ...] = (cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined] # is not declared
+    before = [place.fp32_precision for place in places]
     devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     try:
         for place in places:
-            setattr(place, name, value)
+            place.fp32_precision = value
         with contextlib.ExitStack() as stack:
             for device in devices:
                 stack.enter_context(torch.autocast(device, enabled=False))
             yield
     finally:
         for place, old in zip(places, before, strict=True):
-            setattr(place, name, old)
+            place.fp32_precision = old
 
 
 @contextlib.contextmanager
