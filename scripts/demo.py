@@ -43,6 +43,11 @@ def main() -> int:
     return 0
 
 
+def strongest(oips: oip.Oips, count: int) -> list[int]:
+    best = oips.best()
+    return [int(number) for number in best.maps[(-best.scores).argsort(kind="stable")[:count]]]
+
+
 def run(source: Path, folder: Path) -> None:
     with timed(f"Converting {source.name} to torch, and proving every layer against TensorFlow"):
         model = oip.convert(source, folder / "mnist_cnn.onnx")
@@ -61,9 +66,10 @@ def run(source: Path, folder: Path) -> None:
         oips.save(folder / "oips.nc")
         figures = {f"{LAYER}.png": oip.plots.sheet(oips)}
         figures[f"{LAYER}_article.png"] = oip.plots.sheet(article, title=f"{LAYER}, the article's way")
-        strongest = article.take(article.scores.argsort()[::-1][:3])
-        for number in strongest.maps.tolist():
-            figures[f"evolution_{number:03d}.png"] = oip.plots.evolution(article, number)
+        for number in strongest(oips, 3):
+            figures[f"evolution_{number:03d}.png"] = oip.plots.evolution(oips, number)
+        for number in strongest(article, 1):
+            figures[f"evolution_{number:03d}_article.png"] = oip.plots.evolution(article, number)
         for name, figure in figures.items():
             with replacing(folder / name) as temporary:
                 figure.savefig(temporary, dpi=110)

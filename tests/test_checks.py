@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -9,7 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from oip_torch import AscentSettings, FeatureModel, InputError, Oips, StartSettings, ascend, assess, calibrate, capture
+from oip_torch import (
+    AscentSettings,
+    FeatureModel,
+    InputError,
+    Oips,
+    StartSettings,
+    ascend,
+    assess,
+    calibrate,
+    capture,
+    plots,
+    start_images,
+)
 from oip_torch.checks import number, plain, whole, whole_numbers
 from oip_torch.model import load, resolve_device
 from oip_torch.search import chosen_maps
@@ -170,6 +183,24 @@ def test_what_is_unambiguous_is_taken(model: FeatureModel) -> None:
         (lambda model: calibrate("a.onnx", np.zeros((1, 28, 28))), "model is 'a.onnx': expected what oip_torch.load"),
         (lambda model: calibrate(model, np.full((1, 28, 28), 9), layers=4), "layers is 4: expected names of layers"),
         (lambda model: calibrate(model, np.full((1, 28, 28), 9), layers=[4]), "layer is 4: expected the name"),
+        (lambda model: calibrate(model, [[1, 2], [3]]), "the images are rows of different lengths"),
+        (lambda model: model.standardize([[1, 2], [3]]), r"expected \(batch, 28, 28"),
+        (lambda model: model.standardize([["a"]]), r"expected \(batch, 28, 28"),
+        (lambda model: model(torch.zeros(1, 1, 28, 28, dtype=torch.uint8)), "images of uint8: expected float32"),
+        (
+            lambda model: model(torch.zeros(1, 1, 28, 28).double()),
+            "images of float64: expected float32",
+        ),
+        (
+            lambda model: ascend(copy.deepcopy(model).bfloat16(), LAYER, 0),
+            r"computes in bfloat16.*model.float\(\)",
+        ),
+        (lambda model: load(3), "the path is given as 3: expected that of an ONNX file"),
+        (lambda model: load(None), "the path is given as None"),
+        (lambda model: Oips.load(None), "the path is given as None: expected that of a NetCDF file"),
+        (lambda model: start_images((28, 28), [(0, 0)]), r"shape is \(28, 28\): expected \(channels, height, width\)"),
+        (lambda model: plots.sheet(None), "oips is None: expected what oip_torch.ascend or Oips.load returns"),
+        (lambda model: plots.evolution("oips.nc", 3), "oips is 'oips.nc'"),
         (lambda model: assess(model, "oips.nc"), "oips is 'oips.nc': expected what"),
         (lambda model: capture("resnet", "conv1").__enter__(), "capture got 'resnet': expected a model"),
         (lambda model: capture(model, 3).__enter__(), "layer is 3: expected the name of one layer"),

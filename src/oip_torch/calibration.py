@@ -280,8 +280,14 @@ def calibrate(
     """
     if not isinstance(model, FeatureModel):
         raise InputError(f"model is {shown(model)}: expected what oip_torch.load or oip_torch.convert returns")
+    model.check_dtype()
     top, batch_size = whole("top", top, 1), whole("batch_size", batch_size, 1)
-    array = _checked(np.asarray(images), "the images")
+    try:
+        array = _checked(np.asarray(images), "the images")
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("the images are rows of different lengths: expected an array (N, height, width)") from None
     names = _chosen_layers(model, layers)
     before = [name for name in names if model.before_activation(name, before_activation)]
     count = len(array)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oip_torch.checks import shown
 from oip_torch.errors import InputError, OipError
 from oip_torch.messages import one_line
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "as_path",
     "check_output_folder",
     "existing_file",
     "is_our_picture",
@@ -33,9 +35,16 @@ __all__ = [
 _SOFTWARE = "oip_torch"
 
 
+def as_path(path: str | os.PathLike[str], what: str) -> Path:
+    """The path; an `InputError` where it is something else."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"the path is given as {shown(path)}: expected that of {what}")
+    return Path(path)
+
+
 def existing_file(path: str | os.PathLike[str], what: str) -> Path:
     """The path, if a readable, non-empty file is there; otherwise an `InputError` that says what is there instead."""
-    path = Path(path)
+    path = as_path(path, what)
     # os.path, since Path's own tests raise on names that are too long instead of saying no.
     if os.path.isdir(path):
         raise InputError(f"{path} is a directory: expected {what}; name the file itself")
@@ -108,7 +117,7 @@ def write_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], compressed: 
     Raises:
         InputError: another ending, or the file cannot be written.
     """
-    path = Path(path)
+    path = as_path(path, "a NetCDF file, with the ending .nc")
     if path.suffix != ".nc":
         raise InputError(f"{path} ends in {path.suffix or 'nothing'}: expected a NetCDF file, with the ending .nc")
     encoding = {name: {"zlib": True, "complevel": 4} for name in compressed}

@@ -92,6 +92,14 @@ class FeatureModel(nn.Module):
             digest.update(values.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    def check_dtype(self) -> None:
+        """Raise an `InputError` where NumPy, which results are given in, has no such numbers as the weights."""
+        if self.dtype not in (torch.float16, torch.float32, torch.float64):
+            raise InputError(
+                f"the model computes in {str(self.dtype).removeprefix('torch.')}, which NumPy does not have: expected "
+                "float32 or float64; call model.float()"
+            )
+
     def layer(self, layer: str | Layer) -> Layer:
         """The entry of a layer that is given by its name, or as it is; an `InputError` names the nearest ones."""
         if isinstance(layer, Layer):
@@ -141,6 +149,12 @@ class FeatureModel(nn.Module):
             raise InputError(
                 f"the network got {got}: expected a tensor (batch, {channels}, {height}, {width}), that is (batch, "
                 "channels, height, width); model.standardize makes one of pixels as Keras has them"
+            )
+        if images.dtype != self.dtype and not torch.is_autocast_enabled(images.device.type):
+            got, expected = (str(dtype).removeprefix("torch.") for dtype in (images.dtype, self.dtype))
+            raise InputError(
+                f"the network got images of {got}: expected {expected}, as its weights are; model.standardize makes such "
+                "images of pixels"
             )
         outputs = self.graph_module(images)
         by_path = dict(zip(self._output_paths, outputs if isinstance(outputs, list) else [outputs], strict=True))
@@ -262,13 +276,16 @@ class FeatureModel(nn.Module):
         Raises:
             InputError: wrong shape, or a network whose standardisation is not known.
         """
-        array = np.asarray(images)
+        try:
+            array = np.asarray(images)
+        except ValueError:  # rows of different lengths
+            array = np.empty(0)
         if array.ndim == 3:
             array = array[..., None]
-        if array.ndim != 4 or array.shape[1:] != self.network.input_shape:
+        if array.dtype.kind not in "buif" or array.ndim != 4 or array.shape[1:] != self.network.input_shape:
             height, width, channels = self.network.input_shape
             expected = f"(batch, {height}, {width}" + (f", {channels})" if channels > 1 else "[, 1])")
-            raise InputError(f"images of shape {np.shape(images)}: expected {expected}; resize them first")
+            raise InputError(f"images of shape {array.shape}: expected {expected}; resize them first")
         if self.network.mean is None or self.network.std is None:
             raise InputError(
                 "how this network's inputs were standardised is not known: convert it again with "

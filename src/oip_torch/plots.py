@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as _Figure
 from matplotlib.patches import Rectangle
 
-from oip_torch.checks import whole_numbers
+from oip_torch.checks import shown, whole, whole_numbers
 from oip_torch.errors import InputError
 from oip_torch.oips import Oips, plural
 
@@ -69,6 +69,7 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -
     Raises:
         InputError: a map or start that is not among the results.
     """
+    _check_some(oips)
     rows = oips.select(maps=map, starts=starts)
     number, trial = int(rows.maps[0]), rows.trial_steps
     steps = [int(step) for step in rows.snapshot_steps]
@@ -111,8 +112,8 @@ def sheet(oips: Oips, columns: int | None = None, title: str | None = None) -> F
         columns: pictures per row; by default 16, or fewer for few pictures.
         title: instead of the default one.
     """
-    if not len(oips):
-        raise InputError("there are no OIPs to show: expected at least one")
+    _check_some(oips)
+    columns = None if columns is None else whole("columns", columns, 1)
     columns = columns or min(16, max(4, math.ceil(math.sqrt(2 * len(oips)))), max(1, len(oips)))
     rows = math.ceil(len(oips) / columns)
     several = len(set(oips.starts.tolist())) > 1
@@ -157,8 +158,7 @@ def _sheet_title(oips: Oips) -> str:
 
 def trace(oips: Oips) -> Figure:
     """The score of every image by step, one line each; converged ones end with a dot where the criterion was met."""
-    if not len(oips):
-        raise InputError("there are no OIPs to show: expected at least one")
+    _check_some(oips)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     _trace_lines(axes, oips, labels=len(oips) <= 8)
@@ -190,6 +190,7 @@ def beside_data(
     Raises:
         InputError: OIPs or a calibration of another model, a map that is not among the results, no image asked for.
     """
+    _check_some(oips)
     calibration.check(oips)
     data = calibration[oips.layer]
     best = oips.select(maps=maps).best()
@@ -223,7 +224,7 @@ def beside_data(
             hardly = "the data hardly excites" if data.maximum[number] > 0 else "no image of the data excites"
             label += f"\n{hardly} this {best.noun}"
         elif status != "dead" and compared:
-            label += f" ({score / float(data.maximum[number]):.1f} × data)"
+            label += f" ({_short(score / float(data.maximum[number]), 1)} × data)"
         put(best.images[row], row, 0, label, _STATUS_COLORS[status], status == "dead")
         middle = row * (height + gap_y) + 2 * gap_y + height / 2
         axes.text(lefts[0] - 2, middle, f"{best.noun}\n{number}", fontsize=9, color=_INK, ha="right", va="center")
@@ -263,6 +264,7 @@ def consistency(oips: Oips, map: int) -> Figure:
     """
     from oip_torch.quality import cross_correlations  # torch comes with it, and takes seconds
 
+    _check_some(oips)
     rows = oips.select(maps=map)
     count = len(rows)
     if count < 2:
@@ -461,7 +463,7 @@ def side_by_side(comparison: Comparison, maps: int | Iterable[int] | None = None
             difference = np.abs(made.images[row] - want[row])
             _picture(lower, _shades(-difference, -darkest, 0.0))
             upper.set_title(name if index == 0 else "", fontsize=8, color=_INK)
-            upper.set_xlabel(f"{made.traces[row, -1]:.4f}", fontsize=7, color=_INK, labelpad=1)
+            upper.set_xlabel(_short(float(made.traces[row, -1]), 4), fontsize=7, color=_INK, labelpad=1)
             lower.set_xlabel(f"≤ {difference.max():.1g}", fontsize=7, color=_INK, labelpad=1)
         grid[2 * index, 0].set_ylabel(f"map {comparison.maps[row]}", fontsize=8, color=_INK)
         grid[2 * index + 1, 0].set_ylabel("difference", fontsize=8, color=_INK)
@@ -541,6 +543,13 @@ def _trace_lines(axes: Axes, oips: Oips, labels: bool = False) -> None:
         axes.spines[side].set_visible(False)
 
 
+def _check_some(oips: Oips) -> None:
+    if not isinstance(oips, Oips):
+        raise InputError(f"oips is {shown(oips)}: expected what oip_torch.ascend or Oips.load returns")
+    if not len(oips):
+        raise InputError("there are no OIPs to show: expected at least one")
+
+
 def _way(oips: Oips) -> str:
     """By which settings the images came about."""
     way = oips.info.get("way")
@@ -557,9 +566,9 @@ def _score_name(oips: Oips) -> str:
     return f"score ({mean}activation of the {oips.noun})"
 
 
-def _short(score: float) -> str:
-    """Two decimals, or as many as a small score needs to differ from 0."""
-    return f"{score:.2f}" if score == 0 or abs(score) >= 0.005 else f"{score:.1g}"
+def _short(score: float, decimals: int = 2) -> str:
+    """So many decimals, or as many as a small score needs to differ from 0."""
+    return f"{score:.{decimals}f}" if score == 0 or abs(score) >= 0.5 * 10**-decimals else f"{score:.1g}"
 
 
 def _limits(pixels: npt.NDArray[np.floating]) -> tuple[float, float]:

@@ -98,6 +98,7 @@ def ascend(
     """
     if not isinstance(model, FeatureModel):
         raise InputError(f"model is {shown(model)}: expected what oip_torch.load or oip_torch.convert returns")
+    model.check_dtype()
     layer = model.layer(layer).name
     settings = AscentSettings() if settings is None else settings
     if not isinstance(settings, AscentSettings):
@@ -129,13 +130,12 @@ def ascend(
         def work(first: int) -> None:
             rows = slice(first, first + plan.batch_size)
             batch = _Batch(target, keys[rows], seed, settings, advance)
-            with products(tf32=settings.tf32):
-                found = batch.ascend()
-            for name, values in found.items():
+            for name, values in batch.ascend().items():
                 joined[name][rows] = values
             spent.append(batch.spent)
 
-        _each_batch(work, range(0, len(keys), plan.batch_size), plan.workers, stop)
+        with products(tf32=settings.tf32):  # of this process; autocast is a thread's, and off in new ones
+            _each_batch(work, range(0, len(keys), plan.batch_size), plan.workers, stop)
     finite = np.isfinite(joined["images"]).all((1, 2, 3)) & np.isfinite(joined["scores"])
     lost = [key for key, whole_ in zip(keys, finite, strict=True) if not whole_]
     if lost:

@@ -126,6 +126,8 @@ def components(
         (count, len(keys), channels, height, width), float32, on the CPU.
     """
     settings = settings or StartSettings()
+    if len(shape) != 3 or not all(is_whole(side) and side > 0 for side in shape):
+        raise InputError(f"the images' shape is {shown(shape)}: expected (channels, height, width)")
     streams = [random_stream(seed, layer, key) for key in keys]
     if settings.kind == "fourier":
         parts = torch.from_numpy(np.stack([_fourier(shape, stream, settings) for stream in streams], axis=1))
