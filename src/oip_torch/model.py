@@ -153,8 +153,8 @@ class FeatureModel(nn.Module):
         if images.dtype != self.dtype and not torch.is_autocast_enabled(images.device.type):
             got, expected = (str(dtype).removeprefix("torch.") for dtype in (images.dtype, self.dtype))
             raise InputError(
-                f"the network got images of {got}: expected {expected}, as its weights are; model.standardize makes such "
-                "images of pixels"
+                f"the network got images of {got}: expected {expected}, as its weights are; model.standardize makes "
+                "such images of pixels"
             )
         outputs = self.graph_module(images)
         by_path = dict(zip(self._output_paths, outputs if isinstance(outputs, list) else [outputs], strict=True))
