@@ -37,7 +37,7 @@ def without(part: str) -> Iterator[None]:
         "identity reshapes left out": (engine, "_fix_reshapes", lambda network: None),
         "pooling before the ReLU": (engine, "_pool_first", lambda network: None),
         "no unread rows and columns": (engine, "_cut_unread", lambda network: None),
-        "one map of the last convolution": (ascent, "OF_ONE_MAP", frozenset()),
+        "one map of the last convolution": (ascent, "is_of_one_map", lambda *_: False),
         "channels innermost": (engine, "_channels_last", lambda module: module),
         "gradient of the first convolution by a product": (engine, "_FEW", 0),
     }

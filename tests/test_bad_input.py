@@ -799,7 +799,7 @@ def test_without_tensorflow_convert_says_what_to_install(shipped: Path, work: Pa
     )
     assert result.returncode == 2
     assert result.stdout == ""
-    match = r'error: tensorflow and tf2onnx (is|are) not installed, .* run `pip install "oip_torch\[convert\]"` .*\n'
+    match = r'error: tensorflow and tf2onnx (is|are) not installed, .* run `pip install "\.\[convert\]"` .*\n'
     assert re.fullmatch(match, result.stderr)
     assert os.listdir(work) == []
 

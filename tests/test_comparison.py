@@ -94,6 +94,18 @@ def test_every_runtime_climbs_by_itself(compared: oip_torch.Comparison) -> None:
 
 
 @pytest.mark.slow
+def test_classes_are_ascended_before_their_softmax(shipped: Path, mnist_onnx: Path) -> None:
+    found = oip_torch.compare(shipped, mnist_onnx, runtimes=["tensorflow"], layer="Dense_2", maps=[1, 7], steps=30)
+    assert found.agree, found.verdict
+    assert found.report["before_activation"]
+    assert found.place == "Dense_2 before its activation"
+    for by_dtype in found.ascents.values():
+        for ascents in by_dtype.values():
+            assert (ascents.traces[:, -1] > ascents.traces[:, 0] + 1).all()  # no probability rises so far
+    assert "before:Dense_2" in found.report["runtimes"]["torch"]["gradients"]["float64"]
+
+
+@pytest.mark.slow
 def test_our_ascent_is_that_of_the_public_face(compared: oip_torch.Comparison, model: oip_torch.FeatureModel) -> None:
     oips = oip_torch.ascend(model, "Conv2D_3", MAPS, settings=oip_torch.AscentSettings.article(steps=STEPS))
     np.testing.assert_allclose(compared.ascents["torch"]["float32"].traces[:, :50], oips.traces[:, :50], rtol=1e-4)

@@ -32,6 +32,7 @@ EXTRA_OF = {  # all other modules do without an extra
     "runtimes/keras_jax.py": "compare",
     "runtimes/onnx_runtime.py": "compare",
 }
+THERE_ALREADY = {"IPython"}  # it is asked for its display only where its kernel runs us
 NOT_IMPORTED_BY_US = {"torchvision", "h5netcdf"}  # onnx2torch imports the one, xarray the other
 
 
@@ -57,7 +58,7 @@ def imported(files: Iterable[Path]) -> set[str]:
             found.add(node.module.split(".")[0])
     ours = {file.stem for file in files} | {PROJECT["name"]}
     known = {"google": "protobuf"}  # the name is shared by several packages
-    return {known.get(name, name) for name in found - sys.stdlib_module_names - ours}
+    return {known.get(name, name) for name in found - sys.stdlib_module_names - ours - THERE_ALREADY}
 
 
 @pytest.mark.parametrize("extra", [None, "convert", "compare"])

@@ -83,6 +83,12 @@ def test_a_runtime_answers(name: str, shipped: Path, mnist_onnx: Path) -> None:
             assert (np.diff(traces, axis=1) > 0).all()
             np.testing.assert_allclose(finals.mean((1, 2, 3)), 0, atol=1e-6)
             np.testing.assert_allclose(finals.std((1, 2, 3)), 1, rtol=1e-5)
+            classes, tap = np.array([1, 7, 9]), f"{BEFORE}Dense_2"  # what goes into an activation is a target as well
+            scores, gradients = runtime.gradients(tap, classes, images, dtype)
+            np.testing.assert_allclose(scores, layers[tap][np.arange(3), classes], rtol=1e-4, atol=1e-5)
+            assert (np.abs(gradients).max((1, 2, 3)) > 1e-3).all()
+            traces, _ = runtime.ascend(tap, classes, images, dtype, steps=2, epsilon=0.01)
+            np.testing.assert_allclose(traces[:, 0], scores, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
