@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from oip_torch import AscentSettings, FeatureModel, InputError, StartSettings, ascend, start_images
-from oip_torch.ascent import Schedule, _converged_at, climb, logarithmic_steps
+from oip_torch.ascent import climb, logarithmic_steps
+from oip_torch.loop import Schedule
 from oip_torch.objectives import map_mean
 from oip_torch.starts import standardize
 
@@ -64,8 +65,8 @@ def test_one_step_is_the_equation(model: FeatureModel) -> None:
         (g,) = torch.autograd.grad(score, image)
         expected = image.detach() + 0.01 * g / (g.square().mean().sqrt() + 1e-7)
         expected = (expected - expected.mean()) / expected.std(correction=0)
-        assert torch.allclose(result["images"][row], expected[0], atol=1e-5)
-        assert result["traces"][row, 0] == pytest.approx(score.item(), rel=1e-4)
+        assert torch.allclose(result.images[row], expected[0], atol=1e-5)
+        assert result.traces[row, 0] == pytest.approx(score.item(), rel=1e-4)
 
 
 def test_momentum_keeps_part_of_the_direction_before(model: FeatureModel) -> None:
@@ -81,7 +82,7 @@ def test_momentum_keeps_part_of_the_direction_before(model: FeatureModel) -> Non
     first = direction(x)
     second = standardize(x + 0.5 * first)
     expected = standardize(second + 0.5 * (0.25 * first + 0.75 * direction(second)))
-    assert torch.allclose(result["images"], expected, atol=1e-5)
+    assert torch.allclose(result.images, expected, atol=1e-5)
 
 
 def test_the_score_rises(model: FeatureModel) -> None:
@@ -229,7 +230,7 @@ def test_converged_is_told_from_the_traces_as_step_by_step(first_check: int, pat
                 at = step
         expected.append(at)
     nowhere = torch.full((200,), torch.nan)  # a score that no silent map has
-    assert _converged_at(traces, settings, nowhere).tolist() == expected
+    assert settings.criterion.met_at(traces, nowhere).tolist() == expected
     assert (max(expected) > 0) == (patience < 30)
 
 
@@ -255,11 +256,11 @@ def test_images_that_nothing_moves_leave_after_one_step_and_end_as_if_they_had_s
     nothing = {20: torch.zeros_like(x)}
     stayed = climb(partial(model.climbed, LAYER), x, maps, settings.schedule, map_mean, kept=(0, 7, 29), added=nothing)
     for name, found in (("images", oips.images), ("snapshots", oips.snapshots)):
-        expected = stayed[name].movedim(-3, -1).numpy()
+        expected = getattr(stayed, name).movedim(-3, -1).numpy()
         assert np.abs(found - expected)[oips.scores == 0].max() < 1e-5
     assert (oips.traces[oips.scores == 0] == 0).all()
-    assert (stayed["traces"][oips.scores == 0] == 0).all()
-    assert (~stayed["responded"]).tolist() == (oips.status == "dead").tolist()
+    assert (stayed.traces[oips.scores == 0] == 0).all()
+    assert (~stayed.responded).tolist() == (oips.status == "dead").tolist()
 
 
 def test_an_image_on_which_a_leak_or_a_later_stage_works_stays(model: FeatureModel) -> None:

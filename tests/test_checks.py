@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,7 @@ def test_wrong_arguments_of_ascend(model: FeatureModel, arguments: dict[str, Any
         ascend(**options)
 
 
-def test_what_is_unambiguous_is_taken(model: FeatureModel) -> None:
+def test_what_is_unambiguous_is_taken(model: FeatureModel, tmp_path: Path) -> None:
     settings = AscentSettings.article(steps=2)
     expected = ascend(model, LAYER, [3, 5], settings=settings, seed=3)
     mask = np.isin(np.arange(128), (3, 5))
@@ -167,6 +168,7 @@ def test_what_is_unambiguous_is_taken(model: FeatureModel) -> None:
         assert found.maps.tolist() == [3, 5]
         assert np.array_equal(found.images, expected.images)
         assert type(found.info["seed"]) is int
+        assert Oips.load(found.save(tmp_path / "oips.nc")).info["seed"] == 3
     layer = model.layers[LAYER]
     assert chosen_maps(model, LAYER, None) == list(range(128))
     with capture(model, layer) as maps_of:

@@ -33,6 +33,7 @@ from oip_torch import (
     start_images,
 )
 from oip_torch.ascent import climb
+from oip_torch.loop import Ascents
 from oip_torch.objectives import map_mean
 from oip_torch.search import _Batch, _better, _target
 
@@ -625,20 +626,27 @@ def test_of_the_candidates_the_most_promising_goes_on(smooth: FeatureModel) -> N
         keys = [(number, 0, candidate) for candidate in range(6)]
         x = start_images(smooth.input_shape, keys, layer="Elu_2")
         trials = climb(climbed, x, torch.full((6,), number), settings.candidate_schedule, map_mean)
-        best = int(trials["promise"].argmax())
+        best = int(trials.leaky_scores.argmax())
         found = oips.snapshots[oips.maps == number][:, 0]
         assert np.abs(found[0].transpose(2, 0, 1) - x[best].numpy()).max() < 1e-5
 
 
 def test_of_two_tries_that_stay_dead_the_nearer_one_is_the_evidence() -> None:
     """By what is promised where the scores are equal: the first of two tries is not always the better one."""
-    first = {"scores": torch.zeros(3), "promise": torch.tensor([-3.0, -1.0, -2.0]), "images": torch.zeros(3, 1, 2, 2)}
-    second = {"scores": torch.zeros(3), "promise": torch.tensor([-2.0, -2.0, -2.0]), "images": torch.ones(3, 1, 2, 2)}
-    better = _better(first, second)
-    assert better["images"].flatten(1).mean(1).tolist() == [1, 0, 0]
-    second["scores"] = torch.tensor([-1.0, 1.0, float("nan")])
-    assert _better(first, second)["images"].flatten(1).mean(1).tolist() == [0, 1, 0]
-    assert _better(second, first)["images"].flatten(1).mean(1).tolist() == [0, 1, 0]
+    nothing = torch.zeros(3, 0)
+
+    def tries(image: float, scores: list[float], leaky_scores: list[float]) -> Ascents:
+        images = torch.full((3, 1, 2, 2), image)
+        flags = torch.zeros(3, dtype=torch.bool)
+        return Ascents(
+            images, torch.tensor(scores), torch.tensor(leaky_scores), nothing, nothing, torch.zeros(3), flags, flags
+        )
+
+    first, second = tries(0.0, [0, 0, 0], [-3, -1, -2]), tries(1.0, [0, 0, 0], [-2, -2, -2])
+    assert _better(first, second).images.flatten(1).mean(1).tolist() == [1, 0, 0]
+    second = tries(1.0, [-1, 1, float("nan")], [-2, -2, -2])
+    assert _better(first, second).images.flatten(1).mean(1).tolist() == [0, 1, 0]
+    assert _better(second, first).images.flatten(1).mean(1).tolist() == [0, 1, 0]
 
 
 def test_a_dead_map_s_promise_is_its_peak(model: FeatureModel) -> None:
@@ -649,10 +657,10 @@ def test_a_dead_map_s_promise_is_its_peak(model: FeatureModel) -> None:
     settings = AscentSettings(steps=16, candidates=3, candidate_steps=4)
     batch = _Batch(_target(silenced, LAYER, False, map_mean), [(0, 0), (5, 0)], 0, settings, lambda count: None)
     result = batch.by_the_peak(batch.beginning(torch.zeros_like(batch.maps)), batch.maps, (0, 9, 15))
-    assert result["silent"].all()
-    peaks = silenced.up_to(LAYER, before_activation=True)(result["snapshots"][:, 2])
+    assert result.silent.all()
+    peaks = silenced.up_to(LAYER, before_activation=True)(result.snapshots[:, 2])
     reached = peaks[torch.arange(2), batch.maps].flatten(1).amax(1)
-    assert result["promise"].tolist() == pytest.approx(reached.tolist(), abs=3.0)
-    assert (result["promise"] > -100).all()
+    assert result.leaky_scores.tolist() == pytest.approx(reached.tolist(), abs=3.0)
+    assert (result.leaky_scores > -100).all()
     mean = peaks[torch.arange(2), batch.maps].flatten(1).mean(1)
-    assert (result["promise"] > mean).all()
+    assert (result.leaky_scores > mean).all()

@@ -1,20 +1,10 @@
-"""How does an image climb? The loop: gradient, normalise, step, standardise.
+"""How is an ascent made? Its settings, and what they make of the loop.
 
-With x the image and a(x) the activations of the chosen map,
-
-    score(x) = mean of a(x) over the map
-    g = d score / d x
-    g = g / (sqrt(mean(g²)) + 1e-7)
-    x = standardize(x + epsilon · g)
-
-for many images at once; each has its own map, and nothing of one image enters another. The standardisation is what
-bounds the problem: above a ReLU the score is piecewise linear, and without it grows without limit.
-
-Three things are added to the article's loop, and can be turned off. The step shrinks along a cosine, so that the climb
-begins with leaps and ends on the summit. A step keeps part of the direction before, the more the longer the climb goes
+Three things are added to the article's loop, and can be turned off. The step shrinks along a cosine, so that the ascent
+begins with leaps and ends on the summit. A step keeps part of the direction before, the more the longer the ascent goes
 on: a ReLU network's score has ridges, across which successive gradients cancel, while along the ridge they add up. The
-gradient is taken of a leaky activation, (1 - leak)·f(z) + leak·z, whose leak goes to 0 as the climb goes on: where f is
-flat, as a ReLU is below 0, there would be no gradient to follow.
+gradient is taken of a leaky activation, (1 - leak)·f(z) + leak·z, whose leak goes to 0 as the ascent goes on: where f
+is flat, as a ReLU is below 0, there would be no gradient to follow.
 """
 
 from __future__ import annotations
@@ -30,12 +20,11 @@ from torch import Tensor, fx
 
 from oip_torch.checks import is_whole, number, plain, shown, whole
 from oip_torch.errors import InputError
-from oip_torch.objectives import Objective, is_of_one_map, of_each
-from oip_torch.starts import StartSettings, rms, standardize
+from oip_torch.loop import Ascents, Criterion, Leaves, Record, Schedule, Score, State, converged, never, run, unmoved
+from oip_torch.objectives import Objective, is_of_one_map
+from oip_torch.starts import StartSettings
 
-__all__ = ["AscentSettings", "Schedule", "climb", "logarithmic_steps"]
-
-_TINY = 1e-7  # of the article: keeps the division by a zero gradient finite
+__all__ = ["AscentSettings", "climb", "logarithmic_steps"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +173,11 @@ class AscentSettings:
         )
 
     @property
+    def criterion(self) -> Criterion:
+        """When an image has converged."""
+        return Criterion(tolerance=self.tolerance, patience=self.patience, first_check=self.first_check)
+
+    @property
     def schedule(self) -> Schedule:
         """Of an ascent that may end in the result."""
         return Schedule(
@@ -224,27 +218,6 @@ class AscentSettings:
         return cls(**(tuples(data) | {"start": StartSettings(**tuples(data["start"]))}))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Step sizes, leaks and momenta of one climb, by step: the first along a cosine, the others along a line."""
-
-    steps: int
-    epsilon: float
-    epsilon_last: float | None
-    leak: float
-    leak_last: float = 0.0
-    momentum: float = 0.0
-
-    def at(self, step: int) -> tuple[float, float, float]:
-        """(epsilon, leak, momentum) of a step from 0 to steps - 1."""
-        done = step / max(1, self.steps - 1)
-        leak = self.leak + (self.leak_last - self.leak) * done
-        epsilon = self.epsilon
-        if self.epsilon_last is not None:
-            epsilon = self.epsilon_last + (epsilon - self.epsilon_last) * 0.5 * (1 + math.cos(math.pi * done))
-        return epsilon, leak, self.momentum * done
-
-
 def logarithmic_steps(steps: int, doublings: int = 6) -> tuple[int, ...]:
     """0, n, 2n, 4n, … and the last step, with n = ⌊steps / 2^doublings⌋: 600 gives 0, 9, 18, 36, 72, 144, 288, 599."""
     n = max(1, steps // 2**doublings)
@@ -264,7 +237,7 @@ def climb(
     added: dict[int, Tensor] | None = None,
     settings: AscentSettings | None = None,
     advance: Callable[[int], None] = lambda count: None,
-) -> dict[str, Tensor]:
+) -> Ascents:
     """The ascent of one batch.
 
     Args:
@@ -278,106 +251,28 @@ def climb(
         added: step → (batch, channels, height, width), what is added to the images before that step.
         settings: when to stop, and what counts as converged.
         advance: told how many image-steps were done.
-
-    Returns:
-        images, scores (batch,), promise (batch,; what is maximised, with the leak of the first step), traces
-        (batch, steps), snapshots (batch, S, …), converged_at (batch,), silent (batch,; whether the map is 0 all over on
-        the image, and the score says no more than that), responded (batch,; whether it was not so at any step): see
-        `Oips`.
     """
     settings, ascended = settings or AscentSettings(), ascended or objective
     one_map = is_of_one_map(objective, ascended)
-    network = climbed(leaky=schedule.leak > 0, one_map=one_map)
-    count, all_maps = len(x), maps
-    traces = x.new_full((count, schedule.steps), math.nan)
-    snapshots = x.new_empty((count, len(kept), *x.shape[1:]))
-    final = torch.empty_like(x)
-    flat = torch.zeros(count, dtype=torch.bool, device=x.device)
-    rows = torch.arange(count, device=x.device)  # of the images that are still climbing
-    direction = torch.zeros_like(x)
-    silence = x.new_empty(0)
+    score = Score(climbed(leaky=schedule.leak > 0, one_map=one_map), objective, ascended, one_map)
+    record = Record(x, schedule.steps, kept, advance)
     # Where nothing will change but the image, one whose gradient is 0 stays where it is for ever.
     steady = schedule.leak == schedule.leak_last == 0 and not added
-
-    for step in range(schedule.steps):
-        if added and step in added:
-            x = standardize(x + added[step][rows])
-        if step in kept:
-            snapshots[rows, kept.index(step)] = x
-        epsilon, leak, momentum = schedule.at(step)
-        x = x.detach().requires_grad_()
-        plain, leaky = network(x, leak, maps)
-        scored = torch.zeros_like(maps) if one_map else maps
-        if step == 0:  # what a map that is 0 all over scores
-            silence = objective(torch.zeros_like(plain), scored).detach()
-        climbed_score = ascended(leaky, scored)
-        # Of the sum: no image's score needs another image.
-        (gradient,) = torch.autograd.grad(climbed_score.sum(), x)
-        same = leaky is plain and ascended is objective
-        traces[rows, step] = climbed_score.detach() if same else objective(plain.detach(), scored)
-
-        size = rms(gradient)
-        # momentum · direction + (1 - momentum) · g / (rms(g) + 1e-7), in the memory that is there.
-        direction.mul_(momentum).addcmul_(gradient, (1 - momentum) / (size + _TINY))
-        x = standardize(x.detach() + epsilon * direction)
-
-        advance(len(rows))
-        last, begun = step == schedule.steps - 1, step == 0 and steady
-        if not last and not begun and settings.stop == "steps":
-            continue
-        leaving = torch.full_like(rows, last, dtype=torch.bool)
-        if begun:
-            still = (direction == 0).flatten(1).all(1)
-            if settings.stop == "steps":
-                traces[rows[still], 1:] = traces[rows[still], :1]
-                advance(int(still.sum()) * (schedule.steps - 1))  # which they take as they are
-            leaving |= still
-        elif settings.stop == "converged" and step - settings.patience + 1 >= max(settings.first_check, 1):
-            leaving |= _calm(traces[rows, step - settings.patience : step + 1], settings.tolerance, silence[rows]).all(
-                1
-            )
-        if bool(leaving.any()):
-            gone, staying = rows[leaving], ~leaving
-            final[gone] = x[leaving]
-            flat[gone] = (size.flatten() == 0)[leaving]
-            for index, later in enumerate(kept):
-                if later > step:
-                    snapshots[gone, index] = x[leaving]
-            x, maps, rows, direction = x[staying], maps[staying], rows[staying], direction[staying]
-            if not len(rows):
-                break
-    with torch.no_grad():
-        plain, leaky = network(final, schedule.leak, all_maps)
-        scored = torch.zeros_like(all_maps) if one_map else all_maps
-        scores, promise = objective(plain, scored), ascended(leaky, scored)
-        silent = (of_each(plain, scored) == 0).reshape(count, -1).all(1) & (scores == silence)
-    return {
-        "images": final,
-        "scores": scores,
-        "promise": promise,
-        "traces": traces,
-        "snapshots": snapshots,
+    leaves: Leaves = unmoved if steady else never
+    if settings.stop == "converged":
+        leaves = converged(settings.criterion, score, steady=steady)
+    run(score, State.start(x, maps), schedule, record, inject=added, leaves=leaves)
+    scores, leaky_scores, silent = score.final(record.images, maps, schedule.leak)
+    assert score.silence is not None
+    spoke = (record.traces != score.silence[:, None]) & ~record.traces.isnan()
+    return Ascents(
+        images=record.images,
+        scores=scores,
+        leaky_scores=leaky_scores,
+        traces=record.traces,
+        snapshots=record.snapshots,
         # Where no gradient is left the score stands still, and says nothing of the image.
-        "converged_at": torch.where(flat, -1, _converged_at(traces, settings, silence)),
-        "silent": silent,
-        "responded": ~silent | ((traces != silence[:, None]) & ~traces.isnan()).any(1),
-    }
-
-
-def _calm(traces: Tensor, tolerance: float, silence: Tensor) -> Tensor:
-    """(batch, steps) scores → (batch, steps - 1), whether they changed but little from one to the next.
-
-    Scores of a silent map, (batch,) `silence`, stand still as well, and are not calm.
-    """
-    small = traces.diff(dim=1).abs() / (traces[:, 1:].abs() + _TINY) < tolerance
-    return small & (traces[:, 1:] != silence[:, None])
-
-
-def _converged_at(traces: Tensor, settings: AscentSettings, silence: Tensor) -> Tensor:
-    """(batch, steps) scores → (batch,), the first step that ends `patience` calm ones in succession, or -1."""
-    first = max(settings.first_check, 1)  # of step 0 no change is known
-    calm = _calm(traces[:, first - 1 :], settings.tolerance, silence)
-    if calm.shape[1] < settings.patience:
-        return torch.full_like(traces[:, 0], -1, dtype=torch.long)
-    met = calm.unfold(1, settings.patience, 1).all(2)
-    return torch.where(met.any(1), met.long().argmax(1) + first + settings.patience - 1, -1)
+        converged_at=torch.where(record.flat, -1, settings.criterion.met_at(record.traces, score.silence)),
+        silent=silent,
+        responded=~silent | spoke.any(1),
+    )

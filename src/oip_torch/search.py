@@ -23,10 +23,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
-from oip_torch.ascent import AscentSettings, Schedule, climb
+from oip_torch.ascent import AscentSettings, climb
 from oip_torch.checks import shown, whole, whole_numbers
 from oip_torch.engine import gradients, keep_freed_memory, products
 from oip_torch.errors import InputError, OipError
+from oip_torch.loop import Ascents, Schedule, rows_of
 from oip_torch.memory import free_bytes, in_words
 from oip_torch.model import FeatureModel
 from oip_torch.objectives import Objective, is_of_one_map, map_mean, map_peak, of_each
@@ -434,78 +435,76 @@ class _Batch:
         asleep = torch.zeros_like(self.maps, dtype=torch.bool)
         if settings.candidates == 1:
             numbers = torch.zeros_like(self.maps)
-            result = self.climb_on({"images": self.beginning(numbers)}, numbers, asleep)
+            result = self.climb_on(self.beginning(numbers), numbers, asleep)
         else:
             trials, chosen, awake = self.precursor()
             if settings.waking and settings.steps > 1 and self.target.wakes:
                 asleep = ~awake
-            result = self.climb_on(trials[0], chosen[0], asleep)
-            for trial, numbers in zip(trials[1:], chosen[1:], strict=True):
-                result = _better(result, self.climb_on(trial, numbers, asleep))
-        result["dead"] = ~result.pop("responded") & self.target.wakes
-        result["woken"] = asleep & ~result.pop("silent")
+            tries = [
+                _after(trial, self.climb_on(trial.images, numbers, asleep))
+                for trial, numbers in zip(trials, chosen, strict=True)
+            ]
+            result = functools.reduce(_better, tries)
         with torch.no_grad():
-            before = self.model.up_to(self.target.layer, before_activation=True)(result["images"])
-        result["largest_before"] = of_each(before, self.maps).reshape(len(self.maps), -1).amax(1)
-        for name in ("images", "snapshots"):  # outside, channels come last
-            result[name] = result[name].movedim(-3, -1)
-        return {name: tensor.cpu().numpy() for name, tensor in result.items() if name != "promise"}
+            before = self.model.up_to(self.target.layer, before_activation=True)(result.images)
+        found = {
+            "images": result.images.movedim(-3, -1),  # outside, channels come last
+            "scores": result.scores,
+            "largest_before": of_each(before, self.maps).reshape(len(self.maps), -1).amax(1),
+            "traces": result.traces,
+            "snapshots": result.snapshots.movedim(-3, -1),
+            "converged_at": result.converged_at,
+            "dead": ~result.responded & self.target.wakes,
+            "woken": asleep & ~result.silent,
+        }
+        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
 
-    def precursor(self) -> tuple[list[dict[str, Tensor]], Tensor, Tensor]:
+    def precursor(self) -> tuple[list[Ascents], Tensor, Tensor]:
         """The most promising candidates of each image after a short climb each, the best first.
 
         Promising is judged by the leaky score, which ranks sleeping maps as well.
 
         Returns:
-            The finalists' trials as `climb` gives them, the best of all images first; (finalists, batch) their
-            numbers; and (batch,) whether the map responded to any candidate.
+            The finalists' trials, the best of all images first; (finalists, batch) their numbers; and (batch,) whether
+            the map responded to any candidate.
         """
         awake = torch.zeros_like(self.maps, dtype=torch.bool)
         kept = tuple(step for step in self.settings.snapshot_steps() if step < self.settings.trial_steps)
-        found: dict[str, Tensor] = {}
+        best: list[Ascents] = []
+        numbers = self.maps.new_empty(0, len(self.maps))
         for candidate in range(self.settings.candidates):
             number = torch.full_like(self.maps, candidate)
             trial = self.climb(self.beginning(number), self.maps, self.settings.candidate_schedule, kept=kept)
-            awake |= ~trial["silent"]
-            trial["number"] = number
-            stacked = {
-                name: torch.cat([found[name], tensor[None]]) if found else tensor[None]
-                for name, tensor in trial.items()
-                if name != "converged_at"  # a trial has no time for that
-            }
-            ranked = stacked["promise"].nan_to_num(nan=-math.inf, posinf=-math.inf)
+            awake |= ~trial.silent
+            best, numbers = [*best, trial], torch.cat([numbers, number[None]])
+            ranked = torch.stack([each.leaky_scores for each in best]).nan_to_num(nan=-math.inf, posinf=-math.inf)
             order = ranked.topk(min(self.settings.finalists, len(ranked)), dim=0).indices
-            found = {name: tensor[order, self.columns] for name, tensor in stacked.items()}
-        numbers = found.pop("number")
-        trials = [{name: tensor[place] for name, tensor in found.items()} for place in range(len(numbers))]
-        return trials, numbers, awake
+            best, numbers = [Ascents.pick(best, place) for place in order], numbers.gather(0, order)
+        return best, numbers, awake
 
-    def climb_on(self, trial: dict[str, Tensor], numbers: Tensor, asleep: Tensor) -> dict[str, Tensor]:
-        """An ascent that may end in the result, and the trial before it: one way from the start.
-
-        The maps that sleep ascend by way of their peak, the others straight.
-        """
-        x, tried = trial["images"], self.settings.trial_steps
+    def climb_on(self, x: Tensor, numbers: Tensor, asleep: Tensor) -> Ascents:
+        """An ascent that may end in the result: the maps that sleep by way of their peak, the others straight."""
+        tried = self.settings.trial_steps
         added: dict[int, Tensor] = {}
         if self.settings.stages is not None:
             ends = np.cumsum(self.settings.stages)[:-1].tolist()
             added = dict(zip(ends, self.parts(numbers)[1:], strict=True))
         kept = tuple(step - tried for step in self.settings.snapshot_steps() if step >= tried)
-        schedule = self.settings.schedule
-        if not asleep.any():
-            result = self.climb(x, self.maps, schedule, kept=kept, added=added, settings=self.settings)
-        else:
-            result = self.by_the_peak(x[asleep], self.maps[asleep], kept)
-            if not asleep.all():
-                there = {step: part[~asleep] for step, part in added.items()}
-                others = self.climb(
-                    *(x[~asleep], self.maps[~asleep], schedule), kept=kept, added=there, settings=self.settings
-                )
-                order = torch.cat([torch.nonzero(asleep), torch.nonzero(~asleep)]).flatten().argsort()
-                result = {name: torch.cat([result[name], others[name]])[order] for name in result}
-        return _after(trial, _unless_worse(trial, result)) if tried else result
 
-    def by_the_peak(self, x: Tensor, maps: Tensor, kept: tuple[int, ...]) -> dict[str, Tensor]:
+        def straight(rows: Tensor) -> Ascents:
+            there = {step: part[rows] for step, part in added.items()}
+            schedule = self.settings.schedule
+            return self.climb(x[rows], self.maps[rows], schedule, kept=kept, added=there, settings=self.settings)
+
+        if not asleep.any():
+            return straight(torch.ones_like(asleep))
+        parts = [self.by_the_peak(x[asleep], self.maps[asleep], kept)]
+        if not asleep.all():
+            parts.append(straight(~asleep))
+        order = torch.cat([torch.nonzero(asleep), torch.nonzero(~asleep)]).flatten().argsort()
+        return Ascents.cat(parts).take(order)
+
+    def by_the_peak(self, x: Tensor, maps: Tensor, kept: tuple[int, ...]) -> Ascents:
         """The ascent of maps that sleep.
 
         The mean over a map can stay below 0 while one place of it could fire. So the largest pre-activation is ascended
@@ -518,11 +517,11 @@ class _Batch:
         on = dataclasses.replace(_FROM_THE_PEAK, steps=all_steps - steps)
         peak = self.climb(x, maps, up, ascended=map_peak, kept=tuple(step for step in kept if step < steps))
         later = tuple(step - steps for step in kept if step >= steps)
-        mean = self.climb(peak["images"], maps, on, kept=later, settings=self.settings)
+        mean = self.climb(peak.images, maps, on, kept=later, settings=self.settings)
         # The largest pre-activation is the evidence of a map that stays dead, and tells its tries apart.
-        return _after(peak, _unless_worse(peak, mean)) | {"promise": peak["promise"]}
+        return dataclasses.replace(_after(peak, mean), leaky_scores=peak.leaky_scores)
 
-    def climb(self, x: Tensor, maps: Tensor, schedule: Schedule, **more: Any) -> dict[str, Tensor]:
+    def climb(self, x: Tensor, maps: Tensor, schedule: Schedule, **more: Any) -> Ascents:
         """`climb`, counted."""
 
         def advance(count: int) -> None:
@@ -545,29 +544,28 @@ class _Batch:
         return standardize(parts.sum(0) if self.settings.stages is None else parts[0])
 
 
-def _better(first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Image by image the better one of two ascents: by its score, and where both sleep by its promise."""
-    same = second["scores"] == first["scores"]
-    lost = ~first["scores"].isfinite() & second["scores"].isfinite()
-    second_wins = (second["scores"] > first["scores"]) | (same & (second["promise"] > first["promise"])) | lost
-    return {name: torch.where(_like(second_wins, first[name]), second[name], first[name]) for name in first}
+def _better(first: Ascents, second: Ascents) -> Ascents:
+    """Image by image the better one of two ascents: by its score, and where both sleep by its leaky score."""
+    equal = (second.scores == first.scores) & (second.leaky_scores > first.leaky_scores)
+    lost = ~first.scores.isfinite() & second.scores.isfinite()
+    return second.where((second.scores > first.scores) | equal | lost, first)
 
 
-def _unless_worse(before: dict[str, Tensor], result: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The ascent from `before`'s images, with these as they were where the steps led to a lower score."""
-    worse = result["traces"][:, 0] > result["scores"]
-    was = {"images": before["images"], "silent": before["silent"], "scores": result["traces"][:, 0]}
-    return result | {name: torch.where(_like(worse, first), first, result[name]) for name, first in was.items()}
+def _after(before: Ascents, then: Ascents) -> Ascents:
+    """Two ascents, the second from where the first ended, as one way.
 
-
-def _after(before: dict[str, Tensor], result: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Two ascents, the second from where the first ended, as one way; with the second's results."""
-    joined = {name: torch.cat([before[name], result[name]], dim=1) for name in ("traces", "snapshots")}
-    steps = before["traces"].shape[1]
-    converged_at = torch.where(result["converged_at"] < 0, -1, result["converged_at"] + steps)
-    return result | joined | {"converged_at": converged_at, "responded": before["responded"] | result["responded"]}
-
-
-def _like(mask: Tensor, tensor: Tensor) -> Tensor:
-    """(batch,) in a form that selects rows of (batch, …)."""
-    return mask.view(-1, *[1] * (tensor.ndim - 1))
+    It ends with the second's image, or where its steps led to a lower score with the first's.
+    """
+    steps = before.traces.shape[1]
+    began = then.traces[:, 0]
+    worse = began > then.scores
+    return dataclasses.replace(
+        then,
+        images=torch.where(rows_of(worse, then.images), before.images, then.images),
+        scores=torch.where(worse, began, then.scores),
+        silent=torch.where(worse, before.silent, then.silent),
+        traces=torch.cat([before.traces, then.traces], dim=1),
+        snapshots=torch.cat([before.snapshots, then.snapshots], dim=1),
+        converged_at=torch.where(then.converged_at < 0, -1, then.converged_at + steps),
+        responded=before.responded | then.responded,
+    )

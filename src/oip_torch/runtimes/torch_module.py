@@ -53,7 +53,7 @@ class TorchModule(Runtime):
             name = layer.removeprefix(BEFORE)
             climbed = cache(partial(self._network(dtype).climbed, name, before_activation=name != layer))
             result = climb(climbed, x, numbers, schedule, map_mean)
-            return result["traces"].cpu().numpy(), _to_keras(result["images"])
+            return result.traces.cpu().numpy(), _to_keras(result.images)
         traces = []
         for _ in range(steps):
             scores, g = self._gradient(layer, x, numbers)
