@@ -30,7 +30,7 @@ from oip_torch.errors import InputError, OipError
 from oip_torch.loop import Ascents, Schedule, rows_of
 from oip_torch.memory import free_bytes, in_words
 from oip_torch.model import FeatureModel
-from oip_torch.objectives import Objective, is_of_one_map, map_mean, map_peak, of_each
+from oip_torch.objectives import Objective, check_objective, is_of_one_map, map_mean, map_peak, name_of, of_each
 from oip_torch.oips import Oips
 from oip_torch.onnx_file import Layer
 from oip_torch.progress import bar
@@ -138,9 +138,11 @@ def ascend(
         with products(tf32=settings.tf32):  # of this process; autocast is a thread's, and off in new ones
             _each_batch(work, range(0, len(keys), plan.batch_size), plan.workers, stop)
     finite = np.isfinite(joined["images"]).all((1, 2, 3)) & np.isfinite(joined["scores"])
-    lost = [key for key, whole_ in zip(keys, finite, strict=True) if not whole_]
+    lost = [key for key, sound in zip(keys, finite, strict=True) if not sound]
     if lost:
-        text = f"{len(lost)} of {len(keys)} images of {layer!r} left the finite numbers: {_named(lost)}"
+        text = (
+            f"{len(lost)} of {len(keys)} images of {layer!r} left the finite numbers: {_named(lost, model.noun(layer))}"
+        )
         hint = "use a smaller epsilon, or float64, and look whether the weights are finite"
         if len(lost) == len(keys):
             raise OipError(f"{text}; {hint}")
@@ -162,7 +164,7 @@ def ascend(
         settings=settings.to_dict(),
         info={
             "seed": seed,
-            "objective": target.objective_name,
+            "objective": name_of(objective),
             "way": settings.summary,
             "noun": model.noun(layer),
             "activation": model.layers[layer].activation,
@@ -188,16 +190,16 @@ class _StoppedError(Exception):
     """Another thread failed, or was interrupted: this one need not go on."""
 
 
-def _named(keys: Sequence[tuple[int, int]]) -> str:
+def _named(keys: Sequence[tuple[int, int]], noun: str) -> str:
     """[(3, 0), (3, 1), (5, 0)] → "map 3 (starts 0, 1), map 5 (start 0)"; at most eight maps by name."""
     starts: dict[int, list[int]] = {}
     for number, start in keys:
         starts.setdefault(number, []).append(start)
     named = [
-        f"map {number} (start{'s' if len(own) > 1 else ''} {', '.join(map(str, own))})"
+        f"{noun} {number} (start{'s' if len(own) > 1 else ''} {', '.join(map(str, own))})"
         for number, own in starts.items()
     ]
-    return ", ".join(named[:8]) + (f" and {len(named) - 8} maps more" if len(named) > 8 else "")
+    return ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
 
 
 @dataclass(frozen=True)
@@ -215,16 +217,9 @@ class _Target:
     climbed: Callable[..., fx.GraphModule]
 
     @property
-    def objective_name(self) -> str:
-        return getattr(self.objective, "__name__", "custom")
-
-    @property
     def wakes(self) -> bool:
         """Whether there is something to wake: the layer's own activation, in a map that should respond."""
         return self.rising and not self.before_activation
-
-    def up_to(self) -> fx.GraphModule:
-        return self.model.up_to(self.layer, before_activation=self.before_activation)
 
     def nearest_activations(self) -> dict[str, str]:
         return self.model.nearest_activations(self.layer, before_activation=self.before_activation)
@@ -235,66 +230,13 @@ class _Target:
 
 def _target(model: FeatureModel, layer: str, before_activation: bool, objective: Objective) -> _Target:
     climbed = functools.cache(functools.partial(model.climbed, layer, before_activation=before_activation))
-    target = _Target(model, layer, before_activation, objective, True, climbed)
-    if is_of_one_map(objective):
-        return target
-    if not callable(objective):
-        raise InputError(
-            f"objective is {shown(objective)}: expected a function of (activations, maps), such as objectives.map_mean"
-        )
-    return dataclasses.replace(target, rising=_is_rising(target))
-
-
-def _is_rising(target: _Target) -> bool:
-    """Whether an objective of the user's own grows with its map; checks it on made-up activations of four images.
-
-    Raises:
-        InputError: it fails, gives other than one score for each image, has no gradient, or lets images enter each
-            other's scores.
-    """
-    model, name = target.model, target.objective_name
-    image = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
-    with torch.no_grad():
-        shape = (4, *target.up_to()(image).shape[1:])
-    stream = torch.Generator().manual_seed(0)
-    activations = torch.randn(shape, generator=stream).to(image).requires_grad_()
-    maps = torch.tensor([0, 0, shape[1] - 1, shape[1] - 1], device=model.device)
-
-    def scored(values: Tensor, numbers: Tensor) -> Tensor:
-        try:
-            scores = target.objective(values, numbers)
-        except Exception as error:
-            raise InputError(
-                f"the objective {name} failed on activations of shape {tuple(values.shape)} and maps of shape "
-                f"{tuple(numbers.shape)}: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(scores, Tensor) or scores.shape != numbers.shape:
-            got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else shown(scores)
-            raise InputError(
-                f"the objective {name} gave {got} for {len(numbers)} images: expected a tensor of one score for each, "
-                f"of shape {tuple(numbers.shape)}"
-            )
-        return scores
-
-    scores = scored(activations, maps)
-    slope = torch.autograd.grad(scores[0], activations, allow_unused=True)[0] if scores.requires_grad else None
-    if slope is None:
-        raise InputError(
-            f"the objective {name} has no gradient: expected a score that is computed from the activations by "
-            "differentiable operations of torch"
-        )
-    with torch.no_grad():
-        others = torch.cat([activations[:1], 1 - 2 * activations[1:]])
-        alone = torch.stack([scores[0], scored(others, maps)[0], scored(activations[:1], maps[:1])[0]])
-        if slope[1:].any() or not torch.allclose(alone, scores[0], rtol=1e-4, atol=1e-6, equal_nan=True):
-            raise InputError(
-                f"the objective {name} lets images enter each other's scores, so that results would depend on the "
-                "batch: expected each image's score to come from its own activations alone"
-            )
-        silent = torch.zeros_like(activations)
-        responding = silent.clone()
-        responding[torch.arange(4), maps] = 1.0
-        return bool((scored(responding, maps) > scored(silent, maps)).all())
+    rising = True
+    if not is_of_one_map(objective):
+        image = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
+        with torch.no_grad():
+            activations = model.up_to(layer, before_activation=before_activation)(image)
+        rising = check_objective(objective, activations)
+    return _Target(model, layer, before_activation, objective, rising, climbed)
 
 
 @dataclass(frozen=True)
