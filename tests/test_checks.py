@@ -21,6 +21,7 @@ from oip_torch import (
     assess,
     calibrate,
     capture,
+    compare,
     plots,
     start_images,
 )
@@ -29,6 +30,10 @@ from oip_torch.model import load, resolve_device
 from oip_torch.search import chosen_maps
 
 LAYER = "Conv2D_3"
+
+
+def some(model: FeatureModel) -> Oips:
+    return ascend(model, LAYER, [0, 3], settings=AscentSettings.article(steps=2))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +206,10 @@ def test_what_is_unambiguous_is_taken(model: FeatureModel, tmp_path: Path) -> No
         (lambda model: load(None), "the path is given as None"),
         (lambda model: Oips.load(None), "the path is given as None: expected that of a NetCDF file"),
         (lambda model: start_images((28, 28), [(0, 0)]), r"shape is \(28, 28\): expected \(channels, height, width\)"),
+        (lambda model: ascend(model, LAYER, starts=10**12), "OIPs of 'Conv2D_3', 128000000000000 in number, need"),
+        (lambda model: assess(model, some(model), "c.nc"), "calibration is 'c.nc': expected what oip_torch.calibrate"),
+        (lambda model: plots.beside_data(some(model), None), "calibration is None: expected what oip_torch.calibrate"),
+        (lambda model: plots.sheet(some(model), columns=-1), "columns is -1: expected a whole number, 1 or more"),
         (lambda model: plots.sheet(None), "oips is None: expected what oip_torch.ascend or Oips.load returns"),
         (lambda model: plots.evolution("oips.nc", 3), "oips is 'oips.nc'"),
         (lambda model: assess(model, "oips.nc"), "oips is 'oips.nc': expected what"),
@@ -212,6 +221,11 @@ def test_what_is_unambiguous_is_taken(model: FeatureModel, tmp_path: Path) -> No
 def test_wrong_arguments_elsewhere(model: FeatureModel, call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call(model)
+
+
+def test_both_files_of_a_comparison_are_paths(shipped: Path) -> None:
+    with pytest.raises(InputError, match="the path is given as None: expected that of an ONNX file"):
+        compare(shipped, None)  # type: ignore[arg-type]
 
 
 def test_devices(mnist_onnx: Any) -> None:

@@ -529,8 +529,13 @@ def test_before_or_after_is_the_layer_s_or_the_caller_s(
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     "context",
-    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", dtype=torch.bfloat16)],
-    ids=["no_grad", "inference_mode", "autocast"],
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+        lambda: torch.device("meta"),  # as a default device, on which nothing can be computed
+    ],
+    ids=["no_grad", "inference_mode", "autocast", "default device"],
 )
 def test_an_ascent_needs_no_gradients_of_the_caller_s(
     mnist_onnx: Path, workers: int, context: Callable[[], AbstractContextManager[None]]

@@ -28,7 +28,7 @@ from oip_torch.ascent import AscentSettings
 from oip_torch.checks import whole
 from oip_torch.conversion import MAX_LAYER_ERROR
 from oip_torch.errors import InputError, OipError, RuntimeProcessError, unknown_name
-from oip_torch.files import check_output_folder, replacing, saved_in, sha256
+from oip_torch.files import as_path, check_output_folder, replacing, saved_in, sha256
 from oip_torch.keras_file import CONVOLUTIONS, check_keras_file
 from oip_torch.model import FeatureModel, load, resolve_device
 from oip_torch.onnx_file import Layer, graph_sha256, read
@@ -169,7 +169,7 @@ def compare(
     keras_file: str | os.PathLike[str],
     onnx_file: str | os.PathLike[str],
     *,
-    runtimes: Iterable[str] = ("tensorflow", "jax", "keras-torch", "onnxruntime"),
+    runtimes: str | Iterable[str] = ("tensorflow", "jax", "keras-torch", "onnxruntime"),
     layer: str | Layer | None = None,
     maps: int | Iterable[int] | None = None,
     steps: int = 600,
@@ -186,8 +186,8 @@ def compare(
     Args:
         keras_file: the Keras network.
         onnx_file: what `convert` made of it.
-        runtimes: names of `runtimes.RUNTIMES`. The imported torch module is always among them; one that is not
-            installed is noted and left out.
+        runtimes: names of `runtimes.RUNTIMES`, or one text with commas between them. The imported torch module is always
+            among them; one that is not installed is noted and left out.
         layer: whose maps are ascended; default: the last one whose maps are larger than one pixel.
         maps: which of its maps; default: 64 of them, spread evenly.
         steps: of each ascent, which is the article's (epsilon 0.01).
@@ -201,9 +201,10 @@ def compare(
         InputError: a wrong file, name or number; or no runtime that reads the Keras file is installed.
         OipError: none of the runtimes that read the Keras file could run it.
     """
-    keras_file, onnx_file = check_keras_file(keras_file), Path(onnx_file)
+    keras_file, onnx_file = check_keras_file(keras_file), as_path(onnx_file, "an ONNX file")
     proto, network = read(onnx_file, check_digest=False)
-    names, missing = _present(list(runtimes), cuda=resolve_device(device).type == "cuda")
+    asked = runtimes.split(",") if isinstance(runtimes, str) else list(runtimes)
+    names, missing = _present(asked, cuda=resolve_device(device).type == "cuda")
     notes = [f"{name} is not installed: run `{command}` to compare with it" for name, command in missing.items()]
     steps, seed = whole("steps", steps, 1), whole("seed", seed, 0)
     model = load(onnx_file, device="cpu", check=False)

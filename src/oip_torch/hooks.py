@@ -21,7 +21,8 @@ __all__ = ["FeatureMaps", "capture"]
 class FeatureMaps(Mapping[str, Tensor]):
     """What `capture` caught: layer name → tensor, (batch, maps, height, width) or (batch, units).
 
-    Of several forward passes the last one counts. The tensors are copies, and part of the autograd graph.
+    Of several forward passes the last one counts, and of a module that runs several times in one its last run. The
+    tensors are copies, and part of the autograd graph.
     """
 
     def __init__(self, layers: tuple[str, ...]) -> None:

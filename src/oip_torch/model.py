@@ -49,7 +49,8 @@ class FeatureModel(nn.Module):
         super().__init__()
         self.network = network
         self.layers = Layers(network.layers)
-        with torch.inference_mode(False):  # what is made inside of it never takes part in a gradient
+        # What is made in inference mode never takes part in a gradient; and the caller may have another default device.
+        with torch.inference_mode(False), torch.device("cpu"):
             self.graph_module = _to_torch(proto)
         self._with_maps = {value.name for value in proto.graph.output if len(value.type.tensor_type.shape.dim) == 4}
         self._with_maps = {value.name for value in proto.graph.output if len(value.type.tensor_type.shape.dim) == 4}
@@ -280,12 +281,13 @@ class FeatureModel(nn.Module):
             array = np.asarray(images)
         except ValueError:  # rows of different lengths
             array = np.empty(0)
+        given = array.shape
         if array.ndim == 3:
             array = array[..., None]
         if array.dtype.kind not in "buif" or array.ndim != 4 or array.shape[1:] != self.network.input_shape:
             height, width, channels = self.network.input_shape
             expected = f"(batch, {height}, {width}" + (f", {channels})" if channels > 1 else "[, 1])")
-            raise InputError(f"images of shape {array.shape}: expected {expected}; resize them first")
+            raise InputError(f"images of shape {given}: expected {expected}; resize them first")
         if self.network.mean is None or self.network.std is None:
             raise InputError(
                 "how this network's inputs were standardised is not known: convert it again with "

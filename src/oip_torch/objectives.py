@@ -75,9 +75,9 @@ def check_objective(objective: Objective, activations: Tensor) -> bool:
         raise InputError(
             f"objective is {shown(objective)}: expected a function of (activations, maps), such as objectives.map_mean"
         )
-    stream = torch.Generator().manual_seed(0)
+    stream = torch.Generator("cpu").manual_seed(0)
     shape = (4, *activations.shape[1:])
-    values = torch.randn(shape, generator=stream).to(activations).requires_grad_()
+    values = torch.randn(shape, generator=stream, device="cpu").to(activations).requires_grad_()
     maps = torch.tensor([0, 0, shape[1] - 1, shape[1] - 1], device=activations.device)
     scores = _scores(objective, values, maps)
     slope = torch.autograd.grad(scores[0], values, allow_unused=True)[0] if scores.requires_grad else None
@@ -98,7 +98,7 @@ def check_objective(objective: Objective, activations: Tensor) -> bool:
             )
         silent = torch.zeros_like(values)
         responding = silent.clone()
-        responding[torch.arange(4), maps] = 1.0
+        responding[torch.arange(4, device=maps.device), maps] = 1.0
         return bool((_scores(objective, responding, maps) > _scores(objective, silent, maps)).all())
 
 

@@ -191,7 +191,10 @@ def beside_data(
         InputError: OIPs or a calibration of another model, a map that is not among the results, no image asked for.
     """
     _check_some(oips)
+    if not hasattr(calibration, "check"):
+        raise InputError(f"calibration is {shown(calibration)}: expected what oip_torch.calibrate returns")
     calibration.check(oips)
+    count = whole("count", count, 0)
     data = calibration[oips.layer]
     best = oips.select(maps=maps).best()
     if not len(best) or count < 1:

@@ -126,6 +126,8 @@ def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = No
     if oips.info.get("graph_sha256") != model.fingerprint:
         raise InputError("these OIPs were made with another network: expected the model that made them; load that one")
     if calibration is not None:
+        if not isinstance(calibration, Calibration):
+            raise InputError(f"calibration is {shown(calibration)}: expected what oip_torch.calibrate returns, or None")
         calibration.check(model)
         calibration.check(oips)
     images = torch.from_numpy(np.ascontiguousarray(oips.images.transpose(0, 3, 1, 2))).to(model.device, model.dtype)

@@ -112,9 +112,9 @@ def ascend(
     batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     memory = None if memory is None else whole("memory", memory, 1)
     target = _target(model, layer, model.before_activation(layer, before_activation), objective)
-    keys = [(number, start) for number in numbers for start in range(starts)]
     fingerprint = model.fingerprint
-    plan = _plan(target, len(keys), settings, batch_size, memory)
+    plan = _plan(target, len(numbers) * starts, settings, batch_size, memory)
+    keys = [(number, start) for number in numbers for start in range(starts)]
     if model.device.type == "cpu":
         keep_freed_memory()
     joined = _room(model, len(keys), settings)
@@ -287,7 +287,7 @@ def _plan(target: _Target, count: int, settings: AscentSettings, batch_size: int
 def _room(model: FeatureModel, count: int, settings: AscentSettings) -> dict[str, npt.NDArray[Any]]:
     """Arrays for what `_Batch.ascend` finds of so many images, to be filled batch by batch."""
     channels, height, width = model.input_shape
-    numbers = torch.empty(0, dtype=model.dtype).numpy().dtype
+    numbers = torch.empty(0, dtype=model.dtype, device="cpu").numpy().dtype
     pixels = (height, width, channels)
     rows: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
         "images": (pixels, numbers),

@@ -139,7 +139,7 @@ def components(
             scales.append(enlarge(torch.from_numpy(grid.astype(np.float32)), height, width))
         parts = torch.stack(scales)
     factors = settings.factors or (0.5,) * settings.count
-    return parts * torch.tensor(factors)[:, None, None, None, None]
+    return parts * torch.tensor(factors, device=parts.device)[:, None, None, None, None]
 
 
 def start_images(
