@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,6 +48,12 @@ machinery.PathFinder.find_spec = staticmethod(
     lambda name, *rest: None if name.split(".")[0] in {packages} else find(name, *rest)
 )
 """
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_answered() -> None:
+    """Also where the tests run in the background of a shell, which lets them and their children ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

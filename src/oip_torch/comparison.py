@@ -186,8 +186,8 @@ def compare(
     Args:
         keras_file: the Keras network.
         onnx_file: what `convert` made of it.
-        runtimes: names of `runtimes.RUNTIMES`, or one text with commas between them. The imported torch module is always
-            among them; one that is not installed is noted and left out.
+        runtimes: names of `runtimes.RUNTIMES`, or one text with commas between them. The imported torch module is
+            always among them; one that is not installed is noted and left out.
         layer: whose maps are ascended; default: the last one whose maps are larger than one pixel.
         maps: which of its maps; default: 64 of them, spread evenly.
         steps: of each ascent, which is the article's (epsilon 0.01).
