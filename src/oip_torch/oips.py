@@ -20,9 +20,11 @@ from oip_torch.files import read_netcdf, write_netcdf
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["STATUSES", "Oips", "plural"]
+__all__ = ["MARKS", "STATUSES", "WOKEN", "Oips", "plural", "short"]
 
 STATUSES = ("finished", "converged", "woken", "dead")
+MARKS = {"woken": "*"}
+WOKEN = "* woken: it slept in all trials, and fired by way of its peak."
 _FORMAT = 1
 
 
@@ -91,6 +93,39 @@ class Oips:
         steps = self.traces.shape[1]
         return max(0, int(steps - self.settings.get("steps", steps)))
 
+    @property
+    def way(self) -> str:
+        """By which settings the images came about, in a sentence; "" for files of before this was kept."""
+        way = self.info.get("way")
+        return f"Settings: {way}." if way else ""
+
+    @property
+    def title(self) -> str:
+        """Of a picture of all: "Conv2D_3: 128 of 128 OIPs alive"."""
+        numbers = set(self.maps.tolist())
+        whose = f"{self.place}, {self.noun} {self.maps[0]}" if len(numbers) == 1 else self.place
+        several = "" if len(numbers) in (1, len(self)) else f", of {len(numbers)} {plural(self.noun)}"
+        if self.before_activation:  # which has no dead region
+            return f"{whose}: {len(self)} OIP{'s' if len(self) > 1 else ''}{several}"
+        return f"{whose}: {len(self) - self.counts()['dead']} of {len(self)} OIPs alive{several}"
+
+    @property
+    def labels(self) -> list[str]:
+        """Of each picture: "17: 2.34", "17: dead", with a mark for woken ones, and with several starts "17·0: 2.34"."""
+        several = len(set(self.starts.tolist())) > 1
+        found = []
+        for number, start, score, status in zip(self.maps, self.starts, self.scores, self.status, strict=True):
+            told = "dead" if status == "dead" else short(float(score)) + MARKS.get(str(status), "")
+            found.append(f"{number}{f'·{start}' if several else ''}: {told}")
+        return found
+
+    @property
+    def legend(self) -> str:
+        """What the labels mean, how the pictures are scaled, and the settings."""
+        head = f"{self.noun.capitalize()}{'·start' if len(set(self.starts.tolist())) > 1 else ''}: score."
+        woken = f" {WOKEN}" if (self.status == "woken").any() else ""
+        return f"{head}{woken} Scale: each picture from its own 0.5 % to its 99.5 % quantile.\n{self.way}"
+
     def select(self, maps: int | Iterable[int] | None = None, starts: int | Iterable[int] | None = None) -> Oips:
         """The images of these maps (in the order given) and starts; None for all of them.
 
@@ -155,14 +190,17 @@ class Oips:
         import io
         from html import escape
 
-        from oip_torch import plots
+        from oip_torch.drawing import contact_sheet
 
         shown = self.best()
         shown = shown.take(range(min(len(shown), 64)))
         if not len(shown):
             return f"<p>{escape(repr(self))}</p>"
         buffer = io.BytesIO()
-        plots.sheet(shown).savefig(buffer, format="png", dpi=80)
+        figure = contact_sheet(
+            shown.images, shown.labels, shown.status.tolist(), title=shown.title, legend=shown.legend
+        )
+        figure.savefig(buffer, format="png", dpi=80)
         picture = base64.b64encode(buffer.getvalue()).decode()
         return f'<p>{escape(repr(self))}</p><img src="data:image/png;base64,{picture}">'
 
@@ -234,6 +272,11 @@ class Oips:
             InputError: missing or damaged file, or other contents.
         """
         return cls.from_xarray(read_netcdf(path, "Oips.save"))
+
+
+def short(score: float, decimals: int = 2) -> str:
+    """So many decimals, or as many as a small score needs to differ from 0."""
+    return f"{score:.{decimals}f}" if score == 0 or abs(score) >= 0.5 * 10**-decimals else f"{score:.1g}"
 
 
 def plural(noun: str) -> str:

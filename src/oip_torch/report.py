@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from oip_torch import plots
-
-if TYPE_CHECKING:
-    from oip_torch.comparison import Comparison
+from oip_torch import comparison_plots as plots
+from oip_torch.drawing import Figure
 
 __all__ = ["page"]
 
 
-def page(comparison: Comparison) -> str:
+def page(comparison: plots.Compared) -> str:
     """HTML that needs no other file: the verdict, the figures of each runtime, and pictures inside."""
     # Names of layers and files are a stranger's: autoescape.
     environment = Environment(loader=PackageLoader("oip_torch", "data"), autoescape=True, undefined=StrictUndefined)
@@ -53,7 +50,7 @@ def page(comparison: Comparison) -> str:
     )
 
 
-def _png(figure: plots.Figure) -> str:
+def _png(figure: Figure) -> str:
     """A data URI."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
