@@ -15,7 +15,9 @@ import torch
 from matplotlib.figure import Figure
 
 from oip_torch import AscentSettings, FeatureModel, InputError, ascend, plots
-from oip_torch.calibration import Calibration, _Top, calibrate, map_means, radial_power_spectrum, read_images
+from oip_torch.calibration import Calibration, _Top, calibrate, map_means
+from oip_torch.image_files import read_images
+from oip_torch.image_statistics import radial_power_spectrum
 from oip_torch.objectives import map_mean
 from oip_torch.starts import standardize
 

@@ -33,9 +33,9 @@ from oip_torch import (
     start_images,
 )
 from oip_torch.ascent import climb
+from oip_torch.batch import Batch, _better, target_of
 from oip_torch.loop import Ascents
 from oip_torch.objectives import map_mean
-from oip_torch.search import _Batch, _better, _target
 
 LAYER = "Conv2D_3"
 
@@ -660,7 +660,7 @@ def test_a_dead_map_s_promise_is_its_peak(model: FeatureModel) -> None:
     with torch.no_grad():
         silenced.module_of(LAYER, before_activation=True).bias.fill_(-100.0)
     settings = AscentSettings(steps=16, candidates=3, candidate_steps=4)
-    batch = _Batch(_target(silenced, LAYER, False, map_mean), [(0, 0), (5, 0)], 0, settings, lambda count: None)
+    batch = Batch(target_of(silenced, LAYER, False, map_mean), [(0, 0), (5, 0)], 0, settings, lambda count: None)
     result = batch.by_the_peak(batch.beginning(torch.zeros_like(batch.maps)), batch.maps, (0, 9, 15))
     assert result.silent.all()
     peaks = silenced.up_to(LAYER, before_activation=True)(result.snapshots[:, 2])

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
     from oip_torch import plots
     from oip_torch.ascent import AscentSettings
-    from oip_torch.calibration import Calibration, calibrate, read_images
+    from oip_torch.calibration import Calibration, calibrate
     from oip_torch.comparison import Comparison, compare
     from oip_torch.conversion import convert
     from oip_torch.errors import CaptureError, ConversionError, InputError, OipError, ProofError
     from oip_torch.hooks import FeatureMaps, capture
+    from oip_torch.image_files import read_images
     from oip_torch.model import FeatureModel, load
     from oip_torch.oips import Oips
     from oip_torch.onnx_file import Layer, Network
@@ -31,7 +32,7 @@ _HOMES = {
     "Quality": "quality",
     "assess": "quality",
     "calibrate": "calibration",
-    "read_images": "calibration",
+    "read_images": "image_files",
     "AscentSettings": "ascent",
     "CaptureError": "errors",
     "ConversionError": "errors",

@@ -23,8 +23,10 @@ from torch import Tensor
 from oip_torch.checks import shown, whole
 from oip_torch.engine import products
 from oip_torch.errors import InputError, unknown_name
-from oip_torch.files import existing_file, read_netcdf, write_netcdf
+from oip_torch.files import read_netcdf, write_netcdf
 from oip_torch.hooks import capture
+from oip_torch.image_files import check_pixels
+from oip_torch.image_statistics import radial_power_spectrum
 from oip_torch.model import FeatureModel
 from oip_torch.oips import Oips
 from oip_torch.onnx_file import Layer
@@ -39,8 +41,6 @@ __all__ = [
     "LayerCalibration",
     "calibrate",
     "map_means",
-    "radial_power_spectrum",
-    "read_images",
 ]
 
 _FORMAT = 1
@@ -283,7 +283,7 @@ def calibrate(
     model.check_dtype()
     top, batch_size = whole("top", top, 1), whole("batch_size", batch_size, 1)
     try:
-        array = _checked(np.asarray(images), "the images")
+        array = check_pixels(np.asarray(images), "the images")
     except ValueError as error:
         if isinstance(error, InputError):
             raise
@@ -352,68 +352,12 @@ def _outputs(model: FeatureModel, x: Tensor, names: list[str], before: list[str]
     return {name: caught[name] if name in before else outputs[name] for name in names}
 
 
-def read_images(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
-    """The images of an .npz file in the layout of Keras' `mnist.npz`: its array x_test, or else its only array.
-
-    Returns:
-        (N, height, width) or (N, height, width, channels), uint8 or another number type, values 0–255.
-
-    Raises:
-        InputError: missing or damaged file, no such array, other than images.
-    """
-    path = existing_file(path, "an .npz file with the images x_test, such as Keras' mnist.npz")
-    expected = "expected an .npz file with the images x_test, such as Keras' mnist.npz"
-    try:
-        with path.open("rb") as file:  # np.load itself leaves damaged archives open
-            arrays = np.load(file, allow_pickle=False)
-            if isinstance(arrays, np.ndarray):
-                raise InputError(f"{path} holds a single array in .npy format: {expected}; save it with np.savez")
-            keys = list(arrays.files)
-            if "x_test" not in keys and len(keys) != 1:
-                there = ", ".join(keys[:8]) or "none"
-                raise InputError(f"{path} has no array x_test, and not one array only (there are: {there}): {expected}")
-            array = np.asarray(arrays["x_test" if "x_test" in keys else keys[0]])
-    except InputError:
-        raise
-    except Exception as error:  # damaged files raise anything: of zipfile, zlib, struct, tokenize
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not readable as .npz ({reason}): {expected}") from None
-    return _checked(array, str(path))
-
-
 def map_means(activations: Tensor) -> Tensor:
     """What `objectives.map_mean` gives for every map at once.
 
     (batch, maps, height, width) or (batch, units) → (batch, maps) scores.
     """
     return activations.flatten(2).mean(2) if activations.ndim > 2 else activations
-
-
-def radial_power_spectrum(images: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """How an image's variance is shared out among wavelengths.
-
-    Ring r, from 1 on, holds the frequencies that are r cycles per shorter edge long, rounded, in any direction, and in
-    all channels; the mean (frequency 0) is left out. The sum over the rings is the variance, 1 for a standardised image
-    (Parseval's theorem). Radially averaged spectra are the usual way to compare images of natural scenes: Field,
-    "Relations between the statistics of natural images and the response properties of cortical cells", 1987.
-
-    Args:
-        images: (N, height, width, channels).
-
-    Returns:
-        (N, rings), with about 0.7 · the shorter edge rings for a square.
-    """
-    _, height, width, channels = images.shape
-    shorter = min(height, width)
-    fy, fx = np.fft.fftfreq(height)[:, None] * shorter, np.fft.fftfreq(width)[None, :] * shorter
-    ring = np.rint(np.hypot(fy, fx)).astype(int)
-    # A frequency below half a cycle per shorter edge, along the longer edge, belongs to the longest wavelengths.
-    ring = np.maximum(ring, 1)
-    power = np.abs(np.fft.fft2(images, axes=(1, 2))) ** 2 / (channels * (height * width) ** 2)
-    power[:, 0, 0] = 0.0
-    flat = power.sum(-1).reshape(len(images), -1)
-    rings = np.arange(1, int(ring.max()) + 1)
-    return np.asarray(flat @ (ring.reshape(-1, 1) == rings), np.float64)
 
 
 class _Top:
@@ -489,19 +433,3 @@ def _images_sha256(images: npt.NDArray[Any]) -> str:
 
 def _nhwc(x: Tensor) -> npt.NDArray[Any]:
     return x.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _checked(images: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
-    """The images, if they are pixel values 0–255."""
-    got = f"{what}: an array of shape {images.shape} and type {images.dtype}"
-    if images.ndim not in (3, 4) or images.dtype.kind not in "uif":
-        raise InputError(f"{got}: expected images, (N, height, width) or (N, height, width, channels), of numbers")
-    if 0 in images.shape:
-        raise InputError(f"{got} is empty: expected at least one image")
-    low, high = float(images.min()), float(images.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise InputError(f"{got} holds NaN or infinite values: expected finite pixel values, 0–255")
-    if low < 0 or high > 255 or high <= 1:
-        hint = "; multiply them by 255" if low >= 0 and high <= 1 else ""
-        raise InputError(f"{got} has values from {low:g} to {high:g}: expected pixel values, 0–255{hint}")
-    return images

@@ -170,8 +170,9 @@ def ascend(
 ) -> None:
     """Make OIPs of a layer's maps: oips.nc, a contact sheet, and evolution pictures of the strongest maps."""
     from oip_torch.ascent import AscentSettings
-    from oip_torch.calibration import calibrate, read_images
+    from oip_torch.calibration import calibrate
     from oip_torch.files import check_output_folder
+    from oip_torch.image_files import read_images
     from oip_torch.model import load
     from oip_torch.oips import plural
     from oip_torch.search import ascend as make

@@ -29,6 +29,7 @@ from oip_torch.drawing import (
     to_shades,
 )
 from oip_torch.errors import InputError
+from oip_torch.image_statistics import cross_correlations
 from oip_torch.oips import MARKS, WOKEN, Oips, short
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def beside_data(
 def consistency(oips: Oips, map: int) -> Figure:
     """One row per start of a map: the image, its score, and how well it agrees with the image of every other start.
 
-    The agreement is the best normalised cross-correlation over all shifts (`quality.cross_correlation`).
+    The agreement is the best normalised cross-correlation over all shifts (`image_statistics.cross_correlation`).
 
     Args:
         oips: with two starts of this map or more.
@@ -221,8 +222,6 @@ def consistency(oips: Oips, map: int) -> Figure:
     Raises:
         InputError: a map that is not among the results, or one start only.
     """
-    from oip_torch.quality import cross_correlations  # torch comes with it, and takes seconds
-
     _check_some(oips)
     rows = oips.select(maps=map)
     count = len(rows)

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from oip_torch.calibration import Calibration, map_means, radial_power_spectrum
+from oip_torch.calibration import Calibration, map_means
 from oip_torch.checks import shown, whole
 from oip_torch.engine import products
 from oip_torch.errors import InputError
+from oip_torch.image_statistics import cross_correlations, spectrum_distance
 from oip_torch.model import FeatureModel
 from oip_torch.oips import Oips
 from oip_torch.starts import random_stream, standardize
@@ -27,14 +28,13 @@ from oip_torch.starts import random_stream, standardize
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["NOISE_STD", "Quality", "assess", "cross_correlation", "cross_correlations"]
+__all__ = ["NOISE_STD", "Quality", "assess"]
 
 NOISE_STD = 0.1
 """Of the image's standard deviation: plainly visible, and far from hiding a pattern."""
 
 _DRAWS = 4  # of noise for each image
 _BATCH = 256
-_TINY_POWER = 1e-12  # of the variance: an absent wavelength counts as that much, so that its logarithm is finite
 _SHIFTS = [(y, x) for y in (0, 1, 2) for x in (0, 1, 2) if (y, x) != (1, 1)]
 
 Floats = npt.NDArray[np.float64]
@@ -181,43 +181,6 @@ def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = No
         score_spread=np.where(score > 0, spread, np.nan),
         spectrum_distance=distance,
     )
-
-
-def cross_correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
-    """The best normalised cross-correlation of two images over all circular shifts, -1 to 1.
-
-        max over shifts s of   Σ (a(p) - ā) (b(p + s) - b̄) / (N σ_a σ_b)
-
-    Computed by FFT. An image has 1 with any rolled copy of itself. Uniform images have 0 with all.
-
-    Args:
-        a: (height, width, channels).
-        b: of the same shape. The channels move together, and the means are over all of them.
-    """
-    if a.shape != b.shape or a.ndim != 3:
-        raise InputError(f"images of shapes {a.shape} and {b.shape}: expected the same (height, width, channels)")
-    return float(cross_correlations(np.stack([a, b]))[0, 1])
-
-
-def cross_correlations(images: npt.NDArray[np.floating]) -> Floats:
-    """`cross_correlation` of each image with each: (S, height, width, channels) → (S, S), symmetric."""
-    values = np.asarray(images, np.float64)
-    values = values - values.mean((1, 2, 3), keepdims=True)
-    norms = np.sqrt((values**2).sum((1, 2, 3), keepdims=True))
-    spectra = np.fft.rfft2(values / np.where(norms > 0, norms, 1.0), axes=(1, 2))
-    result = np.empty((len(values), len(values)))
-    for row, spectrum in enumerate(spectra):  # one row at a time: all pairs of large images would fill the memory
-        products = (spectrum.conj() * spectra[row:]).sum(-1)
-        best = np.fft.irfft2(products, s=values.shape[1:3], axes=(1, 2)).max((1, 2))
-        result[row, row:] = result[row:, row] = np.clip(best, -1.0, 1.0)
-    return result
-
-
-def spectrum_distance(images: npt.NDArray[np.floating], spectrum: Floats) -> Floats:
-    """(N, height, width, channels) and (rings,) → (N,): see `Quality.spectrum_distance`."""
-    own = np.log10(np.maximum(radial_power_spectrum(images), _TINY_POWER))
-    data = np.log10(np.maximum(spectrum, _TINY_POWER))
-    return np.asarray(np.sqrt(np.mean((own - data) ** 2, axis=1)))
 
 
 def _ratio(over: Floats, under: Floats) -> Floats:
