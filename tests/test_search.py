@@ -33,7 +33,7 @@ from oip_torch import (
     start_images,
 )
 from oip_torch.ascent import climb
-from oip_torch.batch import Batch, _better, target_of
+from oip_torch.batch import Batch, _after, _better, target_of
 from oip_torch.loop import Ascents
 from oip_torch.objectives import map_mean
 
@@ -652,6 +652,26 @@ def test_of_two_tries_that_stay_dead_the_nearer_one_is_the_evidence() -> None:
     second = tries(1.0, [-1, 1, float("nan")], [-2, -2, -2])
     assert _better(first, second).images.flatten(1).mean(1).tolist() == [0, 1, 0]
     assert _better(second, first).images.flatten(1).mean(1).tolist() == [0, 1, 0]
+
+
+def test_two_ascents_are_one_way() -> None:
+    """A map that responded in its trial alone has responded; steps that lose give back what they began with."""
+
+    def part(image: float, trace: list[float], score: float, converged_at: int, responded: bool) -> Ascents:
+        images = torch.full((1, 1, 2, 2), image)
+        flags = torch.tensor([score == 0]), torch.tensor([responded])
+        scores, traces = torch.tensor([score]), torch.tensor([trace])
+        return Ascents(images, scores, scores, traces, images[:, None], torch.tensor([converged_at]), *flags)
+
+    way = _after(part(1.0, [0, 2, 0], 0.0, -1, True), part(2.0, [0, 0], 0.0, -1, False))
+    assert way.responded.tolist() == [True]
+    assert way.silent.tolist() == [True]
+    assert way.traces.tolist() == [[0, 2, 0, 0, 0]]
+    assert way.converged_at.tolist() == [-1]
+    way = _after(part(1.0, [0, 1], 3.0, -1, True), part(2.0, [3, 1], 0.0, 1, True))
+    assert (float(way.images.mean()), way.scores.tolist(), way.silent.tolist()) == (1.0, [3.0], [False])
+    assert way.converged_at.tolist() == [3]
+    assert way.snapshots.mean((2, 3, 4)).tolist() == [[1.0, 2.0]]
 
 
 def test_a_dead_map_s_promise_is_its_peak(model: FeatureModel) -> None:
