@@ -95,7 +95,7 @@ def test_every_runtime_climbs_by_itself(compared: oip_torch.Comparison) -> None:
 
 @pytest.mark.slow
 def test_classes_are_ascended_before_their_softmax(shipped: Path, mnist_onnx: Path) -> None:
-    found = oip_torch.compare(shipped, mnist_onnx, runtimes=["tensorflow"], layer="Dense_2", maps=[1, 7], steps=30)
+    found = oip_torch.compare(shipped, mnist_onnx, runtimes="tensorflow", layer="Dense_2", maps=range(3), steps=30)
     assert found.agree, found.verdict
     assert found.report["before_activation"]
     assert found.place == "Dense_2 before its activation"
@@ -288,7 +288,7 @@ def test_gradient_errors_leave_out_what_is_saturated_and_only_that() -> None:
     maps, scores = np.array([7, 8, 9]), np.ones(3)
 
     def error(got: npt.NDArray[np.float64], want: npt.NDArray[np.float64]) -> tuple[float, float, int, int]:
-        return comparison._gradient_error(got, (scores, want), maps, images, 1e-3)
+        return comparison._gradient_error(got, (scores, want), maps, images, "float32")
 
     assert error(gradients, gradients)[:2] == (pytest.approx(1), 0)
     other = gradients.copy()
@@ -299,6 +299,13 @@ def test_gradient_errors_leave_out_what_is_saturated_and_only_that() -> None:
     tiny[1] *= 1e-6
     assert error(np.where(np.arange(3)[:, None, None, None] == 1, 0, tiny), tiny)[0] == pytest.approx(1)
     assert error(tiny, tiny)[3] == 1
+    # Too small for float32, a softmax at 0: what is 0 there is no difference; what is not small is one.
+    scores *= 1e-40
+    gone = gradients * 1e-42
+    assert error(np.zeros_like(gone), gone)[0] == 1
+    assert error(np.zeros_like(gone), gone)[3] == 3
+    assert error(-gradients, gone)[0] < 0
+    scores[:] = 1
     # Silent in both is equal; silent in one of them alone is a difference.
     zero = np.zeros_like(gradients)
     assert error(zero, zero)[0] == 1

@@ -60,6 +60,9 @@ _RESOLUTION: dict[Dtype, float] = {
     "float32": 1e-3,
     "float64": 1e-12,
 }  # some ten thousand times the rounding of a number
+_UNDERFLOW: dict[Dtype, float] = {"float32": 1e-30, "float64": 1e-140}
+"""Where numbers of a gradient are so small that some lose digits and others become 0, in float64 their squares. A
+softmax is there for every class that an image speaks against strongly enough."""
 _WEIGHTS: dict[Dtype, int] = {"float32": 1, "float64": 2}  # of an ascent in the progress bar: about its time
 _PARTED = 1e-3  # float32 traces that end further apart than this are counted
 
@@ -466,9 +469,7 @@ def _errors(
                 by_layer[layer] = max(by_layer.get(layer, error), error)
         if gradients:
             found.gradients[dtype] = {
-                name: _gradient_error(
-                    got, expected[1][name], work.gradient_maps[name], work.all_images, _RESOLUTION[dtype]
-                )
+                name: _gradient_error(got, expected[1][name], work.gradient_maps[name], work.all_images, dtype)
                 for name, (_, got) in gradients.items()
             }
     advance(1)
@@ -508,17 +509,19 @@ def _layer_error(got: Array | None, want: Array) -> tuple[float, int]:
 
 
 def _gradient_error(
-    got: Array, want: tuple[Array, Array], maps: Array, images: Array, resolution: float
+    got: Array, want: tuple[Array, Array], maps: Array, images: Array, dtype: Dtype
 ) -> tuple[float, float, int, int]:
     """Over the images: the smallest cosine, the largest |Δ| over the largest |reference|, the map of the former.
 
     Images whose map is saturated are left out, and counted: where the whole image could not move the score by more than
-    `resolution` of it (a softmax at 1, say), the gradient is a difference of numbers that are equal in this dtype.
+    `_RESOLUTION` of it (a softmax at 1, say), the gradient is a difference of numbers that are equal in this dtype; and
+    where both could move it by no more than `_UNDERFLOW` (a softmax at 0), they are of numbers that it cannot hold.
     """
     scores, gradients = want
     rows = [array.reshape(len(array), -1).astype(np.float64) for array in (got, gradients, images)]
     norms = [np.linalg.norm(row, axis=1) for row in rows]
-    saturated = (norms[1] > 0) & (norms[1] * norms[2] <= resolution * np.abs(scores))
+    saturated = (norms[1] > 0) & (norms[1] * norms[2] <= _RESOLUTION[dtype] * np.abs(scores))
+    saturated |= (norms[1] > 0) & (np.maximum(norms[0], norms[1]) * norms[2] <= _UNDERFLOW[dtype])
     # Where the map is silent both gradients are 0 and have no direction; if only one is 0, that is a difference.
     silent = (norms[0] == 0) & (norms[1] == 0)
     cosines = (rows[0] * rows[1]).sum(1) / np.maximum(norms[0] * norms[1], 1e-300)
