@@ -471,13 +471,13 @@ def test_an_error_of_the_system_is_told_in_one_line(
     mnist_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/file")
 
     monkeypatch.setattr("oip_torch.onnx_file.read", full)
     assert main(["layers", str(mnist_onnx)]) == 2
     assert (
         capsys.readouterr().err
-        == "error: the operating system stopped the command (/tmp/x): No space left on device; mend that, and repeat\n"
+        == "error: the operating system stopped the command (a/file): No space left on device; mend that, and repeat\n"
     )
 
 

@@ -7,9 +7,10 @@ import io
 
 import numpy as np
 import pytest
+import torch
 
 from oip_torch import AscentSettings, FeatureModel, InputError, Oips, ascend, calibrate, plots
-from oip_torch.objectives import map_peak
+from oip_torch.objectives import map_mean, map_peak
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +145,18 @@ def test_titles_name_what_is_shown(model: FeatureModel, searched: Oips) -> None:
     units = ascend(model, "Dense_1", [1], settings=AscentSettings.within(12))
     assert plots.trace(units).axes[0].get_ylabel() == "score (activation of the unit)"
     assert plots.trace(searched).axes[0].get_ylabel() == "score (mean activation of the map)"
+    for one_map in (plots.evolution, plots.consistency):
+        for several in ([3, 56], [], "3"):
+            with pytest.raises(InputError, match=r"the map is .*: expected a whole number"):
+                one_map(searched, several)
+    with pytest.raises(InputError, match="no OIPs to show"):
+        plots.evolution(searched, 3, starts=[])
+
+    def falling(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+        return -map_mean(activations, maps)
+
+    other = ascend(model, "Conv2D_3", [3, 5], settings=AscentSettings.within(12), objective=falling)
+    assert "Conv2D_3: 2 OIPs" in texts(plots.sheet(other))  # whether a map is alive was not asked
     peak = ascend(model, "Conv2D_3", 3, settings=AscentSettings.within(12), objective=map_peak)
     assert plots.trace(peak).axes[0].get_ylabel() == "score (map_peak)"
 

@@ -105,9 +105,11 @@ class Oips:
         numbers = set(self.maps.tolist())
         whose = f"{self.place}, {self.noun} {self.maps[0]}" if len(numbers) == 1 else self.place
         several = "" if len(numbers) in (1, len(self)) else f", of {len(numbers)} {plural(self.noun)}"
-        if self.before_activation:  # which has no dead region
+        dead = self.counts()["dead"]
+        of_activation = self.info.get("objective", "map_mean") in ("map_mean", "map_peak")
+        if self.before_activation or not (of_activation or dead):  # where "dead" is never said, "alive" says nothing
             return f"{whose}: {len(self)} OIP{'s' if len(self) > 1 else ''}{several}"
-        return f"{whose}: {len(self) - self.counts()['dead']} of {len(self)} OIPs alive{several}"
+        return f"{whose}: {len(self) - dead} of {len(self)} OIPs alive{several}"
 
     @property
     def labels(self) -> list[str]:

@@ -64,8 +64,10 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -
         InputError: a map or start that is not among the results.
     """
     _check_some(oips)
-    rows = oips.select(maps=map, starts=starts)
-    number, trial = int(rows.maps[0]), rows.trial_steps
+    number = whole(f"the {oips.noun}", map, 0)  # of several ones the title would name the first
+    rows = oips.select(maps=number, starts=starts)
+    _check_some(rows)
+    trial = rows.trial_steps
     steps = [int(step) for step in rows.snapshot_steps]
     if steps and steps[-1] == rows.traces.shape[1] - 1:
         steps.pop()  # one step before the result, and not to be told from it
@@ -223,7 +225,7 @@ def consistency(oips: Oips, map: int) -> Figure:
         InputError: a map that is not among the results, or one start only.
     """
     _check_some(oips)
-    rows = oips.select(maps=map)
+    rows = oips.select(maps=whole(f"the {oips.noun}", map, 0))
     count = len(rows)
     if count < 2:
         raise InputError(
