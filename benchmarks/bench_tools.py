@@ -188,8 +188,8 @@ def loop(
     TensorFlow's functions are traced when they are first called, so call it once before the clock.
     """
     if name in ("plain", "kept"):
-        from oip_torch.engine import keep_freed_memory
-        from oip_torch.runtimes.torch_module import TorchModule
+        from oip_torch.base.platform import keep_freed_memory
+        from oip_torch.comparison.runtimes.torch_module import TorchModule
 
         if name == "kept":
             keep_freed_memory()
@@ -199,7 +199,7 @@ def loop(
 
     import tensorflow as tf
 
-    from oip_torch.runtimes.keras_tensorflow import TensorFlow
+    from oip_torch.comparison.runtimes.keras_tensorflow import TensorFlow
 
     runtime = TensorFlow(keras_file, onnx_file)
     parts = [slice(None)] if name == "batched" else [slice(index, index + 1) for index in range(len(maps))]
@@ -327,7 +327,7 @@ def ceiling(device: str = "cpu", side: int = 2048, floats: int = 1 << 26, tf32: 
     """What the machine can do: GFLOP/s of a float32 matrix product, GB/s of a copy (read and written)."""
     import torch
 
-    from oip_torch.engine import products
+    from oip_torch.base.platform import matmul_precision
 
     a, b = torch.randn(2, side, side, device=device)
     source = torch.randn(floats, device=device)
@@ -343,7 +343,7 @@ def ceiling(device: str = "cpu", side: int = 2048, floats: int = 1 << 26, tf32: 
             times.append(time.perf_counter() - began)
         return min(times)
 
-    with products(tf32=tf32):
+    with matmul_precision(tf32=tf32):
         product = best(lambda: torch.mm(a, b))
     return {
         "gflops": 2 * side**3 / product / 1e9,

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import oip_torch as oip
-from oip_torch.files import replacing
+from oip_torch.base.files import replacing
 
 LAYERS = ("Conv2D_1", "Conv2D_2", "Conv2D_3")
 STAGES = (15, 35, 65, 85)  # the article's (20, 50, 100, 400) would not leave room for a search within 600

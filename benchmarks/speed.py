@@ -159,7 +159,7 @@ def scored(model: Any, images: np.ndarray) -> list[float]:
     """By one scorer, whoever made them."""
     import torch
 
-    from oip_torch.objectives import map_mean
+    from oip_torch.optim.objectives import map_mean
 
     x = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
     with torch.no_grad():

@@ -67,7 +67,7 @@ def seconds(measure: Measure, **names: str) -> float:
     if measure.command:
         words = [word.format(**names) for word in measure.command.split()]
         began = time.perf_counter()
-        printed([sys.executable, "-m", "oip_torch.cli", *words])
+        printed([sys.executable, "-m", "oip_torch", *words])
         return time.perf_counter() - began
     lines = (
         *(measure.before, "import time", "began = time.perf_counter()"),

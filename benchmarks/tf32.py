@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import oip_torch as oip
-from oip_torch.objectives import map_mean
+from oip_torch.optim.objectives import map_mean
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("Conv2D_1", "Conv2D_2", "Conv2D_3")

@@ -21,9 +21,11 @@ import numpy as np
 import torch
 
 import oip_torch as oip
-from oip_torch import ascent, engine
-from oip_torch.objectives import map_mean
-from oip_torch.starts import start_images
+from oip_torch.base import platform
+from oip_torch.network import passes as engine
+from oip_torch.optim import ascent
+from oip_torch.optim.objectives import map_mean
+from oip_torch.optim.starts import start_images
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("Conv2D_1", "Conv2D_2", "Conv2D_3")
@@ -75,7 +77,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    engine.keep_freed_memory()
+    platform.keep_freed_memory()
     with tempfile.TemporaryDirectory() as name:
         model = oip.convert(ROOT / "models" / "mnist_cnn.keras", Path(name) / "network.onnx", device="cpu")
     print("| without | " + " | ".join(LAYERS) + " |\n|---|" + "---|" * len(LAYERS))

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import oip_torch as oip
-from oip_torch.errors import OipError
-from oip_torch.files import replacing
+from oip_torch.base.errors import OipError
+from oip_torch.base.files import replacing
 
 LAYER = "Conv2D_3"
 ROOT = Path(__file__).resolve().parent.parent

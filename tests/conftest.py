@@ -64,8 +64,8 @@ def _no_tensorflow_in_quick_tests(request: pytest.FixtureRequest, monkeypatch: p
         def refuse(*_: object) -> None:
             pytest.fail("this test starts TensorFlow: mark it slow, or use an ONNX file of the project")
 
-        monkeypatch.setattr("oip_torch.conversion._export", refuse)
-        monkeypatch.setattr("oip_torch.runtimes.process.RuntimeProcess._start", refuse)
+        monkeypatch.setattr("oip_torch.keras.convert._export", refuse)
+        monkeypatch.setattr("oip_torch.comparison.runtimes.process.RuntimeProcess._start", refuse)
 
 
 @pytest.fixture(scope="session")

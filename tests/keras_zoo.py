@@ -2,7 +2,7 @@
 
 Good ones are saved together with what TensorFlow computes: NAME.npz holds `images` and, by layer, the outputs and
 (`before:LAYER`) what goes into the activation. These come from networks put together anew from the saved file's
-layers, by Keras' own means, and share no code with `oip_torch.keras_export`. Further arguments are models to be
+layers, by Keras' own means, and share no code with `oip_torch.keras.export`. Further arguments are models to be
 described in the same way. In a process of its own: TensorFlow and torch do not live in one.
 """
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from oip_torch import AscentSettings, FeatureModel, InputError, StartSettings, ascend, start_images
-from oip_torch.ascent import climb, logarithmic_steps
-from oip_torch.loop import Schedule
-from oip_torch.objectives import map_mean
-from oip_torch.starts import standardize
+from oip_torch.base.tensors import standardize
+from oip_torch.optim.ascent import climb, logarithmic_steps
+from oip_torch.optim.loop import Schedule
+from oip_torch.optim.objectives import map_mean
 
 LAYER = "Conv2D_3"
 

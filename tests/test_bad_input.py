@@ -27,7 +27,10 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 import oip_torch
-from oip_torch import InputError, cli, conversion, keras_file, onnx_file
+from oip_torch import InputError, cli
+from oip_torch.keras import convert as conversion
+from oip_torch.keras import file as keras_file
+from oip_torch.network import onnx_file
 
 RANDOM = np.random.default_rng(0).bytes(5000)
 Refused = Callable[..., None]
@@ -791,7 +794,7 @@ def test_without_tensorflow_convert_says_what_to_install(shipped: Path, work: Pa
     """As where it is not installed: no such package is found."""
     (tmp_path / "sitecustomize.py").write_text(without("tensorflow", "tf2onnx"))
     result = subprocess.run(
-        [sys.executable, "-m", "oip_torch.cli", "convert", shipped, "-o", "x.onnx"],
+        [sys.executable, "-m", "oip_torch", "convert", shipped, "-o", "x.onnx"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},

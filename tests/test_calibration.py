@@ -15,11 +15,11 @@ import torch
 from matplotlib.figure import Figure
 
 from oip_torch import AscentSettings, FeatureModel, InputError, ascend, plots
-from oip_torch.calibration import Calibration, _Top, calibrate, map_means
-from oip_torch.image_files import read_images
-from oip_torch.image_statistics import radial_power_spectrum
-from oip_torch.objectives import map_mean
-from oip_torch.starts import standardize
+from oip_torch.analysis.calibration import Calibration, _Top, calibrate, map_means
+from oip_torch.analysis.image_statistics import radial_power_spectrum
+from oip_torch.base.image_files import read_images
+from oip_torch.base.tensors import standardize
+from oip_torch.optim.objectives import map_mean
 
 LAYERS = ("Conv2D_1", "Conv2D_3")
 COUNT = 200

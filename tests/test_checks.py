@@ -25,9 +25,9 @@ from oip_torch import (
     plots,
     start_images,
 )
-from oip_torch.checks import number, plain, whole, whole_numbers
-from oip_torch.model import load, resolve_device
-from oip_torch.search import chosen_maps
+from oip_torch.base.checks import number, plain, whole, whole_numbers
+from oip_torch.network.model import load, resolve_device
+from oip_torch.search.search import chosen_maps
 
 LAYER = "Conv2D_3"
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 import oip_torch
 from oip_torch import Calibration, Comparison, OipError, Oips, ProofError
 from oip_torch.cli import main
-from oip_torch.onnx_file import graph_sha256, read, write
+from oip_torch.network.onnx_file import graph_sha256, read, write
 
 LAYER_KEYS = {"name", "kind", "maps", "height", "width", "activation", "max_error"}
 
@@ -39,7 +39,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str,
 @pytest.mark.parametrize("script", [False, True])
 def test_convert(shipped: Path, tmp_path: Path, script: bool) -> None:
     root = Path(__file__).resolve().parent.parent
-    command = [str(root / "scripts" / "convert_keras_to_torch.py")] if script else ["-m", "oip_torch.cli", "convert"]
+    command = [str(root / "scripts" / "convert_keras_to_torch.py")] if script else ["-m", "oip_torch", "convert"]
     result = subprocess.run(
         [sys.executable, *command, str(shipped), "-o", str(tmp_path / "m.onnx"), "--json"],
         capture_output=True,
@@ -164,7 +164,9 @@ def test_compare_takes_the_same_ranges(
     mnist_onnx: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = []
-    monkeypatch.setattr("oip_torch.comparison.compare", lambda *_, maps, **__: asked.append(maps) or made_up())
+    monkeypatch.setattr(
+        "oip_torch.comparison.comparison.compare", lambda *_, maps, **__: asked.append(maps) or made_up()
+    )
     for words in ([], ["--maps", "0-2,9"]):
         assert main(["compare", str(shipped), str(mnist_onnx), *words, "--json"]) == 0
     assert asked == [None, [0, 1, 2, 9]]
@@ -238,7 +240,7 @@ def test_a_picture_that_cannot_be_written_costs_no_results(
 def test_results_that_could_not_be_written_are_refused_before_the_work(
     mnist_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    monkeypatch.setattr("oip_torch.search.ascend", lambda *_, **__: pytest.fail("the work was begun"))
+    monkeypatch.setattr("oip_torch.search.search.ascend", lambda *_, **__: pytest.fail("the work was begun"))
     (tmp_path / name).mkdir()
     assert ascend_some(mnist_onnx, tmp_path) == 2
     assert re.fullmatch(rf"error: \S+{name} is a directory: expected .*\n", capsys.readouterr().err)
@@ -265,10 +267,10 @@ def test_a_page_that_fails_costs_no_report(
     def fail(*_: object) -> None:
         raise ValueError("no such colour")
 
-    monkeypatch.setattr("oip_torch.report.page", fail)
+    monkeypatch.setattr("oip_torch.comparison.report.page", fail)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "report.html").write_text("of an earlier comparison")
-    monkeypatch.setattr("oip_torch.comparison.compare", lambda *_, **__: made_up())
+    monkeypatch.setattr("oip_torch.comparison.comparison.compare", lambda *_, **__: made_up())
     with pytest.raises(
         OipError, match=r"report\.html was not made: no such colour; the results are safe in .*report\.json"
     ):
@@ -374,7 +376,7 @@ def test_a_reader_that_goes_hides_no_failure(
         def fileno(self) -> int:
             return nowhere
 
-    monkeypatch.setattr("oip_torch.comparison.compare", lambda *_, **__: made_up(agree=False))
+    monkeypatch.setattr("oip_torch.comparison.comparison.compare", lambda *_, **__: made_up(agree=False))
     monkeypatch.setattr(Comparison, "__repr__", lambda _: "a table")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     monkeypatch.setattr(sys, "stdout", Gone())
@@ -447,7 +449,7 @@ def test_a_failed_proof_is_one_object(
     def fail(*_: object, **__: object) -> None:
         raise ProofError("layer 'a' differs", failed=["a"], layers=[{"name": "a"}])
 
-    monkeypatch.setattr("oip_torch.conversion.convert", fail)
+    monkeypatch.setattr("oip_torch.keras.convert.convert", fail)
     assert main(["convert", str(shipped), "--json"]) == 1
     printed = capsys.readouterr()
     assert json.loads(printed.out) == {
@@ -459,7 +461,7 @@ def test_a_failed_proof_is_one_object(
 def test_a_disagreement_is_one_object(
     mnist_onnx: Path, shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("oip_torch.comparison.compare", lambda *_, **__: made_up(agree=False))
+    monkeypatch.setattr("oip_torch.comparison.comparison.compare", lambda *_, **__: made_up(agree=False))
     assert main(["compare", str(shipped), str(mnist_onnx), "--json"]) == 1
     printed = capsys.readouterr()
     answer = json.loads(printed.out)
@@ -473,7 +475,7 @@ def test_an_error_of_the_system_is_told_in_one_line(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/file")
 
-    monkeypatch.setattr("oip_torch.onnx_file.read", full)
+    monkeypatch.setattr("oip_torch.network.onnx_file.read", full)
     assert main(["layers", str(mnist_onnx)]) == 2
     assert (
         capsys.readouterr().err
@@ -521,7 +523,7 @@ def test_images_that_are_lost_are_told_and_the_rest_is_kept(
     broken = tmp_path / "broken.onnx"
     write(proto, dataclasses.replace(read(mnist_onnx)[1], graph_sha256=graph_sha256(proto)), broken)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oip_torch.model._self_check", lambda *_: None)  # which would tell, and refuse
+        patch.setattr("oip_torch.network.model._self_check", lambda *_: None)  # which would tell, and refuse
         code = main(["ascend", str(broken), "Conv2D_3", "3,17", "--steps", "6", "-o", str(tmp_path / "out"), "--json"])
     assert code == 1
     told = capsys.readouterr()

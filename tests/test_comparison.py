@@ -19,10 +19,11 @@ import pytest
 from conftest import without
 
 import oip_torch
-from oip_torch import comparison, plots
+from oip_torch import plots
 from oip_torch.cli import main
-from oip_torch.comparison import BOUNDS, Ascents
-from oip_torch.runtimes import RUNTIMES
+from oip_torch.comparison import comparison
+from oip_torch.comparison.comparison import BOUNDS, Ascents
+from oip_torch.comparison.runtimes import RUNTIMES
 
 KERAS = ("tensorflow", "jax", "keras-torch")
 STEPS = 120

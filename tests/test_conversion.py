@@ -25,9 +25,11 @@ import torch
 from onnx import numpy_helper
 
 import oip_torch
-from oip_torch import ConversionError, FeatureModel, Network, ProofError, cli, conversion, keras_file
-from oip_torch.onnx_file import graph_sha256, read, write
-from oip_torch.runtimes.process import RuntimeProcess
+from oip_torch import ConversionError, FeatureModel, Network, ProofError, cli
+from oip_torch.comparison.runtimes.process import RuntimeProcess
+from oip_torch.keras import convert as conversion
+from oip_torch.keras import file as keras_file
+from oip_torch.network.onnx_file import graph_sha256, read, write
 
 MNIST = ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Max_Pool_2", "Conv2D_3", "Flatten", "Dense_1", "Dense_2"]
 LAYERS = {
@@ -314,7 +316,7 @@ def reference(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Arrays
     folder = tmp_path_factory.mktemp("export")
     job = {"model": str(shipped), "noise": 4, "digits": 8, "mean": None, "std": None}
     (folder / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-m", "oip_torch.keras_export", str(folder)]
+    command = [sys.executable, "-m", "oip_torch.keras.export", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     return dict(np.load(folder / "reference.npz"))
@@ -414,7 +416,7 @@ def test_ctrl_c_leaves_nothing_behind(shipped: Path, tmp_path: Path) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     with subprocess.Popen(
-        [sys.executable, "-m", "oip_torch.cli", "convert", shipped, "-o", tmp_path / "x.onnx"],
+        [sys.executable, "-m", "oip_torch", "convert", shipped, "-o", tmp_path / "x.onnx"],
         env={**os.environ, "TMPDIR": str(temporary)},
         stderr=subprocess.PIPE,
         start_new_session=True,  # so that the session's processes are those of the command

@@ -94,7 +94,9 @@ sys.exit(main())
 """Sends the signal at the very moment when the command imports a module."""
 
 
-@pytest.mark.parametrize("module", ["logging", "typer", "oip_torch.commands", "numpy", "oip_torch.onnx_file", "onnx"])
+@pytest.mark.parametrize(
+    "module", ["logging", "typer", "oip_torch.cli.commands", "numpy", "oip_torch.network.onnx_file", "onnx"]
+)
 def test_from_the_first_import_on(mnist_onnx: Path, tmp_path: Path, module: str) -> None:
     code = AT_THE_IMPORT.format(module=module, times=2)
     for words, stdout in ((["layers"], ""), (["layers", "--json"], '{"error": "interrupted"}\n')):
@@ -114,7 +116,7 @@ def test_little_is_imported_before_an_interrupt_is_answered() -> None:
 
 SWALLOWED = """
 import os, signal, sys, time
-import oip_torch.onnx_file
+import oip_torch.network.onnx_file
 
 def read(path):
     try:
@@ -124,13 +126,13 @@ def read(path):
         pass
     time.sleep(60)
 
-oip_torch.onnx_file.read = read
+oip_torch.network.onnx_file.read = read
 from oip_torch.cli import main
 sys.exit(main())
 """
 IN_A_DESTRUCTOR = """
 import os, signal, sys
-import oip_torch.onnx_file
+import oip_torch.network.onnx_file
 
 class Late:
     def __del__(self):
@@ -142,31 +144,31 @@ def read(path):
     import time
     time.sleep(60)
 
-oip_torch.onnx_file.read = read
+oip_torch.network.onnx_file.read = read
 from oip_torch.cli import main
 sys.exit(main())
 """
 A_THREAD_THAT_COMPUTES = """
 import os, signal, sys, threading, time
-import oip_torch.onnx_file
+import oip_torch.network.onnx_file
 
 def read(path):
     threading.Thread(target=time.sleep, args=(60,)).start()
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
 
-oip_torch.onnx_file.read = read
+oip_torch.network.onnx_file.read = read
 from oip_torch.cli import main
 sys.exit(main())
 """
 IN_AN_EXEC = """
 import sys
-import oip_torch.onnx_file
+import oip_torch.network.onnx_file
 
 def read(path):
     exec("import os, signal; os.kill(os.getpid(), signal.SIGINT)\\nfor _ in range(10**9): pass")
 
-oip_torch.onnx_file.read = read
+oip_torch.network.onnx_file.read = read
 from oip_torch.cli import main
 sys.exit(main())
 """
@@ -185,7 +187,7 @@ def test_what_holds_an_interrupt_up_does_not_for_long(code: str, json: bool) -> 
 
 def test_who_is_started_without_interrupts_goes_on(mnist_onnx: Path) -> None:
     """As a shell starts what it runs in the background."""
-    code = AT_THE_IMPORT.format(module="oip_torch.onnx_file", times=1)
+    code = AT_THE_IMPORT.format(module="oip_torch.network.onnx_file", times=1)
     command = [sys.executable, "-c", code, "layers", str(mnist_onnx)]
     result = subprocess.run(
         ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command], capture_output=True, text=True, timeout=100
@@ -200,14 +202,14 @@ def test_inside_another_program_its_signals_stay(
         raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("oip_torch.onnx_file.read", interrupt)
+    monkeypatch.setattr("oip_torch.network.onnx_file.read", interrupt)
     assert main(["layers", str(mnist_onnx)]) == 130
     assert capsys.readouterr() == ("", "error: interrupted\n")
     assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["torch", "onnx2torch", "torchvision", "sympy", "oip_torch.search"])
+@pytest.mark.parametrize("module", ["torch", "onnx2torch", "torchvision", "sympy", "oip_torch.search.search"])
 def test_while_torch_is_imported(mnist_onnx: Path, tmp_path: Path, module: str) -> None:
     code = AT_THE_IMPORT.format(module=module, times=2)
     command = [sys.executable, "-c", code, "ascend", str(mnist_onnx), "Conv2D_1"]

@@ -12,8 +12,9 @@ import torch
 from test_bad_input import CONV, IMAGE, config_of, keras_h5, keras_zip, layer
 
 import oip_torch
-from oip_torch import InputError, keras_file
-from oip_torch.messages import last_words, one_line
+from oip_torch import InputError
+from oip_torch.base.messages import last_words, one_line
+from oip_torch.keras import file as keras_file
 
 WRITERS = {".keras": keras_zip, ".h5": keras_h5}
 

@@ -25,12 +25,12 @@ PROJECT = PYPROJECT["project"]
 PYTHONS = [f"3.{minor}" for minor in range(8, 20) if f"3.{minor}" in SpecifierSet(PROJECT["requires-python"])]
 
 EXTRA_OF = {  # all other modules do without an extra
-    "keras_export.py": "convert",
-    "keras_network.py": "convert",
-    "runtimes/keras_runtime.py": "convert",
-    "runtimes/keras_tensorflow.py": "convert",
-    "runtimes/keras_jax.py": "compare",
-    "runtimes/onnx_runtime.py": "compare",
+    "keras/export.py": "convert",
+    "keras/network.py": "convert",
+    "comparison/runtimes/keras_runtime.py": "convert",
+    "comparison/runtimes/keras_tensorflow.py": "convert",
+    "comparison/runtimes/keras_jax.py": "compare",
+    "comparison/runtimes/onnx_runtime.py": "compare",
 }
 THERE_ALREADY = {"IPython"}  # it is asked for its display only where its kernel runs us
 NOT_IMPORTED_BY_US = {"torchvision", "h5netcdf"}  # onnx2torch imports the one, xarray the other
@@ -56,7 +56,7 @@ def imported(files: Iterable[Path]) -> set[str]:
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.split(".")[0])
-    ours = {file.stem for file in files} | {PROJECT["name"]}
+    ours = {file.stem for file in files} - {"keras"} | {PROJECT["name"]}
     known = {"google": "protobuf"}  # the name is shared by several packages
     return {known.get(name, name) for name in found - sys.stdlib_module_names - ours - THERE_ALREADY}
 

@@ -15,7 +15,8 @@ import torch
 from conftest import run_tensorflow
 
 import oip_torch
-from oip_torch.starts import enlarge, standardize
+from oip_torch.base.tensors import standardize
+from oip_torch.optim.starts import enlarge
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from oip_torch import AscentSettings, FeatureModel, InputError, Oips, ascend, calibrate, plots
-from oip_torch.objectives import map_mean, map_peak
+from oip_torch.optim.objectives import map_mean, map_peak
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from oip_torch.progress import bar, stages
+from oip_torch.base.progress import bar, stages
 
 RUN = """
 import json, sys
@@ -63,7 +63,7 @@ def test_a_notebook_shows_how_far_an_ascent_is(mnist_onnx: Path) -> None:
 @pytest.mark.slow
 def test_the_line_goes_when_the_work_fails() -> None:
     code = """
-from oip_torch.progress import bar, stages
+from oip_torch.base.progress import bar, stages
 with stages() as say:
     say("a <stage>")
 with bar("counting", 3) as advance:

@@ -12,9 +12,14 @@ import torch
 from matplotlib.figure import Figure
 
 from oip_torch import AscentSettings, FeatureModel, InputError, Oips, ascend, plots
-from oip_torch.calibration import Calibration, LayerCalibration, calibrate
-from oip_torch.image_statistics import cross_correlation, cross_correlations, radial_power_spectrum, spectrum_distance
-from oip_torch.quality import Quality, assess
+from oip_torch.analysis.calibration import Calibration, LayerCalibration, calibrate
+from oip_torch.analysis.image_statistics import (
+    cross_correlation,
+    cross_correlations,
+    radial_power_spectrum,
+    spectrum_distance,
+)
+from oip_torch.analysis.quality import Quality, assess
 
 LAYERS = ("Conv2D_1", "Conv2D_3")
 RATIOS = ("over_data", "selectivity_rank", "shift_robustness", "noise_robustness", "consistency", "score_spread")

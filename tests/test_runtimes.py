@@ -13,10 +13,10 @@ import pytest
 from conftest import run_tensorflow
 
 import oip_torch
-from oip_torch.errors import RuntimeProcessError
-from oip_torch.probes import noise
-from oip_torch.runtimes import BEFORE, OURS, RUNTIMES, Spec, one_hot
-from oip_torch.runtimes.process import RuntimeProcess
+from oip_torch.base.errors import RuntimeProcessError
+from oip_torch.comparison.runtimes import BEFORE, OURS, RUNTIMES, Spec, one_hot
+from oip_torch.comparison.runtimes.process import RuntimeProcess
+from oip_torch.network.probes import noise
 
 HERE = {name: spec for name, spec in RUNTIMES.items() if spec.options.get("device", "cpu") == "cpu"}
 
@@ -25,7 +25,7 @@ HERE = {name: spec for name, spec in RUNTIMES.items() if spec.options.get("devic
 def test_every_runtime_has_a_home_and_names_what_it_needs(name: str) -> None:
     spec = RUNTIMES[name]
     module, cls = spec.home.split(":")
-    found = importlib.util.find_spec(f"oip_torch.runtimes.{module}")
+    found = importlib.util.find_spec(f"oip_torch.comparison.runtimes.{module}")
     assert found is not None
     assert found.origin is not None
     assert re.search(rf"^class {cls}\(", Path(found.origin).read_text(), re.MULTILINE)
@@ -144,8 +144,8 @@ THREE_WAYS = """
 import json, sys
 import numpy as np
 from pathlib import Path
-from oip_torch.probes import noise
-from oip_torch.runtimes.keras_tensorflow import TensorFlow
+from oip_torch.network.probes import noise
+from oip_torch.comparison.runtimes.keras_tensorflow import TensorFlow
 
 runtime = TensorFlow(Path(sys.argv[1]), Path("unread.onnx"))
 images, maps = noise(3, (28, 28, 1)), np.array([0, 14, 29])

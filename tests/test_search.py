@@ -32,10 +32,10 @@ from oip_torch import (
     load,
     start_images,
 )
-from oip_torch.ascent import climb
-from oip_torch.batch import Batch, _after, _better, target_of
-from oip_torch.loop import Ascents
-from oip_torch.objectives import map_mean
+from oip_torch.optim.ascent import climb
+from oip_torch.optim.loop import Ascents
+from oip_torch.optim.objectives import map_mean
+from oip_torch.search.batch import Batch, _after, _better, target_of
 
 LAYER = "Conv2D_3"
 

@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 
 import oip_torch
-from oip_torch.files import sha256
+from oip_torch.base.files import sha256
 
 
 @pytest.mark.slow

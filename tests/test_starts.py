@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oip_torch import InputError, StartSettings, start_images
-from oip_torch.starts import components, standardize
+from oip_torch.base.tensors import standardize
+from oip_torch.optim.starts import components
 
 SHAPE = (1, 28, 28)
 

@@ -12,45 +12,45 @@ if TYPE_CHECKING:
     from typing import Any
 
     from oip_torch import plots
-    from oip_torch.ascent import AscentSettings
-    from oip_torch.calibration import Calibration, calibrate
-    from oip_torch.comparison import Comparison, compare
-    from oip_torch.conversion import convert
-    from oip_torch.errors import CaptureError, ConversionError, InputError, OipError, ProofError
-    from oip_torch.hooks import FeatureMaps, capture
-    from oip_torch.image_files import read_images
-    from oip_torch.model import FeatureModel, load
-    from oip_torch.oips import Oips
-    from oip_torch.onnx_file import Layer, Network
-    from oip_torch.quality import Quality, assess
-    from oip_torch.search import ascend
-    from oip_torch.starts import StartSettings, start_images
+    from oip_torch.analysis.calibration import Calibration, calibrate
+    from oip_torch.analysis.quality import Quality, assess
+    from oip_torch.base.errors import CaptureError, ConversionError, InputError, OipError, ProofError
+    from oip_torch.base.image_files import read_images
+    from oip_torch.comparison.comparison import Comparison, compare
+    from oip_torch.keras.convert import convert
+    from oip_torch.network.capture import FeatureMaps, capture
+    from oip_torch.network.model import FeatureModel, load
+    from oip_torch.network.onnx_file import Layer, Network
+    from oip_torch.optim.ascent import AscentSettings
+    from oip_torch.optim.starts import StartSettings, start_images
+    from oip_torch.results.oips import Oips
+    from oip_torch.search.search import ascend
 
 _HOMES = {
-    "Calibration": "calibration",
-    "Comparison": "comparison",
-    "Quality": "quality",
-    "assess": "quality",
-    "calibrate": "calibration",
-    "read_images": "image_files",
-    "AscentSettings": "ascent",
-    "CaptureError": "errors",
-    "ConversionError": "errors",
-    "FeatureMaps": "hooks",
-    "FeatureModel": "model",
-    "InputError": "errors",
-    "Layer": "onnx_file",
-    "Network": "onnx_file",
-    "OipError": "errors",
-    "Oips": "oips",
-    "ProofError": "errors",
-    "StartSettings": "starts",
-    "ascend": "search",
-    "capture": "hooks",
-    "compare": "comparison",
-    "convert": "conversion",
-    "load": "model",
-    "start_images": "starts",
+    "Calibration": "analysis.calibration",
+    "Comparison": "comparison.comparison",
+    "Quality": "analysis.quality",
+    "assess": "analysis.quality",
+    "calibrate": "analysis.calibration",
+    "read_images": "base.image_files",
+    "AscentSettings": "optim.ascent",
+    "CaptureError": "base.errors",
+    "ConversionError": "base.errors",
+    "FeatureMaps": "network.capture",
+    "FeatureModel": "network.model",
+    "InputError": "base.errors",
+    "Layer": "network.onnx_file",
+    "Network": "network.onnx_file",
+    "OipError": "base.errors",
+    "Oips": "results.oips",
+    "ProofError": "base.errors",
+    "StartSettings": "optim.starts",
+    "ascend": "search.search",
+    "capture": "network.capture",
+    "compare": "comparison.comparison",
+    "convert": "keras.convert",
+    "load": "network.model",
+    "start_images": "optim.starts",
 }
 
 __all__ = [

@@ -1,0 +1,431 @@
+"""What does real data draw from each map?
+
+A score says little by itself: one map gives 2 at most, another 20. Beside the largest score that real images draw from
+the map it says how far an OIP goes beyond the data; and the images that excite a map most show what it is used for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from oip_torch.analysis.image_statistics import radial_power_spectrum
+from oip_torch.base.checks import shown, whole
+from oip_torch.base.errors import InputError, unknown_name
+from oip_torch.base.files import read_netcdf, write_netcdf
+from oip_torch.base.image_files import check_pixels
+from oip_torch.base.platform import matmul_precision
+from oip_torch.base.progress import bar
+from oip_torch.base.tensors import standardize, to_array
+from oip_torch.network.capture import capture
+from oip_torch.network.model import FeatureModel
+from oip_torch.network.onnx_file import Layer
+from oip_torch.results.oips import Oips
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "Calibration",
+    "LayerCalibration",
+    "calibrate",
+    "map_means",
+]
+
+_FORMAT = 1
+_QUANTILE = 0.999
+_ARRAYS = ("maximum", "p999", "mean", "top_indices", "top_scores", "tied")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCalibration:
+    """What the data draws from the maps of one layer.
+
+    Attributes:
+        maximum: (maps,) float, the largest score of any image.
+        p999: (maps,) float, the 99.9th percentile of the scores, linear between neighbours as in `np.percentile`; that
+            a single odd image does not move.
+        mean: (maps,) float, over all images.
+        top_indices: (maps, top) int, which images of the data excite the map most, the most exciting first; of equal
+            ones the first in the data.
+        top_scores: (maps, top) float, their scores.
+        tied: (maps,) int, how many images of the data that are not among these have exactly the score of the last of
+            them: if any, chance has chosen between equals. None: a file saved before this was counted.
+        before_activation: whether the scores are of what goes into the layer's activation, as those of OIPs can be.
+        picture_indices: (P,) int, ascending: which images of the data are kept; shared by all layers.
+        pictures: (P, height, width, channels) float, these images, standardised one by one; shared by all layers.
+    """
+
+    maximum: npt.NDArray[np.float64]
+    p999: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]
+    top_indices: npt.NDArray[np.int64]
+    top_scores: npt.NDArray[np.float64]
+    picture_indices: npt.NDArray[np.int64]
+    pictures: npt.NDArray[np.floating]
+    tied: npt.NDArray[np.int64] | None = None
+    before_activation: bool = False
+
+    @property
+    def excited(self) -> npt.NDArray[np.bool_]:
+        """(maps,): whether the data excites the map. Where it does not, a ratio to its maximum would mean nothing.
+
+        It does not where the largest score is 0 or below, or below a hundredth of what the data draws from the layer's
+        maps in the median (of those from which it draws anything).
+        """
+        some = self.maximum[self.maximum > 0]
+        return np.asarray(self.maximum > (0.01 * np.median(some) if len(some) else 0.0))
+
+    @property
+    def top_ranks(self) -> npt.NDArray[np.int64]:
+        """(maps, top): 1 for the most exciting image, and for all that score as much; and so on.
+
+        Images of equal scores have no order: in `top_indices` they stand as they do in the data.
+        """
+        return np.asarray(1 + (self.top_scores[:, None, :] > self.top_scores[:, :, None]).sum(2))
+
+    def top_of(self, map: int) -> npt.NDArray[np.floating]:
+        """(top, height, width, channels): the images that excite one map most, each with mean 0 and deviation 1."""
+        chosen: npt.NDArray[np.floating] = self.pictures[np.searchsorted(self.picture_indices, self.top_indices[map])]
+        return chosen
+
+    @property
+    def top_images(self) -> npt.NDArray[np.floating]:
+        """(maps, top, height, width, channels): `top_of` every map. Made anew, since it may be large."""
+        chosen: npt.NDArray[np.floating] = self.pictures[np.searchsorted(self.picture_indices, self.top_indices)]
+        return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What a data set draws from the maps of a network; by layer: `calibration["Conv2D_3"].maximum[17]`.
+
+    Attributes:
+        layers: name → `LayerCalibration`.
+        count: how many images the data had.
+        spectrum: (rings,) float, the mean of `radial_power_spectrum` over the standardised images.
+        graph_sha256: of graph and weights in use (`FeatureModel.fingerprint`): for others these figures mean nothing.
+        source_sha256: of the Keras file that the network comes from.
+        images_sha256: of the images as `calibrate` was given them, 64 hexadecimal digits over their number type, shape
+            and bytes: other pixels, another order or another type give another digest. None: a file saved before
+            digests of the data were kept.
+    """
+
+    layers: dict[str, LayerCalibration]
+    count: int
+    spectrum: npt.NDArray[np.float64]
+    graph_sha256: str
+    source_sha256: str
+    images_sha256: str | None = None
+
+    def __getitem__(self, layer: str) -> LayerCalibration:
+        if layer not in self.layers:
+            raise unknown_name("calibrated layer", layer, self.layers)
+        return self.layers[layer]
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self.layers
+
+    def __repr__(self) -> str:
+        maps = ", ".join(f"{name} ({len(layer.maximum)} maps)" for name, layer in self.layers.items())
+        digest = "of unknown digest" if self.images_sha256 is None else f"of digest {self.images_sha256[:12]}…"
+        return f"<Calibration by {self.count} images {digest}: {maps}>"
+
+    def check(self, other: FeatureModel | Oips) -> None:
+        """Raise an `InputError` if a model, or the model that made OIPs, is another one than was calibrated.
+
+        Likewise if OIPs were scored before their layer's activation and the data after it, or the other way round.
+        """
+        made_by = other.fingerprint if isinstance(other, FeatureModel) else other.info.get("graph_sha256")
+        if made_by != self.graph_sha256:
+            whose = "the model's" if isinstance(other, FeatureModel) else "that of the model which made the OIPs"
+            raise InputError(
+                f"this calibration is of another network: its graph has the digest {self.graph_sha256[:12]}…, {whose} "
+                f"is {str(made_by)[:12]}…; calibrate again with this model"
+            )
+        if isinstance(other, Oips) and self[other.layer].before_activation != other.before_activation:
+            ours, theirs = ("after", "before") if other.before_activation else ("before", "after")
+            raise InputError(
+                f"this calibration scored {other.layer!r} {ours} its activation, these OIPs {theirs} it: calibrate "
+                f"again with before_activation={other.before_activation}"
+            )
+
+    def to_xarray(self) -> xr.Dataset:
+        """As an xarray Dataset: the maps of all layers one after the other along the dimension map."""
+        import xarray as xr
+
+        layers = list(self.layers.values())
+        names = [name for name in _ARRAYS if all(getattr(layer, name) is not None for layer in layers)]
+        joined = {name: np.concatenate([getattr(layer, name) for layer in layers]) for name in names}
+        dimensions = {name: ("map", "top") if name.startswith("top_") else ("map",) for name in names}
+        return xr.Dataset(
+            {
+                **{name: (dimensions[name], joined[name]) for name in names},
+                "pictures": (("picture", "y", "x", "channel"), layers[0].pictures),
+                "spectrum": ("ring", self.spectrum),
+            },
+            coords={"picture_index": ("picture", layers[0].picture_indices)},
+            attrs={
+                "oip_torch_calibration_format": _FORMAT,
+                "layers": json.dumps([[name, len(layer.maximum)] for name, layer in self.layers.items()]),
+                "before_activation": json.dumps([name for name, own in self.layers.items() if own.before_activation]),
+                "count": self.count,
+                "graph_sha256": self.graph_sha256,
+                "source_sha256": self.source_sha256,
+                **({} if self.images_sha256 is None else {"images_sha256": self.images_sha256}),
+            },
+        )
+
+    @classmethod
+    def from_xarray(cls, dataset: xr.Dataset) -> Calibration:
+        """The inverse of `to_xarray`."""
+        if dataset.attrs.get("oip_torch_calibration_format") != _FORMAT:
+            raise InputError(
+                f"no calibration of format {_FORMAT} in this dataset: expected one that Calibration.save wrote"
+            )
+        try:
+            sizes = [(str(name), int(maps)) for name, maps in json.loads(dataset.attrs["layers"])]
+            # The figures do not need `tied`, so that older files without it stay readable.
+            arrays = {name: dataset[name].to_numpy() for name in _ARRAYS if name != "tied" or name in dataset}
+            before = json.loads(dataset.attrs.get("before_activation", "[]"))
+            shared: dict[str, Any] = {
+                "picture_indices": dataset["picture_index"].to_numpy().astype(np.int64),
+                "pictures": dataset["pictures"].to_numpy(),
+            }
+            total = sum(maps for _, maps in sizes)
+            if not sizes or any(len(array) != total for array in arrays.values()):
+                raise ValueError("the number of maps")
+            if not np.isin(arrays["top_indices"], shared["picture_indices"]).all():
+                raise ValueError("a picture")
+            layers, first = {}, 0
+            for name, maps in sizes:
+                part = {key: array[first : first + maps] for key, array in arrays.items()}
+                layers[name] = LayerCalibration(**part, **shared, before_activation=name in before)
+                first += maps
+            return cls(
+                layers=layers,
+                count=int(dataset.attrs["count"]),
+                spectrum=dataset["spectrum"].to_numpy(),
+                graph_sha256=str(dataset.attrs["graph_sha256"]),
+                source_sha256=str(dataset.attrs["source_sha256"]),
+                # The figures do not need it, so that older files without it stay readable.
+                images_sha256=str(dataset.attrs["images_sha256"]) if "images_sha256" in dataset.attrs else None,
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise InputError(f"this dataset is no complete calibration: {error} is missing or damaged") from None
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write all of it to one NetCDF file, whole or not at all; returns the path.
+
+        Raises:
+            InputError: an ending other than .nc, or the file cannot be written.
+        """
+        return write_netcdf(self.to_xarray(), path, compressed=["pictures"])
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Calibration:
+        """Read what `save` wrote. NetCDF holds numbers and text only, no pickles.
+
+        Raises:
+            InputError: missing or damaged file, or other contents.
+        """
+        return cls.from_xarray(read_netcdf(path, "Calibration.save"))
+
+
+def calibrate(
+    model: FeatureModel,
+    images: npt.ArrayLike,
+    layers: str | Layer | Iterable[str | Layer] | None = None,
+    *,
+    top: int = 9,
+    before_activation: bool | None = None,
+    batch_size: int = 256,
+    progress: bool | None = None,
+) -> Calibration:
+    """Score every map on real images.
+
+        calibration = oip.calibrate(model, np.load("mnist.npz")["x_test"])
+        calibration["Conv2D_3"].maximum         # (128,)
+
+    The images are standardised as in the network's training, and then one by one to mean 0 and standard deviation 1, as
+    every OIP is: the score of a map grows with the contrast of the image, and without this a dark digit and an OIP
+    would be compared by their contrast. So both answer the same question: which pattern of this contrast excites the
+    map most?
+
+    Args:
+        model: from `load` or `convert`.
+        images: (N, height, width) or (N, height, width, channels), pixel values 0–255, as in Keras' `mnist.npz`.
+        layers: names, or entries of `model.layers`; None: every layer whose output has maps, (batch, maps, height,
+            width).
+        top: how many of the most exciting images are kept for each map; fewer where the data has fewer.
+        before_activation: score what goes into the layers' activations; None: where that is a softmax or a sigmoid. As
+            in `ascend`, so that scores compare.
+        batch_size: images at once. All layers are scored in one pass, and memory does not grow with the scores of the
+            data: a thousandth of them is kept, which the 99.9th percentile needs.
+        progress: show a bar on stderr; None: only on a terminal or in a notebook.
+
+    Raises:
+        InputError: an argument of a wrong kind, unknown layer, images of a wrong shape or range.
+    """
+    if not isinstance(model, FeatureModel):
+        raise InputError(f"model is {shown(model)}: expected what oip_torch.load or oip_torch.convert returns")
+    model.check_dtype()
+    top, batch_size = whole("top", top, 1), whole("batch_size", batch_size, 1)
+    try:
+        array = check_pixels(np.asarray(images), "the images")
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError("the images are rows of different lengths: expected an array (N, height, width)") from None
+    names = _chosen_layers(model, layers)
+    before = [name for name in names if model.before_activation(name, before_activation)]
+    count = len(array)
+    kept = min(count, max(top, math.ceil((1 - _QUANTILE) * (count - 1)) + 2))
+    tops: dict[str, _Top] = {}
+    power = np.zeros(1)
+    with bar("calibrating", count, progress) as advance, torch.no_grad(), matmul_precision():
+        for first, x in _batches(model, array, batch_size):
+            for name, output in _outputs(model, x, names, before).items():
+                scores = map_means(output)
+                tops.setdefault(name, _Top(kept, scores)).add(scores, first)
+            power = power + radial_power_spectrum(to_array(x)).sum(0)
+            advance(len(x))
+    wanted = {name: top_of.indices[:top].T for name, top_of in tops.items()}
+    picture_indices = np.unique(np.concatenate([indices.ravel() for indices in wanted.values()]))
+    pictures = np.concatenate([to_array(x) for _, x in _batches(model, array[picture_indices], batch_size)])
+    return Calibration(
+        layers={
+            name: LayerCalibration(
+                maximum=found.scores[0],
+                p999=found.quantile(_QUANTILE),
+                mean=found.sums / count,
+                top_indices=wanted[name],
+                top_scores=found.scores[:top].T,
+                tied=found.tied(top),
+                picture_indices=picture_indices,
+                pictures=pictures,
+                before_activation=name in before,
+            )
+            for name, found in tops.items()
+        },
+        count=count,
+        spectrum=power / count,
+        graph_sha256=model.fingerprint,
+        source_sha256=model.network.source_sha256,
+        images_sha256=_images_sha256(array),
+    )
+
+
+def _chosen_layers(model: FeatureModel, layers: str | Layer | Iterable[str | Layer] | None) -> list[str]:
+    if layers is None:
+        names = [layer.name for layer in model.layers if model.has_maps(layer.name)]
+        if not names:
+            raise InputError("this network has no layer with maps: name the layers, as in layers=['Dense_1']")
+        return names
+    given = [layers] if isinstance(layers, (str, Layer)) else layers
+    if not isinstance(given, Iterable):
+        raise InputError(f"layers is {shown(layers)}: expected names of layers, or None for every layer with maps")
+    names = list(dict.fromkeys(model.layer(layer).name for layer in given))
+    if not names:
+        raise InputError("calibrate got no layer: expected at least one name, or None for every layer with maps")
+    return names
+
+
+def _outputs(model: FeatureModel, x: Tensor, names: list[str], before: list[str]) -> dict[str, Tensor]:
+    """What the layers say, and those in `before` before their activation."""
+    if not before:
+        outputs = model.every_layer(x)
+        return {name: outputs[name] for name in names}
+    with capture(model, *before, before_activation=True) as caught:
+        outputs = model.every_layer(x)
+    return {name: caught[name] if name in before else outputs[name] for name in names}
+
+
+def map_means(activations: Tensor) -> Tensor:
+    """What `objectives.map_mean` gives for every map at once.
+
+    (batch, maps, height, width) or (batch, units) → (batch, maps) scores.
+    """
+    return activations.flatten(2).mean(2) if activations.ndim > 2 else activations
+
+
+class _Top:
+    """The highest scores of every map so far, and the sum of all of them."""
+
+    def __init__(self, kept: int, like: Tensor) -> None:
+        self._kept = kept
+        self._scores = like[:0]
+        self._indices = torch.zeros_like(like[:0], dtype=torch.long)
+        self._sums = torch.zeros_like(like[0], dtype=torch.float64)
+        self._outside = torch.zeros_like(like[0], dtype=torch.long)  # not kept, though as high as the last one kept
+        self._count = 0
+
+    def add(self, scores: Tensor, first: int) -> None:
+        """Scores (batch, maps) of the images from number `first` on."""
+        numbers = torch.arange(first, first + len(scores), device=scores.device)[:, None].expand_as(scores)
+        both = torch.cat([self._scores, scores])
+        # Stable, so that of equal scores the earlier image stays in front.
+        both, order = both.sort(dim=0, descending=True, stable=True)
+        if len(both) > self._kept:
+            last = both[self._kept - 1]
+            if len(self._scores) == self._kept:
+                self._outside = torch.where(self._scores[-1] == last, self._outside, 0)
+            self._outside += (both[self._kept :] == last).sum(0)
+        self._scores = both[: self._kept]
+        self._indices = torch.cat([self._indices, numbers]).gather(0, order)[: self._kept]
+        self._sums += scores.double().sum(0)
+        self._count += len(scores)
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """(kept, maps), descending."""
+        return self._scores.double().cpu().numpy()
+
+    @property
+    def indices(self) -> npt.NDArray[np.int64]:
+        """(kept, maps)."""
+        return self._indices.cpu().numpy()
+
+    @property
+    def sums(self) -> npt.NDArray[np.float64]:
+        """(maps,)."""
+        return self._sums.cpu().numpy()
+
+    def tied(self, top: int) -> npt.NDArray[np.int64]:
+        """(maps,): how many images after the first `top` have the score of the last of these."""
+        last = self._scores[min(top, len(self._scores)) - 1]
+        after = (self._scores[top:] == last).sum(0) + torch.where(self._scores[-1] == last, self._outside, 0)
+        return np.asarray(after.cpu().numpy())
+
+    def quantile(self, share: float) -> npt.NDArray[np.float64]:
+        """(maps,): linear between neighbours, as `np.quantile`."""
+        position = (1 - share) * (self._count - 1)  # counted from the largest
+        above = int(position)
+        below = min(above + 1, self._count - 1)
+        scores, part = self.scores, position - above
+        return np.asarray(scores[above] * (1 - part) + scores[below] * part)
+
+
+def _batches(model: FeatureModel, images: npt.NDArray[Any], size: int) -> Iterator[tuple[int, Tensor]]:
+    """(number of the first image, standardised images (batch, channels, height, width))."""
+    for first in range(0, len(images), size):
+        yield first, standardize(model.standardize(images[first : first + size]))
+
+
+def _images_sha256(images: npt.NDArray[Any]) -> str:
+    """Hexadecimal SHA-256 of number type, shape and bytes: the identity of a data set."""
+    digest = hashlib.sha256(f"{images.dtype.str} {images.shape}".encode())
+    for image in images:  # one by one, since the bytes of a strided or memory-mapped array are a copy
+        digest.update(image.tobytes())
+    return digest.hexdigest()

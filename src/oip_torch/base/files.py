@@ -1,0 +1,192 @@
+"""How is a file written whole or not at all, and a file of ours read back?"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from oip_torch.base.checks import shown
+from oip_torch.base.errors import InputError, OipError
+from oip_torch.base.messages import one_line
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "as_path",
+    "check_output_folder",
+    "existing_file",
+    "is_our_picture",
+    "read_netcdf",
+    "replacing",
+    "saved_in",
+    "sha256",
+    "write_netcdf",
+    "write_picture",
+]
+
+_SOFTWARE = "oip_torch"
+
+
+def as_path(path: str | os.PathLike[str], what: str) -> Path:
+    """The path; an `InputError` where it is something else."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"the path is given as {shown(path)}: expected that of {what}")
+    return Path(path)
+
+
+def existing_file(path: str | os.PathLike[str], what: str) -> Path:
+    """The path, if a readable, non-empty file is there; otherwise an `InputError` that says what is there instead."""
+    path = as_path(path, what)
+    # os.path, since Path's own tests raise on names that are too long instead of saying no.
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a directory: expected {what}; name the file itself")
+    if not os.path.exists(path):
+        raise InputError(f"{path} does not exist: expected {what}; check the path")
+    if not os.path.isfile(path):
+        raise InputError(f"{path} is no regular file: expected {what}")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path} cannot be read: permission denied; check its access rights")
+    if os.path.getsize(path) == 0:
+        raise InputError(f"{path} is empty (0 bytes): expected {what}; fetch or save it again")
+    return path
+
+
+def check_output_folder(path: str | os.PathLike[str], names: Iterable[str] = ()) -> Path:
+    """The path, if files of these names can be written there; the folder is not made yet, in case the work fails."""
+    path = Path(path)
+    nearest = path
+    while not os.path.exists(nearest) and nearest != nearest.parent:
+        nearest = nearest.parent
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(path)  # a name that is too long, or that leads through a file
+        # The access bits mislead (root, read-only mounts): what counts is whether a file can be made.
+        with tempfile.NamedTemporaryFile(dir=nearest, prefix=".oip-"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the folder {path}: {error.strerror or error}; choose another output folder"
+        ) from None
+    for name in names:
+        _refuse_directory(path / name)
+    return path
+
+
+def _refuse_directory(path: Path) -> None:
+    if os.path.isdir(path):
+        raise InputError(f"{path} is a directory: expected the name of a file to write; choose another output")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes `path`'s place at once, on failure it is removed.
+
+    The temporary name keeps the ending, since some writers choose the format by it. A folder may be written too.
+    """
+    path = Path(path)
+    check_output_folder(path.parent, [path.name])
+    folder = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".oip-"))
+        yield folder / path.name
+        os.replace(folder / path.name, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another output") from error
+    finally:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], compressed: Iterable[str]) -> Path:
+    """Write a dataset to one NetCDF file, whole or not at all; returns the path.
+
+    Args:
+        dataset: of numbers and text.
+        path: with the ending .nc; missing folders are made.
+        compressed: the names of the large variables.
+
+    Raises:
+        InputError: another ending, or the file cannot be written.
+    """
+    path = as_path(path, "a NetCDF file, with the ending .nc")
+    if path.suffix != ".nc":
+        raise InputError(f"{path} ends in {path.suffix or 'nothing'}: expected a NetCDF file, with the ending .nc")
+    encoding = {name: {"zlib": True, "complevel": 4} for name in compressed}
+    with replacing(path) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+    return path
+
+
+def read_netcdf(path: str | os.PathLike[str], writer: str) -> xr.Dataset:
+    """All of a NetCDF file, in memory; what is in it remains to be checked.
+
+    Args:
+        path: of the file.
+        writer: what writes such files, for the messages: "Oips.save".
+
+    Raises:
+        InputError: missing or damaged file.
+    """
+    import xarray as xr  # not above, since the command line imports this module, and is to start at once
+
+    path = existing_file(path, f"a NetCDF file that {writer} wrote")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            return dataset.load()
+    except Exception as error:  # damaged files raise anything: HDF5 alone RuntimeError, OSError and KeyError
+        raise InputError(
+            f"{path} is not readable as NetCDF ({one_line(error)}): expected a file that {writer} wrote"
+        ) from None
+
+
+@contextlib.contextmanager
+def saved_in(results: Path, what: str) -> Iterator[None]:
+    """In this block the results are shown that were saved before: whatever fails, the error says where they are.
+
+    Args:
+        results: the file that holds them.
+        what: is shown: the path of a picture or page.
+
+    Raises:
+        InputError: the file cannot be written, or what draws it cannot be imported.
+        OipError: it cannot be drawn.
+    """
+    try:
+        yield
+    except Exception as error:  # matplotlib alone raises whatever it likes
+        kind = InputError if isinstance(error, (InputError, OSError, ImportError)) else OipError
+        reason = str(error).rstrip(".") or type(error).__name__
+        raise kind(f"{what} was not made: {reason}; the results are safe in {results}") from error
+
+
+def write_picture(draw: Callable[[], Figure], path: Path, results: Path) -> None:
+    """Write a picture of results that are saved already, marked as ours; see `saved_in`."""
+    with saved_in(results, str(path)), replacing(path) as temporary:
+        draw().savefig(temporary, dpi=110, metadata={"Software": _SOFTWARE})
+
+
+def is_our_picture(path: Path) -> bool:
+    """Whether `write_picture` made it; not where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return f"Software\0{_SOFTWARE}".encode() in file.read(512)  # a PNG file begins with its text
+    except OSError:
+        return False
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,60 @@
+"""Which images does a file or an array hold, and are they pixel values?"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oip_torch.base.errors import InputError
+from oip_torch.base.files import existing_file
+
+__all__ = ["check_pixels", "read_images"]
+
+
+def read_images(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
+    """The images of an .npz file in the layout of Keras' `mnist.npz`: its array x_test, or else its only array.
+
+    Returns:
+        (N, height, width) or (N, height, width, channels), uint8 or another number type, values 0–255.
+
+    Raises:
+        InputError: missing or damaged file, no such array, other than images.
+    """
+    path = existing_file(path, "an .npz file with the images x_test, such as Keras' mnist.npz")
+    expected = "expected an .npz file with the images x_test, such as Keras' mnist.npz"
+    try:
+        with path.open("rb") as file:  # np.load itself leaves damaged archives open
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
+                raise InputError(f"{path} holds a single array in .npy format: {expected}; save it with np.savez")
+            keys = list(arrays.files)
+            if "x_test" not in keys and len(keys) != 1:
+                there = ", ".join(keys[:8]) or "none"
+                raise InputError(f"{path} has no array x_test, and not one array only (there are: {there}): {expected}")
+            array = np.asarray(arrays["x_test" if "x_test" in keys else keys[0]])
+    except InputError:
+        raise
+    except Exception as error:  # damaged files raise anything: of zipfile, zlib, struct, tokenize
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not readable as .npz ({reason}): {expected}") from None
+    return check_pixels(array, str(path))
+
+
+def check_pixels(images: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
+    """The images, if they are pixel values 0–255."""
+    got = f"{what}: an array of shape {images.shape} and type {images.dtype}"
+    if images.ndim not in (3, 4) or images.dtype.kind not in "uif":
+        raise InputError(f"{got}: expected images, (N, height, width) or (N, height, width, channels), of numbers")
+    if 0 in images.shape:
+        raise InputError(f"{got} is empty: expected at least one image")
+    low, high = float(images.min()), float(images.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError(f"{got} holds NaN or infinite values: expected finite pixel values, 0–255")
+    if low < 0 or high > 255 or high <= 1:
+        hint = "; multiply them by 255" if low >= 0 and high <= 1 else ""
+        raise InputError(f"{got} has values from {low:g} to {high:g}: expected pixel values, 0–255{hint}")
+    return images

@@ -1,0 +1,114 @@
+"""What does the machine give: how much memory is there and taken, and how precise are products?"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["free_bytes", "in_words", "keep_freed_memory", "matmul_precision", "peak_bytes", "recorded_gradients"]
+
+
+def free_bytes(device: torch.device) -> int:
+    """What can still be had of the card's memory on CUDA, else of the machine's."""
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch holds it, and lends it
+    return int(torch.cuda.mem_get_info(device)[0]) + unused
+
+
+def in_words(count: float) -> str:
+    """1536 → "1.5 KiB"."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if abs(count) < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"
+
+
+def peak_bytes(work: Callable[[], Any]) -> int:
+    """The most that tensors made by `work` in this thread hold at one time; the same on every device.
+
+    What a library takes and gives back within one operation is not seen.
+    """
+    watch = _Watch()
+    with watch:
+        work()
+    return watch.peak
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that tensors on the CPU give back, for the next ones.
+
+    glibc hands large blocks back to the system at once, and every step would fault them in again, page by page. Does
+    nothing where the C library is another one.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: no block so large that it is mapped by itself
+    mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: nothing is given back
+
+
+@contextlib.contextmanager
+def matmul_precision(*, tf32: bool = False) -> Iterator[None]:
+    """Inside, products of float32 numbers are of float32 numbers, whatever the caller has set.
+
+    Autocast is off, and on CUDA the factors are rounded to TF32 only if `tf32` says so, which is not torch's default.
+    """
+    value, cudnn = "tf32" if tf32 else "ieee", torch.backends.cudnn
+    places: tuple[Any, ...] = (cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined] # is not declared
+    before = [place.fp32_precision for place in places]
+    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    try:
+        for place in places:
+            place.fp32_precision = value
+        with contextlib.ExitStack() as stack:
+            for device in devices:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            yield
+    finally:
+        for place, old in zip(places, before, strict=True):
+            place.fp32_precision = old
+
+
+@contextlib.contextmanager
+def recorded_gradients() -> Iterator[None]:
+    """Inside, gradients are recorded, though the caller may have switched them off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+class _Watch(TorchDispatchMode):
+    """Adds up the storages of all tensors that operations return, for as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now: int = 0
+        self.peak: int = 0
+        self.known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.see(tensor.untyped_storage())
+        return result
+
+    def see(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self.known:
+            self.known.add(storage)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.forget, storage.nbytes())
+
+    def forget(self, count: int) -> None:
+        self.now -= count

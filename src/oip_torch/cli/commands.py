@@ -1,0 +1,435 @@
+"""Which words call what? The commands of `oip`; what they are told and how they end is in `cli`.
+
+Each command appends to `context.obj` what is for stdout: with --json one object, with the key `error` where it fails.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from oip_torch.base.errors import InputError, OipError, ProofError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from oip_torch.analysis.calibration import Calibration
+    from oip_torch.results.oips import Oips
+
+__all__ = ["app"]
+
+_MOST_MAPS = 1 << 20  # more than any layer has: a range beyond that is not to fill the memory
+_MOST_STARTS = 16  # in one evolution picture
+_MOST_IMAGES = 1024  # in the picture of the starts
+_PICTURES = re.compile(r"(sheet|starts|trace|beside_data|evolution_[0-9]{3,})\.png")
+"""The names of the pictures that `oip ascend` writes."""
+
+app = typer.Typer(
+    name="oip",
+    help="See what the feature maps of a Keras CNN respond to, in PyTorch.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: the same in a terminal, in a pipe and without UTF-8
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
+Device = Annotated[str, typer.Option("--device", help="auto (CUDA when present), cpu or cuda.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Before = Annotated[
+    bool | None,
+    typer.Option(
+        "--before-activation/--after-activation",
+        help="Maximise what goes into the layer's activation, or what comes out. Default: what comes out, but of a "
+        "softmax or a sigmoid what goes in.",
+    ),
+]
+OnnxFile = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Made by `oip convert`.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"oip_torch {version('oip_torch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _oip(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def convert(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(metavar="MODEL.keras|.h5", help="A CNN saved by Keras.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The ONNX file; default: beside the model.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Mean that was subtracted from the inputs (0–255 scale); M or M,M,M for channels."),
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation the inputs were divided by; S or S,S,S.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert a Keras CNN to ONNX and torch. Exit code 0 only when every layer is proven."""
+    from oip_torch.keras.convert import convert as convert_model
+
+    began = time.perf_counter()
+    try:
+        converted = convert_model(
+            model,
+            output,
+            mean=_numbers("--mean", mean),
+            std=_numbers("--std", std),
+            device=device,
+            progress=False if quiet else None,
+        )
+    except ProofError as error:
+        if as_json:
+            context.obj.append(_json({"onnx": None, "layers": error.layers, "failed": error.failed} | _failure(error)))
+        raise
+    target = output if output is not None else model.with_suffix(".onnx")
+    seconds = time.perf_counter() - began
+    if as_json:
+        rows = [layer.row() for layer in converted.layers]
+        context.obj.append(
+            _json({"onnx": str(target), "layers": rows, "seconds": round(seconds, 3), "proof": converted.network.proof})
+        )
+        return
+    proof = converted.network.proof
+    context.obj.append(
+        f"{converted.layers}\n\n"
+        f"Every layer is proven: torch and Keras differ by at most {proof['max_error']:.1e} of a layer's maximum "
+        f"(1e-5 is allowed), and the input gradient's cosine is {proof['gradient']['cosine']:.9f}.\n"
+        f"Written in {seconds:.1f} s: {target}"
+    )
+
+
+@app.command()
+def layers(context: typer.Context, onnx_file: OnnxFile, as_json: Json = False) -> None:
+    """List the layers of a converted network."""
+    from oip_torch.network.onnx_file import Layers, read
+
+    _, network = read(onnx_file)
+    if as_json:
+        context.obj.append(_json({"layers": [layer.row() for layer in network.layers]}))
+    else:
+        context.obj.append(str(Layers(network.layers)))
+
+
+@app.command()
+def ascend(
+    context: typer.Context,
+    onnx_file: OnnxFile,
+    layer: Annotated[str, typer.Argument(metavar="LAYER", help="Name of the layer, see `oip layers`.")],
+    maps: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="MAP", help="Which maps, as in 3 17 or 0-5,9; default: all of the layer."),
+    ] = None,
+    more_maps: Annotated[
+        str | None, typer.Option("--maps", metavar="MAPS", help="The same as an option: --maps 0-5,9.")
+    ] = None,
+    starts: Annotated[int, typer.Option(help="Start images per map.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the start images.")] = 0,
+    settings: Annotated[str, typer.Option(help="article or default.")] = "default",
+    steps: Annotated[
+        int | None, typer.Option(help="Steps spent on each image; with the default settings the search included.")
+    ] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Size of a step.")] = None,
+    before_activation: Before = None,
+    memory: Annotated[
+        float | None, typer.Option(metavar="GIB", help="Memory that it may take; default: half of what is free.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Real images (x_test, as in mnist.npz) to compare the scores with."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for oips.nc and the pictures; default: oips.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make OIPs of a layer's maps: oips.nc, a contact sheet, and evolution pictures of the strongest maps."""
+    from oip_torch.analysis.calibration import calibrate
+    from oip_torch.base.files import check_output_folder
+    from oip_torch.base.image_files import read_images
+    from oip_torch.network.model import load
+    from oip_torch.optim.ascent import AscentSettings
+    from oip_torch.results.oips import plural
+    from oip_torch.search.search import ascend as make
+
+    if settings not in ("article", "default"):
+        raise InputError(f"--settings {settings}: expected article or default")
+    chosen_maps = _maps("MAP", maps or []) + _maps("--maps", [] if more_maps is None else [more_maps])
+    if memory is not None and not 0 < memory * 2**30 < math.inf:
+        raise InputError(f"--memory {memory}: expected a number of GiB above 0")
+    most = None if memory is None else math.ceil(memory * 2**30)
+    changes: dict[str, Any] = {} if epsilon is None else {"epsilon": epsilon}
+    if settings == "article":
+        chosen = AscentSettings.article(**(changes if steps is None else changes | {"steps": steps}))
+    else:
+        chosen = AscentSettings(**changes) if steps is None else AscentSettings.within(steps, **changes)
+    images = None if data is None else read_images(data)
+    network = load(onnx_file, device=device)
+    folder = check_output_folder(output if output is not None else Path("oips"), ["oips.nc", "calibration.nc"])
+    bars = False if quiet else None
+    network.layers[layer]  # a wrong name is told before the data is run through the network
+    calibration = None
+    if images is not None:
+        calibration = calibrate(network, images, [layer], before_activation=before_activation, progress=bars)
+    began = time.perf_counter()
+    oips = make(
+        *(network, layer, chosen_maps or None),
+        starts=starts, seed=seed, settings=chosen, before_activation=before_activation, memory=most, progress=bars,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    summary = _summary(oips, calibration)
+    files: list[Path] = []
+    failure: OipError | None = None
+    try:
+        _write_results(oips, calibration, folder, files)
+        if lost := oips.info["not_finite"]:
+            names = ", ".join(str(number) for number in dict.fromkeys(number for number, _ in lost))
+            failure = OipError(
+                f"{len(lost)} of {len(lost) + len(oips)} images left the finite numbers, of {plural(oips.noun)} "
+                f"{names}: the others are in {files[0]}; try a smaller --epsilon"
+            )
+    except OipError as error:
+        failure = error
+    if as_json:
+        context.obj.append(
+            _json(
+                {
+                    "images": len(oips),
+                    "maps": summary["maps"],
+                    "alive": summary["alive"],
+                    "above_data": summary["above_data"],
+                    "steps": oips.info["image_steps"],
+                    "seconds": round(seconds, 3),
+                    "device": oips.info["device"],
+                    "layers": {layer: summary},
+                    "files": [str(file) for file in files],
+                }
+                | _failure(failure)
+            )
+        )
+    else:
+        context.obj.append(f"{oips!r} in {seconds:.1f} s on {oips.info['device']}")
+        if images is not None:
+            context.obj.append(
+                f"{summary['above_data']} of {summary['maps']} {plural(oips.noun)} score above the maximum of "
+                f"{len(images)} real images"
+            )
+        context.obj.extend(
+            f"{oips.noun} {dead['map']} is dead: after {dead['tries']} starts the largest value that went into its "
+            f"activation was {dead['largest_before']:.4g}"
+            for dead in summary["dead"]
+        )
+        context.obj.extend(map(str, files))
+    if failure is not None:
+        raise failure
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    model: Annotated[Path, typer.Argument(metavar="MODEL.keras|.h5", help="The Keras network.")],
+    onnx_file: OnnxFile,
+    runtimes: Annotated[
+        str, typer.Option(help="Which, besides the imported torch module; separated by commas.")
+    ] = "tensorflow,jax,keras-torch,onnxruntime",
+    layer: Annotated[
+        str | None, typer.Option(help="Whose maps are ascended; default: the last convolution with maps.")
+    ] = None,
+    maps: Annotated[
+        str | None, typer.Option(help="Which of its maps, as in 0-5,17; default: 64, spread evenly.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of each ascent.")] = 600,
+    seed: Annotated[int, typer.Option(help="Seed of the start images.")] = 0,
+    before_activation: Before = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for report.json and report.html.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run the network in several runtimes side by side. Exit code 0 only when they agree."""
+    from oip_torch.base.files import check_output_folder
+    from oip_torch.comparison.comparison import compare as run
+
+    if output is not None:
+        check_output_folder(output, ["report.json", "report.html"])
+    comparison = run(
+        *(model, onnx_file),
+        runtimes=[name.strip() for name in runtimes.split(",") if name.strip()],
+        layer=layer,
+        maps=None if maps is None else _maps("--maps", [maps]),
+        steps=steps,
+        seed=seed,
+        before_activation=before_activation,
+        device=device,
+        progress=False if quiet else None,
+    )
+    files: list[Path] = []
+    failure = None if comparison.agree else OipError(comparison.verdict)
+    if output is not None:
+        try:
+            files = comparison.save(output)
+        except OipError as error:
+            failure = error
+    if as_json:
+        context.obj.append(_json(comparison.report | {"files": [str(file) for file in files]} | _failure(failure)))
+        for note in comparison.report["notes"]:
+            print(f"note: {note}", file=sys.stderr)
+    else:
+        context.obj.extend([str(comparison), *map(str, files)])
+    if failure is not None:
+        raise failure
+
+
+def _write_results(oips: Oips, calibration: Calibration | None, folder: Path, files: list[Path]) -> None:
+    """oips.nc, and then the pictures; appends to `files` the path of each that is written.
+
+    Raises:
+        OipError: one of them cannot be written or drawn; it says whether the results are safe.
+    """
+    from oip_torch.base.files import write_picture
+
+    results = oips.save(folder / "oips.nc")
+    files.append(results)
+    if calibration is not None:
+        files.append(calibration.save(folder / "calibration.nc"))
+    pictures = _pictures(oips, calibration)
+    _remove_earlier(folder, set(pictures))
+    for name, draw in pictures.items():
+        write_picture(draw, folder / name, results)
+        files.append(folder / name)
+
+
+def _pictures(oips: Oips, calibration: Calibration | None) -> dict[str, Callable[[], Figure]]:
+    """What draws each picture, by file name: the best image of each map and, where there are several, all starts."""
+    import oip_torch  # which imports plots late, where a failure of matplotlib is a picture's failure
+    from oip_torch.results.oips import plural
+
+    best = oips.best()
+    ranked = best.maps[np.argsort(-best.scores, kind="stable")].tolist()
+    starts = len(oips) // len(best)
+    pictures: dict[str, Callable[[], Figure]] = {"sheet.png": lambda: oip_torch.plots.sheet(best)}
+    if starts > 1:
+        strongest = set(ranked[: max(1, _MOST_IMAGES // starts)])
+        shown = [number for number in best.maps.tolist() if number in strongest]
+        of_all = f"{len(best)} {plural(oips.noun)}"
+        title = f"{oips.place}: all {starts} starts of " + (
+            of_all if len(shown) == len(best) else f"the {len(shown)} strongest of {of_all}"
+        )
+        # The starts of a map stand side by side, unless they are so many that the picture would be too wide.
+        columns = min(starts, 32) * min(len(shown), max(1, 16 // starts))
+        pictures["starts.png"] = lambda: oip_torch.plots.sheet(oips.select(maps=shown), columns, title)
+    pictures["trace.png"] = lambda: oip_torch.plots.trace(oips)
+    if calibration is not None:
+        pictures["beside_data.png"] = lambda: oip_torch.plots.beside_data(best, calibration, best.maps[:16].tolist())
+
+    def evolution(number: int) -> Callable[[], Figure]:
+        own = oips.select(maps=number)
+        kept = own.starts[np.argsort(-own.scores, kind="stable")[:_MOST_STARTS]]
+        return lambda: oip_torch.plots.evolution(oips, number, sorted(kept.tolist()))
+
+    for number in ranked[:3]:
+        pictures[f"evolution_{number:03d}.png"] = evolution(number)
+    return pictures
+
+
+def _remove_earlier(folder: Path, written: set[str]) -> None:
+    """Remove what an earlier run has drawn: it does not show what oips.nc holds now. What is not ours stays."""
+    from oip_torch.base.files import is_our_picture
+
+    removed: list[str] = []
+    left: list[str] = []
+    for path in sorted(folder.glob("*.png")):
+        if _PICTURES.fullmatch(path.name) and not path.is_dir():
+            if ours := is_our_picture(path):
+                path.unlink()
+            if path.name not in written:
+                (removed if ours else left).append(path.name)
+    if removed:
+        print(f"note: removed from {folder}, as an earlier run drew them: {', '.join(removed)}", file=sys.stderr)
+    if left:
+        print(f"note: left in {folder}, though not of this run: {', '.join(left)}", file=sys.stderr)
+
+
+def _summary(oips: Oips, calibration: Calibration | None) -> dict[str, Any]:
+    """Of one layer, each map by its best image; of dead maps the evidence."""
+    best = oips.best()
+    above = None
+    if calibration is not None:
+        above = int((best.scores > calibration[oips.layer].maximum[best.maps]).sum())
+    tries = oips.settings["candidates"]
+    dead = []
+    for number in best.maps[best.status == "dead"].tolist():
+        every = oips.select(maps=number)
+        dead.append({"map": number, "tries": len(every) * tries, "largest_before": float(every.largest_before.max())})
+    return {
+        "maps": len(best),
+        "alive": int((best.scores > 0).sum()),
+        "above_data": above,
+        "median_score": float(np.median(best.scores)),
+        "before_activation": oips.before_activation,
+        "dead": dead,
+    }
+
+
+def _numbers(option: str, text: str | None) -> list[float] | None:
+    """ "1.5" or "1,2,3" to numbers."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} {text}: expected a number, or one per channel as in 103.9,116.8,123.7") from None
+
+
+def _maps(name: str, texts: Sequence[str]) -> list[int]:
+    """ "3" and "0-5,9" to map numbers, in the order given; `name` is what the message calls them."""
+    numbers: list[int] = []
+    for part in ",".join(texts).split(",") if texts else []:
+        ends = re.fullmatch(r"\s*(?:(-?[0-9]{1,18})|([0-9]{1,18})-([0-9]{1,18}))\s*", part)
+        if ends is None:
+            raise InputError(f"{name} {part!r}: expected map numbers and ranges, as in 3 or 0-5,9")
+        if ends[1] is not None:
+            numbers.append(int(ends[1]))
+            continue
+        first, last = int(ends[2]), int(ends[3])
+        if not first <= last < first + _MOST_MAPS:
+            why = "its end is below its start" if last < first else f"it has {last - first + 1} maps"
+            raise InputError(f"{name} {part!r}: {why}; expected a range of the layer's maps, as in 0-5")
+        numbers.extend(range(first, last + 1))
+    return numbers
+
+
+def _failure(error: OipError | None) -> dict[str, str]:
+    """What it adds to the command's JSON object."""
+    return {} if error is None else {"error": " ".join(str(error).split())}
+
+
+def _json(data: dict[str, Any]) -> str:
+    return json.dumps(data, allow_nan=False)

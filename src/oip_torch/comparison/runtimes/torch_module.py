@@ -1,0 +1,82 @@
+"""How does the imported torch module run? The way that `ascend` goes, in the settings of the article."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+
+from oip_torch.base.tensors import standardize, to_array, to_tensor
+from oip_torch.comparison.runtimes import BEFORE, Array, Dtype, Runtime
+from oip_torch.network.capture import capture
+from oip_torch.network.model import FeatureModel, load
+from oip_torch.optim.ascent import AscentSettings, climb
+from oip_torch.optim.objectives import map_mean
+
+__all__ = ["TorchModule"]
+
+
+class TorchModule(Runtime):
+    """What `load` gives.
+
+    `plain`: ascend by a loop as anyone would write it, on the network as it was imported, in place of the package's own
+    loop on a rewritten network. `tf32`: products of float32 numbers may be rounded to 10 bits on CUDA, as torch does in
+    convolutions if it is not told otherwise.
+    """
+
+    def __init__(
+        self, keras_file: Path, onnx_file: Path, *, device: str = "cpu", plain: bool = False, tf32: bool = False
+    ) -> None:
+        self.file, self.device, self.plain = onnx_file, torch.device(device), plain
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+
+    def layers(self, images: Array, dtype: Dtype) -> dict[str, Array]:
+        network = self._network(dtype)
+        activated = [layer.name for layer in network.layers if layer.tensor_before != layer.tensor]
+        with torch.no_grad(), capture(network, *network.layers.names, before_activation=True) as before:
+            outputs = network.every_layer(self._to_torch(images, dtype))
+        outputs |= {BEFORE + name: before[name] for name in activated}
+        return {name: to_array(output) for name, output in outputs.items()}
+
+    def gradients(self, layer: str, maps: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
+        scores, gradient = self._gradient(layer, self._to_torch(images, dtype), self._numbers(maps))
+        return scores.cpu().numpy(), to_array(gradient)
+
+    def ascend(
+        self, layer: str, maps: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+    ) -> tuple[Array, Array]:
+        x, numbers = self._to_torch(images, dtype), self._numbers(maps)
+        if not self.plain:
+            schedule = AscentSettings.article(steps=steps, epsilon=epsilon).schedule
+            name = layer.removeprefix(BEFORE)
+            climbed = cache(partial(self._network(dtype).climbed, name, before_activation=name != layer))
+            result = climb(climbed, x, numbers, schedule, map_mean)
+            return result.traces.cpu().numpy(), to_array(result.images)
+        traces = []
+        for _ in range(steps):
+            scores, g = self._gradient(layer, x, numbers)
+            g = g / (g.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-7)
+            x = standardize(x + epsilon * g)
+            traces.append(scores)
+        return torch.stack(traces, 1).cpu().numpy(), to_array(x)
+
+    def _gradient(self, layer: str, x: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = x.detach().requires_grad_()
+        dtype: Dtype = "float64" if x.dtype == torch.float64 else "float32"
+        name = layer.removeprefix(BEFORE)
+        scores = map_mean(self._network(dtype).up_to(name, before_activation=name != layer)(x), numbers)
+        (gradient,) = torch.autograd.grad(scores.sum(), x)
+        return scores.detach(), gradient
+
+    def _numbers(self, maps: Array) -> torch.Tensor:
+        return torch.as_tensor(maps, device=self.device)
+
+    @cache  # noqa: B019 - the process ends with the runtime
+    def _network(self, dtype: Dtype) -> FeatureModel:
+        # Whether the file computes what it claims is what is being measured here: no check that would refuse it.
+        model = load(self.file, device=self.device, check=False)
+        return model.to(dtype=getattr(torch, dtype))
+
+    def _to_torch(self, images: Array, dtype: Dtype) -> torch.Tensor:
+        return to_tensor(images, self.device, getattr(torch, dtype))

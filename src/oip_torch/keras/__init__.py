@@ -1,0 +1,1 @@
+"""How does a Keras file become a verified ONNX file?"""

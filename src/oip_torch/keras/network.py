@@ -1,0 +1,235 @@
+"""How is a Keras network loaded, and how does one see inside it while it runs?
+
+Whatever Keras' backend is; shared by the export and by the runtimes that Keras has. Imported only in processes of
+their own: Keras' TensorFlow and torch crash in one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from oip_torch.base.errors import InputError
+from oip_torch.base.messages import one_line
+
+__all__ = ["Recorder", "activation_name", "in_dtype", "limit_resources", "load_network", "up_to"]
+
+_SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./>-]*")  # TensorFlow's own rule
+_ACTIVATION_LAYERS = {
+    "Activation": None,
+    "ReLU": "relu",
+    "LeakyReLU": "leaky_relu",
+    "PReLU": "prelu",
+    "ELU": "elu",
+    "Softmax": "softmax",
+}
+
+
+class Recorder:
+    """Runs a Keras network and keeps what each leaf layer returns, and what goes into its activation."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.calls: list[dict[str, Any]] = []  # one entry per call of a leaf layer, in the order of the run
+        self._path: list[str] = []
+        self._open: list[dict[str, Any]] = []
+        for layer in model._flatten_layers(include_self=False, recursive=True):
+            self._watch(layer)
+
+    def _watch(self, layer: Any) -> None:
+        kind = type(layer).__name__
+        inner = layer.call
+        if hasattr(layer, "layers"):  # a network inside the network
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                self._path.append(layer.name)
+                try:
+                    return inner(*args, **kwargs)
+                finally:
+                    self._path.pop()
+
+        elif kind == "InputLayer":
+            return
+        else:
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                entry = {"layer": layer, "name": "/".join([*self._path, layer.name]), "kind": kind, "before": None}
+                if kind in _ACTIVATION_LAYERS:
+                    entry["before"] = args[0]
+                self._open.append(entry)
+                try:
+                    entry["after"] = inner(*args, **kwargs)
+                finally:
+                    self._open.pop()
+                self.calls.append(entry)
+                return entry["after"]
+
+            activation = getattr(layer, "activation", None)
+            if activation is not None and kind not in _ACTIVATION_LAYERS and activation_name(layer) != "linear":
+
+                def watched(x: Any) -> Any:
+                    self._open[-1]["before"] = x
+                    return activation(x)
+
+                layer.activation = watched
+                layer._oip_activation = _name_of(activation)
+        layer.call = call
+
+    def run(self, images: Any) -> tuple[list[dict[str, Any]], int]:
+        """Every call's entry, named uniquely, and the index of the one that makes the network's (first) output."""
+        self.calls = []
+        output = self.model(images, training=False)
+        first = output
+        while isinstance(first, (list, tuple, dict)):
+            first = next(iter(first.values())) if isinstance(first, dict) else first[0]
+        last = next((i for i in reversed(range(len(self.calls))) if self.calls[i]["after"] is first), -1)
+        counts = Counter(call["name"] for call in self.calls)
+        seen: Counter[str] = Counter()
+        for call in self.calls:
+            name = call["name"]
+            seen[name] += 1
+            # A layer called twice has two outputs: neither may pass for "the" layer.
+            call["id"] = f"{name}@{seen[name]}" if counts[name] > 1 else name
+        return self.calls, last % len(self.calls)
+
+
+def _name_of(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def activation_name(layer: Any) -> str | None:
+    """ "relu", "linear" …; None for a layer that has no activation."""
+    if type(layer).__name__ in _ACTIVATION_LAYERS:
+        return _ACTIVATION_LAYERS[type(layer).__name__] or _name_of(layer.activation)
+    if hasattr(layer, "_oip_activation"):
+        return str(layer._oip_activation)
+    return _name_of(layer.activation) if getattr(layer, "activation", None) is not None else None
+
+
+def limit_resources() -> None:
+    """Bound what an unknown file can take: no core dumps, no endless files, three quarters of the memory."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 30, 16 << 30))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    resource.setrlimit(resource.RLIMIT_DATA, (memory * 3 // 4, memory * 3 // 4))
+
+
+def load_network(path: Path) -> Any:
+    """The network in a file that `check_keras_file` admitted, frozen; an `InputError` says what we cannot take."""
+    import keras
+
+    with tempfile.TemporaryDirectory(prefix="oip-load-") as folder:
+        link = Path(folder) / f"model{path.suffix.lower()}"  # Keras knows the endings in small letters alone
+        try:
+            link.symlink_to(path.resolve())
+            model = keras.models.load_model(link, compile=False)  # safe_mode stays on, as is the default
+        except Exception as error:
+            raise InputError(f"Keras cannot load {path.name}: {one_line(error)}; save it again with Keras 3") from None
+    inputs = getattr(model, "inputs", None)
+    if not inputs:
+        raise InputError(f"{path.name} was never built: expected a network with a known input; add keras.Input first")
+    if len(inputs) != 1:
+        names = ", ".join(tensor.name for tensor in inputs)
+        raise InputError(f"{path.name} has {len(inputs)} inputs ({names}): expected one image input")
+    shape = tuple(inputs[0].shape)
+    if len(shape) != 4 or shape[3] not in (1, 3, 4):
+        raise InputError(
+            f"{path.name} takes inputs of shape {shape}: expected images (batch, height, width, 1, 3 or 4 channels)"
+        )
+    if shape[1] is None or shape[2] is None:
+        raise InputError(
+            f"{path.name} leaves height or width open (input {shape}): expected a fixed size; "
+            "rebuild it with keras.Input((height, width, channels)) and copy the weights"
+        )
+    if shape[1] * shape[2] == 1:
+        raise InputError(f"{path.name} takes images of one pixel (input {shape}): expected larger ones")
+    if inputs[0].dtype != "float32":
+        raise InputError(f"{path.name} takes {inputs[0].dtype} images: expected float32")
+    for layer in model._flatten_layers(include_self=True, recursive=True):
+        if not _SCOPE_NAME.fullmatch(layer.name):
+            raise InputError(
+                f"{path.name}: TensorFlow cannot trace a layer or model named {layer.name!r}: expected letters, "
+                "digits, _ . and - alone, the first a letter or digit; rename it and save the model again"
+            )
+        if getattr(layer, "data_format", "channels_last") != "channels_last":
+            raise InputError(f"layer {layer.name!r} is channels_first: expected channels_last throughout")
+        if layer.compute_dtype != "float32":
+            raise InputError(f"layer {layer.name!r} computes in {layer.compute_dtype}: expected float32 throughout")
+    for weight, values in zip(model.weights, model.get_weights(), strict=True):
+        if not np.isfinite(values).all():
+            raise InputError(f"{path.name}: the weights {weight.path} hold NaN or infinity: expected finite numbers")
+    _hold_seeds(model)
+    return model
+
+
+def _hold_seeds(model: Any) -> None:
+    """Let the augmentation layers draw the same seed each time, so that running the network changes nothing in it.
+
+    Some of them draw one at inference too and make no use of it; but they store the next one, which a function that
+    JAX traces must not, and which tf2onnx has to cut away.
+    """
+
+    def hold(generator: Any) -> None:
+        generator.next = lambda ordered=True: generator.state.value
+
+    for layer in model._flatten_layers(include_self=False, recursive=True):
+        if hasattr(layer, "generator"):
+            hold(layer.generator)
+
+
+def in_dtype(model: Any, dtype: str) -> Any:
+    """A copy of a float32 network that computes in `dtype` ("float32" or "float64") throughout, its input included.
+
+    Its constants are those of the float32 network, as its weights are: 1 / 255 in float64 is another number, which
+    JAX and torch would take, TensorFlow and the ONNX file not.
+    """
+
+    def changed(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            if value.get("class_name") == "DTypePolicy":
+                return {**value, "config": {**value["config"], "name": dtype}}
+            return {name: changed(item, name) for name, item in value.items()}
+        if isinstance(value, tuple):
+            return tuple(changed(item, key) for item in value)
+        if isinstance(value, list):  # Keras' own kind of list among them, which knows the layer that it came from
+            return [changed(item, key) for item in value]
+        if isinstance(value, float):
+            return float(np.float32(value))
+        return dtype if key == "dtype" and value == "float32" else value
+
+    copy = type(model).from_config(changed(model.get_config()))
+    copy.set_weights([np.asarray(weight, dtype) for weight in model.get_weights()])
+    copy.trainable = False
+    _hold_seeds(copy)
+    return copy
+
+
+def up_to(model: Any, layer: str, *, before_activation: bool = False) -> Callable[[Any], Any]:
+    """The function from images to a layer's output, or what goes into its activation; by `Recorder.run`'s names.
+
+    The output of a layer of the network itself is reached without running what comes after it; anything else by
+    watching the whole network run.
+    """
+    import keras
+
+    if not before_activation and "@" not in layer and any(entry.name == layer for entry in model.layers):
+        part = keras.Model(model.inputs, model.get_layer(layer).output)
+        return lambda images: part(images, training=False)
+    recorder = Recorder(in_dtype(model, model.inputs[0].dtype))
+
+    def watched(images: Any) -> Any:
+        calls, _ = recorder.run(images)
+        return next(call["before" if before_activation else "after"] for call in calls if call["id"] == layer)
+
+    return watched

@@ -1,0 +1,342 @@
+"""How is the same function computed in less time?
+
+`optimize_graph` rewrites a truncated network (a torch.fx graph) without changing what it computes:
+
+- reshapes know their target, which each would read from the device, and are left out where they change nothing;
+- a ReLU that only a max-pooling reads comes after it: the larger of two numbers is the same before and after a ReLU,
+  and pooled there are a quarter as many of them;
+- rows and columns that nothing reads are not computed: a 2x2 pooling of 11x11 never reads the last ones, so what comes
+  before it need not make them, back to the image;
+- of the last convolution each image gets the one map that it is scored by, and not all of them;
+- convolutions keep their weights with the channels innermost, which is how the kernels for a CPU want them; those of
+  few input channels, as the first one, go back to the image by a matrix product.
+
+docs/performance.md has what each brings.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from oip_torch.base.platform import peak_bytes
+
+__all__ = ["optimize_graph", "step_bytes"]
+
+_FEW = 32  # inputs of one output
+_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
+_MAP_BY_MAP = (*_ACTIVATIONS, nn.MaxPool2d, nn.AvgPool2d)
+
+_Size = tuple[int, int]
+
+
+def optimize_graph(
+    network: fx.GraphModule, image: Sequence[int], *, one_map: bool, channels_last: bool
+) -> fx.GraphModule:
+    """The network in another form, equal to it but for rounding.
+
+    Args:
+        network: images (batch, channels, height, width) → output, or images, leak → (output, leaky output).
+        image: (channels, height, width) of an image.
+        one_map: return of each image one map alone, (batch, 1, …).
+        channels_last: keep the weights of convolutions in that layout; they are copied then, and shared otherwise.
+
+    Returns:
+        images, leak, maps (batch,) → (output, leaky output); the same twice where the network has no leak.
+    """
+    parameter = next((tensor for tensor in network.parameters()), torch.empty(0))
+    graph = copy.deepcopy(network.graph)
+    fast = fx.GraphModule(network, graph)
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    ShapeProp(fast).propagate(parameter.new_zeros((2, *image)), *[0.0] * (len(inputs) - 1))
+    for name in ("leak", "maps")[len(inputs) - 1 :]:
+        with graph.inserting_after(inputs[-1]):
+            inputs.append(graph.placeholder(name))
+    (end,) = (node for node in graph.nodes if node.op == "output")
+    if isinstance(end.args[0], fx.Node):
+        end.args = ((end.args[0], end.args[0]),)
+    _fix_reshapes(fast)
+    _pool_first(fast)
+    _cut_unread(fast)
+    if one_map:
+        _pick(fast, end, inputs[2])
+    graph.eliminate_dead_code()
+    graph.lint()
+    fast = fx.GraphModule(fast, graph).eval()
+    if channels_last:
+        for name in {str(node.target) for node in graph.nodes if node.op == "call_module"}:
+            fast.set_submodule(name, _channels_last(fast.get_submodule(name)))
+    return fast
+
+
+def step_bytes(network: fx.GraphModule, image: Sequence[int], device: torch.device, dtype: torch.dtype) -> int:
+    """Memory that one more image takes on the way forward and back through a network that `optimize_graph` made."""
+
+    def step(count: int) -> None:
+        x = torch.zeros(count, *image, device=device, dtype=dtype, requires_grad=True)
+        _, leaky = network(x, 0.5, torch.zeros(count, dtype=torch.long, device=device))
+        torch.autograd.grad(leaky.sum(), x)
+
+    return peak_bytes(lambda: step(2)) - peak_bytes(lambda: step(1))
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    """The module, or a copy with its convolutions in the faster layout."""
+    if isinstance(module, nn.Sequential):  # an asymmetric padding with its convolution
+        return nn.Sequential(*map(_channels_last, module))
+    if not isinstance(module, nn.Conv2d):
+        return module
+    other = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    few = plain and module.weight[0].numel() <= _FEW
+    return _FewChannels(other) if few else other
+
+
+def _shape(node: fx.Node) -> tuple[int, ...] | None:
+    """Of the node's output for a batch of two; None where it is not one tensor."""
+    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
+    return None if shape is None else tuple(shape)
+
+
+def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return network.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _fix_reshapes(network: fx.GraphModule) -> None:
+    """A reshape to what the file says, and none where nothing changes: onnx2torch asks the device for it each time."""
+    for node in list(network.graph.nodes):
+        if type(_module(network, node)).__name__ != "OnnxReshape":
+            continue
+        if _shape(node) == _shape(node.args[0]):
+            node.replace_all_uses_with(node.args[0])
+            network.graph.erase_node(node)
+        elif node.args[1].op == "get_attr":
+            shape = operator.attrgetter(str(node.args[1].target))(network).tolist()
+            if 0 not in shape:  # in ONNX: as it was
+                with network.graph.inserting_before(node):
+                    fixed = network.graph.call_function(torch.reshape, (node.args[0], tuple(shape)))
+                fixed.meta.update(node.meta)
+                node.replace_all_uses_with(fixed)
+                network.graph.erase_node(node)
+
+
+def _pool_first(network: fx.GraphModule) -> None:
+    for pool in list(network.graph.nodes):
+        if not isinstance(_module(network, pool), nn.MaxPool2d):
+            continue
+        relu = pool.args[0]
+        if isinstance(_module(network, relu), nn.ReLU) and list(relu.users) == [pool]:
+            pool.replace_input_with(relu, relu.args[0])
+            pool.replace_all_uses_with(relu)
+            relu.replace_input_with(relu.args[0], pool)
+            pool.append(relu)
+            relu.meta["tensor_meta"] = pool.meta["tensor_meta"]
+
+
+def _cut_unread(network: fx.GraphModule) -> None:
+    nodes = list(network.graph.nodes)
+    read: dict[fx.Node, _Size] = {}  # the rows and columns of a node's output that something reads
+    for node in reversed(nodes):
+        for source, size in _reads(network, node, read.get(node)).items():
+            before = read.get(source, (0, 0))
+            read[source] = max(before[0], size[0]), max(before[1], size[1])
+    for node in nodes:
+        shape = _shape(node)
+        if node not in read or shape is None or len(shape) != 4 or read[node] == shape[2:]:
+            continue
+        if _is_window(_module(network, node)) or isinstance(_module(network, node), nn.ReLU):
+            continue  # makes no more than its input, which is cut, lets it
+        with network.graph.inserting_after(node):
+            cut = network.graph.call_function(_cut, (node, *read[node]))
+        node.replace_all_uses_with(cut, delete_user_cb=lambda user, cut=cut: user is not cut)
+
+
+def _cut(maps: Tensor, rows: int, columns: int) -> Tensor:
+    # Not a slice: a gradient goes back through a negative padding in one step, and through a slice of two axes in two.
+    return nn.functional.pad(maps, (0, columns - maps.shape[3], 0, rows - maps.shape[2]))
+
+
+def _reads(network: fx.GraphModule, node: fx.Node, read: _Size | None) -> dict[fx.Node, _Size]:
+    """How much of each of its inputs a node reads, if so much of its own output is read."""
+    module = _module(network, node)
+    sources = {source: _shape(source) for source in node.all_input_nodes}
+    whole = {source: (shape[2], shape[3]) for source, shape in sources.items() if shape is not None and len(shape) == 4}
+    if read is None or len(whole) != 1:
+        return whole
+    (source,) = whole
+    if isinstance(module, nn.ReLU):
+        return {source: read}
+    if _is_window(module):
+        kernel, stride, dilation = (_pair(getattr(module, name)) for name in ("kernel_size", "stride", "dilation"))
+        rows, columns = (
+            (count - 1) * step + (side - 1) * apart + 1
+            for count, step, side, apart in zip(read, stride, kernel, dilation, strict=True)
+        )
+        return {source: (rows, columns)}
+    return whole
+
+
+def _is_window(module: nn.Module | None) -> bool:
+    """A convolution or max-pooling without padding."""
+    if isinstance(module, nn.MaxPool2d):
+        return _pair(module.padding) == (0, 0) and not module.ceil_mode
+    return isinstance(module, nn.Conv2d) and module.padding in ((0, 0), 0)
+
+
+def _pair(value: Any) -> _Size:
+    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _pick(network: fx.GraphModule, end: fx.Node, maps: fx.Node) -> None:
+    """Only the wanted maps: in the last convolution if what follows it goes map by map, otherwise at the end."""
+    outputs: Any = end.args[0]
+    convolutions, open_nodes = set(), list(outputs)
+    while open_nodes:
+        node = open_nodes.pop()
+        module = _module(network, node)
+        if isinstance(module, _MAP_BY_MAP) or node.target in (_cut, operator.add, operator.sub, operator.mul):
+            open_nodes.extend(source for source in node.all_input_nodes if source.target != "leak")
+        else:
+            convolutions.add(node)
+    last = convolutions.pop()
+    module = _module(network, last)
+    if not convolutions and isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros":
+        network.set_submodule(str(last.target), _WantedMaps(module))
+        last.args = (*last.args, maps)
+        return
+    with network.graph.inserting_before(end):
+        picked = {output: network.graph.call_function(_picked, (output, maps)) for output in dict.fromkeys(outputs)}
+        end.args = (tuple(picked[output] for output in outputs),)
+
+
+def _picked(output: Tensor, maps: Tensor) -> Tensor:
+    """(batch, maps, …) → (batch, 1, …), each image's own map."""
+    return output[torch.arange(len(maps), device=maps.device), maps][:, None]
+
+
+class _WantedMaps(nn.Module):
+    """A convolution of which each image wants one map."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, images: Tensor, maps: Tensor) -> Tensor:
+        """(batch, channels, height, width), (batch,) → (batch, 1, height, width)."""
+        module = self.convolution
+        if isinstance(module.padding, str) or any(module.padding):
+            images = nn.functional.pad(images, module._reversed_padding_repeated_twice)
+        kernels = module.weight.index_select(0, maps).flatten(2)
+        window = module.kernel_size, module.stride, module.dilation
+        windows: Tensor = _WindowSums.apply(images, kernels, *window)
+        if module.bias is not None:
+            windows = windows + module.bias[maps][:, None, None]
+        return windows[:, None]
+
+
+class _WindowSums(torch.autograd.Function):
+    """Each image's product with a kernel of its own: (batch, channels, height, width) → (batch, rows, columns).
+
+    kernels: (batch, channels, places of the window). They get no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, kernels: Tensor, kernel_size: _Size, stride: _Size, dilation: _Size
+    ) -> Tensor:
+        ctx.save_for_backward(kernels)
+        ctx.size, ctx.window = images.shape[2:], (kernel_size, stride, dilation)
+        ctx.channels_last = not images.is_contiguous()
+        # What each pixel would add if the window lay over it with its first, its second … place,
+        parts = torch.bmm(kernels.transpose(1, 2), images.flatten(2))
+        # and for each window the sum of its places' pixels.
+        return _windows(parts.contiguous(), ctx.size, *ctx.window).sum((1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's has *args
+        (kernels,) = ctx.saved_tensors
+        batch, channels, places = kernels.shape
+        height, width = ctx.size
+        parts = gradient.new_zeros(batch, places, height * width)
+        _windows(parts, ctx.size, *ctx.window).copy_(gradient[:, None, None])
+        if ctx.channels_last:  # the layout that came is the one that goes: what follows reads both side by side
+            images = torch.bmm(parts.transpose(1, 2), kernels.transpose(1, 2)).transpose(1, 2)
+        else:
+            images = torch.bmm(kernels, parts)
+        return images.view(batch, channels, height, width), None, None, None, None
+
+
+def _windows(parts: Tensor, size: _Size, kernel_size: _Size, stride: _Size, dilation: _Size) -> Tensor:
+    """(batch, places, pixels) → (batch, rows, columns, down, across), the pixel under each place of each window.
+
+    A view: the pixels of a window lie along a diagonal in memory.
+    """
+    (height, width), (rows, columns), (down, right), (below, beside) = size, kernel_size, stride, dilation
+    of_image, of_place, of_pixel = parts.stride()
+    down_by = (height - (rows - 1) * below - 1) // down + 1
+    across = (width - (columns - 1) * beside - 1) // right + 1
+    return parts.as_strided(
+        (len(parts), rows, columns, down_by, across),
+        (
+            of_image,
+            columns * of_place + below * width * of_pixel,
+            of_place + beside * of_pixel,
+            down * width * of_pixel,
+            right * of_pixel,
+        ),
+    )
+
+
+class _FewChannels(nn.Module):
+    """A convolution of few input channels."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, images: Tensor) -> Tensor:
+        module = self.convolution
+        output: Tensor = _BackByProduct.apply(
+            images, module.weight, module.bias, module.stride, module.padding, module.dilation
+        )
+        return output
+
+
+class _BackByProduct(torch.autograd.Function):
+    """A convolution whose gradient with respect to its input is a matrix product, and a sum of shifted images.
+
+    The kernels for this are made for many input channels. The weights get no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, stride: _Size, padding: _Size, dilation: _Size
+    ) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.size, ctx.window = images.shape[2:], (stride, padding, dilation)
+        return nn.functional.conv2d(images, weight, bias, stride, padding, dilation)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's has *args
+        (weight,) = ctx.saved_tensors
+        (down, right), (above, left), (below, beside) = ctx.window
+        maps, channels, rows, columns = weight.shape
+        batch, _, high, wide = gradient.shape
+        # What each output pixel gives to each place of its window; then every place's share, shifted to where it lies.
+        pixels = gradient.permute(1, 0, 2, 3).reshape(maps, -1)
+        shares = (weight.reshape(maps, -1).t() @ pixels).view(channels, rows, columns, batch, high, wide)
+        height, width = ctx.size
+        images = gradient.new_zeros(channels, batch, height + 2 * above, width + 2 * left)
+        for row in range(rows):
+            for column in range(columns):
+                y, x = row * below, column * beside
+                under = images[:, :, y : y + (high - 1) * down + 1 : down, x : x + (wide - 1) * right + 1 : right]
+                under += shares[:, row, column]
+        inside = images[:, :, above : above + height, left : left + width]
+        return inside.transpose(0, 1), None, None, None, None, None

@@ -1,0 +1,1 @@
+"""How does an image ascend: objectives, starts, settings, the loop?"""

@@ -1,0 +1,1 @@
+"""How is a strong OIP found for every map?"""

@@ -1,0 +1,308 @@
+"""How is a strong OIP found for every map?
+
+The call is checked, its work planned by memory and cores, and done batch by batch; what a result has cost is counted in
+image-steps, so that it can be said.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from oip_torch.base.checks import shown, whole, whole_numbers
+from oip_torch.base.errors import InputError, OipError
+from oip_torch.base.platform import free_bytes, in_words, keep_freed_memory, matmul_precision, recorded_gradients
+from oip_torch.base.progress import bar
+from oip_torch.network.model import FeatureModel
+from oip_torch.network.onnx_file import Layer
+from oip_torch.optim.ascent import AscentSettings
+from oip_torch.optim.objectives import Objective, is_of_one_map, map_mean, map_peak, name_of
+from oip_torch.results.oips import Oips
+from oip_torch.search.batch import Batch, Target, target_of
+
+__all__ = ["ascend", "chosen_maps"]
+
+_BATCH = {"cpu": 64, "cuda": 4096}  # images at once; beyond that the time per image no longer falls
+_BESIDE = 2.0  # with what allocator and libraries take: on CPUs processes grew by 1.3 to 2 of what their tensors hold
+_LIBRARIES = 32 << 20  # what the first ascent of a process takes for kernels and threads
+_CORE_BYTES = 64 << 20  # of a core's batch: with images so large that this is few of them, time per image is the same
+_WAKE_SECONDS = 0.1  # how long a Ctrl-C may go unseen
+
+logger = logging.getLogger("oip_torch")
+
+
+@recorded_gradients()
+def ascend(
+    model: FeatureModel,
+    layer: str | Layer,
+    maps: int | Iterable[int] | Tensor | None = None,
+    *,
+    starts: int = 1,
+    seed: int = 0,
+    settings: AscentSettings | None = None,
+    objective: Objective = map_mean,
+    before_activation: bool | None = None,
+    batch_size: int | None = None,
+    memory: int | None = None,
+    progress: bool | None = None,
+) -> Oips:
+    """Make OIPs: images that the chosen maps of a layer respond to.
+
+        oips = oip.ascend(model, "Conv2D_3", maps=[17, 56], starts=4)
+
+    Args:
+        model: from `load` or `convert`; the work is done where its weights are, in their dtype.
+        layer: name of the layer, or its entry of `model.layers`.
+        maps: which of its maps (or units), each once: whole numbers, or a mask of booleans; None: all of them.
+        starts: how many images per map, each from a start of its own (or from the best of its own candidates).
+        seed: each image's random numbers depend on (seed, layer, map, start number) alone.
+        settings: default `AscentSettings()`.
+        objective: what is maximised, see `objectives`. A function of one's own has to score each image by its own
+            activations alone: one that lets images enter each other's scores would give other results with another
+            `batch_size`, and is refused.
+        before_activation: maximise what goes into the layer's activation instead of what comes out. None: where the
+            activation is a softmax or a sigmoid, which end at 1 whatever goes in, so that all scores would be 1.
+        batch_size: images at once, at most; default by device.
+        memory: bytes that this may take beyond what the process holds already: on a CPU for the work and its results,
+            on CUDA for the work on the card. Default: half of what is free. Fewer images at once are worked on where it
+            is little. What is expected is told by `info["predicted_bytes"]`.
+        progress: show a bar on stderr; None: only on a terminal or in a notebook.
+
+    Returns:
+        The OIPs, map by map, start by start. Images that left the finite numbers are not among them:
+        `info["not_finite"]` names them, as [map, start], and so does a warning of the logger "oip_torch".
+
+    Raises:
+        InputError: an argument of a wrong kind, unknown layer, a map out of range or named twice, an objective that
+            cannot be maximised, or more images than fit in memory.
+        OipError: every image left the finite numbers.
+    """
+    if not isinstance(model, FeatureModel):
+        raise InputError(f"model is {shown(model)}: expected what oip_torch.load or oip_torch.convert returns")
+    model.check_dtype()
+    layer = model.layer(layer).name
+    settings = AscentSettings() if settings is None else settings
+    if not isinstance(settings, AscentSettings):
+        raise InputError(
+            f"settings is {shown(settings)}: expected AscentSettings(…), AscentSettings.article(…) or "
+            "AscentSettings.within(…)"
+        )
+    numbers = chosen_maps(model, layer, maps)
+    starts, seed = whole("starts", starts, 1), whole("seed", seed, 0)
+    batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
+    memory = None if memory is None else whole("memory", memory, 1)
+    target = target_of(model, layer, model.before_activation(layer, before_activation), objective)
+    fingerprint = model.fingerprint
+    plan = _plan(target, len(numbers) * starts, settings, batch_size, memory)
+    keys = [(number, start) for number in numbers for start in range(starts)]
+    if model.device.type == "cpu":
+        keep_freed_memory()
+    joined = _room(model, len(keys), settings)
+    spent: list[int] = []
+    stop = threading.Event()
+    began = time.perf_counter()
+    with bar(f"ascending {layer}", len(keys) * settings.image_steps, progress) as tell:
+
+        def advance(count: int) -> None:
+            if stop.is_set():
+                raise _StoppedError
+            tell(count)
+
+        def work(first: int) -> None:
+            rows = slice(first, first + plan.batch_size)
+            batch = Batch(target, keys[rows], seed, settings, advance)
+            for name, values in batch.ascend().items():
+                joined[name][rows] = values
+            spent.append(batch.spent)
+
+        with matmul_precision(tf32=settings.tf32):  # of this process; autocast is a thread's, and off in new ones
+            _each_batch(work, range(0, len(keys), plan.batch_size), plan.workers, stop)
+    finite = np.isfinite(joined["images"]).all((1, 2, 3)) & np.isfinite(joined["scores"])
+    lost = [key for key, sound in zip(keys, finite, strict=True) if not sound]
+    if lost:
+        text = (
+            f"{len(lost)} of {len(keys)} images of {layer!r} left the finite numbers: {_named(lost, model.noun(layer))}"
+        )
+        hint = "use a smaller epsilon, or float64, and look whether the weights are finite"
+        if len(lost) == len(keys):
+            raise OipError(f"{text}; {hint}")
+        logger.warning("note: %s; they are not among the results: %s", text, hint)
+    status = np.where(joined["converged_at"] >= 0, "converged", "finished")
+    status = np.where(joined["woken"], "woken", status)
+    oips = Oips(
+        layer=layer,
+        maps=np.array([key[0] for key in keys], np.int64),
+        starts=np.array([key[1] for key in keys], np.int64),
+        images=joined["images"],
+        scores=joined["scores"],
+        largest_before=joined["largest_before"],
+        traces=joined["traces"],
+        snapshots=joined["snapshots"],
+        snapshot_steps=np.array(settings.snapshot_steps(), np.int64),
+        status=np.where(joined["dead"], "dead", status),
+        converged_at=np.where(joined["dead"], -1, joined["converged_at"]),
+        settings=settings.to_dict(),
+        info={
+            "seed": seed,
+            "objective": name_of(objective),
+            "way": settings.summary,
+            "noun": model.noun(layer),
+            "activation": model.layers[layer].activation,
+            "before_activation": target.before_activation,
+            "leaking": target.nearest_activations() if settings.leak > 0 else {},
+            "source": model.network.source,
+            "source_sha256": model.network.source_sha256,
+            "graph_sha256": fingerprint,
+            "weights": "as converted" if fingerprint == model.network.graph_sha256 else "changed since the conversion",
+            "versions": {name: version(name) for name in ("oip_torch", "torch", "numpy")},
+            "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "not_finite": [list(key) for key in lost],
+            "image_steps": sum(spent),
+            "predicted_bytes": plan.bytes,
+            "seconds": time.perf_counter() - began,
+        },
+    )
+    return oips.take(finite) if lost else oips
+
+
+class _StoppedError(Exception):
+    """Another thread failed, or was interrupted: this one need not go on."""
+
+
+def _named(keys: Sequence[tuple[int, int]], noun: str) -> str:
+    """[(3, 0), (3, 1), (5, 0)] → "map 3 (starts 0, 1), map 5 (start 0)"; at most eight maps by name."""
+    starts: dict[int, list[int]] = {}
+    for number, start in keys:
+        starts.setdefault(number, []).append(start)
+    named = [
+        f"{noun} {number} (start{'s' if len(own) > 1 else ''} {', '.join(map(str, own))})"
+        for number, own in starts.items()
+    ]
+    return ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the images are worked on: so many in a batch, so many batches at once, in so much memory."""
+
+    batch_size: int
+    workers: int
+    bytes: int
+
+
+def _plan(target: Target, count: int, settings: AscentSettings, batch_size: int | None, memory: int | None) -> _Plan:
+    """As many images at once as are worth it and fit; an `InputError` where not even one does."""
+    model = target.model
+    on_cpu = model.device.type == "cpu"
+    free = free_bytes(model.device) // 2 if memory is None else memory
+    result = sum(array.nbytes for array in _room(model, 1, settings).values())
+    results = count * result if on_cpu else 0
+    cores = torch.get_num_threads() if on_cpu else 1
+    plain = is_of_one_map(target.objective)
+    networks = {(settings.leak > 0, plain)}
+    if settings.candidates > 1 and settings.waking and settings.steps > 1 and target.wakes:  # see Batch.by_the_peak
+        networks |= {(True, is_of_one_map(target.objective, map_peak)), (True, plain)}
+    step = max(target.step_bytes(leaky=leaky, one_map=one_map) for leaky, one_map in networks)
+    # While a batch is at work it holds the results of two finalists and of the better ones, what is kept of the
+    # finalists' trials, and about so many images.
+    tried = sum(kept < settings.trial_steps for kept in settings.snapshot_steps())
+    images = 16 + 3 * (1 + settings.finalists) * tried
+    one = int(_BESIDE * (step + 3 * result + images * math.prod(model.input_shape) * model.dtype.itemsize))
+    room = max(0, free - results - _LIBRARIES)
+    workers = min(cores, count, room // one)
+    if workers == 0:
+        raise InputError(
+            f"OIPs of {target.layer!r}, {count} in number, need {in_words(_LIBRARIES + results + one)} of memory, "
+            f"{in_words(results)} of it for the results, and {in_words(free)} may be used: ask for fewer maps or "
+            "starts, keep fewer snapshots (AscentSettings(snapshots=())), or allow more (memory=BYTES or --memory GIB, "
+            "at most what is free)"
+        )
+    most = _BATCH[model.device.type] if batch_size is None else batch_size
+    if on_cpu and batch_size is None:
+        most = min(most, max(1, _CORE_BYTES // one))
+    most = min(most, room // (workers * one))
+    rounds = -(-count // (workers * most))
+    size = -(-count // (workers * rounds))  # of equal batches, so that no core waits for another one in the end
+    return _Plan(size, workers, _LIBRARIES + results + workers * size * one)
+
+
+def _room(model: FeatureModel, count: int, settings: AscentSettings) -> dict[str, npt.NDArray[Any]]:
+    """Arrays for what `Batch.ascend` finds of so many images, to be filled batch by batch."""
+    channels, height, width = model.input_shape
+    numbers = torch.empty(0, dtype=model.dtype, device="cpu").numpy().dtype
+    pixels = (height, width, channels)
+    rows: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
+        "images": (pixels, numbers),
+        "scores": ((), numbers),
+        "largest_before": ((), numbers),
+        "traces": ((settings.way_steps,), numbers),
+        "snapshots": ((len(settings.snapshot_steps()), *pixels), numbers),
+        "converged_at": ((), np.int64),
+        "dead": ((), bool),
+        "woken": ((), bool),
+    }
+    return {name: np.empty((count, *shape), kind) for name, (shape, kind) in rows.items()}
+
+
+def _each_batch(work: Callable[[int], None], firsts: Sequence[int], workers: int, stop: threading.Event) -> None:
+    """`work` on each batch, which it is told by the number of its first image; `stop` is set where one fails.
+
+    On a CPU the cores work on a batch each, instead of all on one: operations this small spend more time waiting for
+    each other than computing, and where another program holds a core they wait for it at every operation (measured
+    with one core busy: 4.5 ms an image-step with two threads on one batch, 0.6 ms with one).
+    """
+    if workers == 1:
+        for first in firsts:
+            work(first)
+        return
+    cores = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores // workers,)) as pool:
+            try:
+                pending = {pool.submit(work, first) for first in firsts}
+                while pending:
+                    # Not for ever: a wait without an end is not woken by every signal on every system.
+                    done, pending = wait(pending, timeout=_WAKE_SECONDS, return_when=FIRST_EXCEPTION)
+                    for finished in done:
+                        finished.result()
+            except BaseException:  # Ctrl-C above all
+                stop.set()  # who is at work ends after its step,
+                pool.shutdown(wait=False, cancel_futures=True)  # and what has not begun need not
+                raise
+    finally:
+        torch.set_num_threads(cores)
+
+
+def chosen_maps(model: FeatureModel, layer: str, maps: int | Iterable[int] | Tensor | None) -> list[int]:
+    """The maps as a list; None stands for all. An `InputError` names the range, and what was named twice."""
+    count, noun = model.layers[layer].maps, model.noun(layer)
+    if maps is None:
+        return list(range(count))
+    numbers = whole_numbers(f"maps of layer {layer!r}", maps, count)
+    if not numbers:
+        raise InputError(
+            f"no maps of layer {layer!r} were given: expected numbers from 0 to {count - 1}, or None for all"
+        )
+    for number in numbers:
+        if not 0 <= number < count:
+            raise InputError(f"layer {layer!r} has no {noun} {number}: expected a number from 0 to {count - 1}")
+    if len(set(numbers)) < len(numbers):
+        twice = next(number for number in numbers if numbers.count(number) > 1)
+        raise InputError(
+            f"{noun} {twice} of layer {layer!r} is named more than once: expected each once; several images of one "
+            "come from several starts (starts=3, --starts 3)"
+        )
+    return numbers

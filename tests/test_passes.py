@@ -1,0 +1,265 @@
+"""What is made faster stays the same function: values and gradients, on every layer of every network at hand."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from onnx2torch.node_converters.reshape import OnnxReshape
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import oip_torch
+from oip_torch.base.platform import matmul_precision
+from oip_torch.network.passes import _BackByProduct, _WindowSums, optimize_graph
+from oip_torch.optim.ascent import climb
+from oip_torch.optim.objectives import map_mean
+
+
+def differences(plain: nn.Module, fast: nn.Module, image: tuple[int, ...], *leak: float) -> float:
+    """Largest |Δ| over the largest |plain|, of the outputs and of a gradient with respect to three images."""
+    x = torch.randn(3, *image, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    want = plain(x, *leak)
+    want = want if isinstance(want, tuple) else (want, want)
+    maps = torch.tensor([0, want[0].shape[1] - 1, want[0].shape[1] // 2])
+    got = fast(x, *(leak or (0.0,)), maps)
+    if got[0].shape[1] == 1:  # of each image one map
+        want = tuple(output[torch.arange(3), maps][:, None] for output in want)
+    rows, gradients = [], []
+    for outputs in (want, got):
+        weights = torch.Generator().manual_seed(1)
+        total = torch.zeros((), dtype=torch.float64)
+        for output in outputs:
+            total = total + (output * torch.randn(output.shape, dtype=torch.float64, generator=weights)).sum()
+        gradients.append(torch.autograd.grad(total, x)[0])
+        rows.append(torch.cat([output.detach().flatten() for output in outputs]))
+    assert [output.shape for output in got] == [output.shape for output in want]
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-300)) for a, b in (rows[::-1], gradients[::-1]))
+
+
+def traced(*layers: nn.Module) -> fx.GraphModule:
+    return fx.symbolic_trace(nn.Sequential(*layers).double().eval().requires_grad_(False))
+
+
+def test_every_layer_of_the_shipped_network(model: oip_torch.FeatureModel) -> None:
+    """Measured: 4e-15 at most."""
+    model = copy.deepcopy(model).double()
+    for layer in model.layers.names:
+        for leaky in (False, True):
+            plain = model.leaky_up_to(layer) if leaky else model.up_to(layer)
+            for one_map, channels_last in itertools.product((False, True), repeat=2):
+                fast = optimize_graph(plain, model.input_shape, one_map=one_map, channels_last=channels_last)
+                error = differences(plain, fast, model.input_shape, *([0.3] if leaky else []))
+                assert error < 1e-12, (layer, leaky, one_map, channels_last)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["branches.keras", "rgb.keras", "default_names.keras", "silent.h5"])
+def test_every_layer_of_other_networks(name: str, converted: Callable[[str], Path]) -> None:
+    model = oip_torch.load(converted(name), device="cpu").double()
+    for layer in model.layers.names:
+        for leaky, one_map in itertools.product((False, True), repeat=2):
+            fast = model.climbed(layer, leaky=leaky, one_map=one_map)
+            plain = model.leaky_up_to(layer) if leaky else model.up_to(layer)
+            error = differences(plain, fast, model.input_shape, *([0.3] if leaky else []))
+            assert error < 1e-12, (layer, leaky, one_map)
+
+
+def test_float32_ascents_begin_alike_with_and_without_it(
+    model: oip_torch.FeatureModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounding differs, so that they part in the end; the first twenty steps agree to 2e-7, measured."""
+    settings = oip_torch.AscentSettings.article(steps=20)
+    fast = oip_torch.ascend(model, "Conv2D_3", range(16), settings=settings)
+
+    def plain_way(model: oip_torch.FeatureModel, layer: str, **_: bool) -> Callable[..., object]:
+        network = model.up_to(layer)
+
+        def run(images: Tensor, leak: float, maps: Tensor) -> tuple[Tensor, Tensor]:
+            rows = network(images)[torch.arange(len(maps)), maps][:, None]
+            return rows, rows
+
+        return run
+
+    monkeypatch.setattr(oip_torch.FeatureModel, "climbed", plain_way)
+    plain = oip_torch.ascend(model, "Conv2D_3", range(16), settings=settings)
+    assert (plain.traces != fast.traces).any()
+    torch.testing.assert_close(torch.tensor(fast.traces), torch.tensor(plain.traces), rtol=1e-4, atol=1e-5)
+
+
+def test_what_nothing_reads_is_not_computed(model: oip_torch.FeatureModel) -> None:
+    """3x3 of Conv2D_3 come from 5x5, these from 10x10 of the 11x11 before, these from 12x12, 24x24 and 26x26."""
+    fast = optimize_graph(model.leaky_up_to("Conv2D_3"), model.input_shape, one_map=True, channels_last=True)
+    shapes: dict[str, tuple[int, ...]] = {}
+    fast = copy.deepcopy(fast)  # hooks on what it shares would stay with the model
+    for name, module in fast.named_modules():
+        if type(module).__name__ in ("MaxPool2d", "_FewChannels", "_WantedMaps", "Conv2d"):
+            module.register_forward_hook(
+                lambda module, args, output, name=name: shapes.update({name: tuple(args[0].shape[2:])})
+            )
+    fast(torch.zeros(1, *model.input_shape), 0.0, torch.tensor([5]))
+    assert sorted(set(shapes.values()), reverse=True) == [(26, 26), (24, 24), (12, 12), (10, 10), (5, 5)]
+
+
+def test_a_relu_goes_behind_the_pooling_only_where_nothing_else_reads_it() -> None:
+    def order(network: nn.Module) -> list[str]:
+        graph = optimize_graph(fx.symbolic_trace(network), (2, 8, 8), one_map=False, channels_last=False).graph
+        return [str(node.target) for node in graph.nodes if node.op == "call_module"]
+
+    class Chain(nn.Module):
+        def __init__(self, both: bool) -> None:
+            super().__init__()
+            self.relu, self.pool, self.both = nn.ReLU(), nn.MaxPool2d(2), both
+
+        def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+            rectified = self.relu(x)
+            return (self.pool(rectified), rectified) if self.both else self.pool(rectified)
+
+    assert order(Chain(both=False)) == ["pool", "relu"]
+    assert order(Chain(both=True)) == ["relu", "pool"]
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        (nn.Conv2d(2, 4, 3, stride=2), nn.MaxPool2d(3, stride=2), nn.ReLU(), nn.Conv2d(4, 3, 2)),
+        (nn.Conv2d(2, 4, (2, 4), dilation=(2, 1)), nn.ReLU(), nn.MaxPool2d((3, 2), stride=(2, 3), ceil_mode=True)),
+        (nn.MaxPool2d(2, padding=1), nn.Conv2d(2, 4, 1, bias=False), nn.MaxPool2d(2, stride=3)),
+        (nn.Conv2d(2, 4, 3, groups=2), nn.AvgPool2d(2), nn.ReLU(), nn.MaxPool2d(2)),
+        (nn.Conv2d(2, 6, 3, padding=2, padding_mode="circular"), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        (nn.Conv2d(2, 5, (3, 2), stride=(2, 3), padding=(1, 2), dilation=(2, 1)), nn.Sigmoid()),
+        (nn.Conv2d(2, 5, 3, padding="same", dilation=2), nn.ELU(), nn.Softplus()),
+        (nn.Conv2d(2, 5, 3), nn.Softmax(1)),
+        (nn.Conv2d(2, 40, 3), nn.BatchNorm2d(40), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(40, 3, 3, stride=3)),
+    ],
+)
+def test_other_shapes_stay_what_they_are(layers: tuple[nn.Module, ...]) -> None:
+    plain = traced(*layers)
+    for one_map, channels_last in itertools.product((False, True), repeat=2):
+        fast = optimize_graph(plain, (2, 19, 23), one_map=one_map, channels_last=channels_last)
+        assert differences(plain, fast, (2, 19, 23)) < 1e-12
+
+
+def test_a_padded_convolution_of_the_original_is_left_as_it_was() -> None:
+    padded = nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), 0.0), nn.Conv2d(2, 4, 3))
+    graph = fx.Graph()
+    graph.output(graph.call_module("padded", (graph.placeholder("x"),)))
+    plain = fx.GraphModule({"padded": padded.double().requires_grad_(False)}, graph)
+    fast = optimize_graph(plain, (2, 9, 9), one_map=False, channels_last=True)
+    assert differences(plain, fast, (2, 9, 9)) < 1e-12
+    assert type(padded[1]) is nn.Conv2d
+    assert type(fast.get_submodule("padded.1")).__name__ == "_FewChannels"
+
+
+def test_the_original_is_left_as_it_was(model: oip_torch.FeatureModel) -> None:
+    plain = model.leaky_up_to("Conv2D_3")
+    before = str(plain.graph), {name: tensor.stride() for name, tensor in plain.named_parameters()}
+    optimize_graph(plain, model.input_shape, one_map=True, channels_last=True)
+    assert before == (str(plain.graph), {name: tensor.stride() for name, tensor in plain.named_parameters()})
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [((1, 1), (0, 0), (1, 1)), ((2, 3), (1, 2), (2, 1))])
+def test_the_gradient_by_product_is_that_of_the_convolution(
+    stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+) -> None:
+    weight, bias = torch.randn(5, 3, 3, 2, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    x = torch.randn(2, 3, 11, 9, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: _BackByProduct.apply(x, weight, bias, stride, padding, dilation), (x,))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_window_sums(layout: torch.memory_format) -> None:
+    x = torch.randn(2, 3, 9, 8, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    kernels = torch.randn(2, 3, 6, dtype=torch.float64)
+    for sizes in (((3, 2), (1, 1), (1, 1)), ((2, 3), (2, 1), (2, 3))):
+        assert torch.autograd.gradcheck(lambda x, sizes=sizes: _WindowSums.apply(x, kernels, *sizes), (x,))
+        assert torch.autograd.grad(_WindowSums.apply(x, kernels, *sizes).sum(), x)[0].stride() == x.stride()
+
+
+def test_the_loop_asks_the_device_for_nothing(model: oip_torch.FeatureModel) -> None:
+    """On CUDA each number that Python asks for makes it wait: none in a step, on any layer."""
+
+    class Asked(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = 0
+
+        def __torch_dispatch__(
+            self, func: object, types: object, args: tuple = (), kwargs: dict | None = None
+        ) -> object:
+            self.count += any(
+                name in str(func) for name in ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select")
+            )
+            return func(*args, **(kwargs or {}))  # type: ignore[operator]
+
+    def asked(layer: str, settings: oip_torch.AscentSettings) -> int:
+        maps = torch.arange(8)
+        x = torch.randn(8, *model.input_shape, generator=torch.Generator().manual_seed(0))
+        with Asked() as mode:
+            climb(partial(model.climbed, layer), x, maps, settings.schedule, map_mean, kept=(0, 1))
+        return mode.count
+
+    for layer in model.layers.names:
+        for make in (oip_torch.AscentSettings.article, oip_torch.AscentSettings):
+            asked(layer, make(steps=1))  # the network is rewritten on the first run
+            assert asked(layer, make(steps=9)) == asked(layer, make(steps=3)), layer
+
+
+def test_a_reshape_keeps_what_was_before() -> None:
+    """A zero in ONNX stands for the size that was there; such a one is left to onnx2torch."""
+
+    class Chain(nn.Module):
+        def __init__(self, *shape: int) -> None:
+            super().__init__()
+            self.register_buffer("shape", torch.tensor(shape))
+            self.reshape = OnnxReshape()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.reshape(x, self.shape)
+
+    class Leaves(fx.Tracer):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return isinstance(module, OnnxReshape)
+
+    for shape, left in (((-1, 12), False), ((0, 12), True), ((-1, 3, 2, 2), False)):
+        chain = Chain(*shape)
+        plain = fx.GraphModule(chain, Leaves().trace(chain))
+        fast = optimize_graph(plain, (3, 2, 2), one_map=False, channels_last=False)
+        assert any(node.op == "call_module" for node in fast.graph.nodes) == left
+        for count in (1, 2, 5):
+            x = torch.randn(count, 3, 2, 2)
+            assert torch.equal(fast(x, 0.0, torch.zeros(count))[0], plain(x))
+
+
+def test_products_are_rounded_as_asked_and_as_before_afterwards() -> None:
+    def flags() -> tuple[str, str]:
+        return torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+
+    before = flags()
+    for tf32, expected in ((False, "ieee"), (True, "tf32")):
+        with contextlib.suppress(ZeroDivisionError), matmul_precision(tf32=tf32):
+            assert flags() == (expected, expected)
+            1 / 0  # noqa: B018
+        assert flags() == before
+
+
+def test_an_objective_of_ones_own_sees_all_maps(model: oip_torch.FeatureModel) -> None:
+    seen = set()
+
+    def contrast(activations: Tensor, maps: Tensor) -> Tensor:
+        """How far the map is above the layer's mean."""
+        seen.add(activations.shape[1])
+        return map_mean(activations, maps) - activations.mean((1, 2, 3))
+
+    settings = oip_torch.AscentSettings.article(steps=3)
+    oips = oip_torch.ascend(model, "Conv2D_3", [14, 29], settings=settings, objective=contrast)
+    assert seen == {128}
+    assert (np.diff(oips.traces, axis=1) > 0).all()

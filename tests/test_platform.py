@@ -1,0 +1,112 @@
+"""How much memory work takes: counted from outside, and foretold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from oip_torch import AscentSettings, FeatureModel, InputError, ascend
+from oip_torch.base.platform import free_bytes, in_words, peak_bytes
+
+KIB = 1024
+LIBRARIES = 32 << 20  # what is foretold for kernels and threads
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What is counted is one thread's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_tensors_count_while_they_live() -> None:
+    def work() -> torch.Tensor:
+        a = torch.zeros(2 * KIB)  # 8 KiB
+        b = a + 1  # 16 KiB
+        del a
+        c = b.view(-1, 2)[:, 0]  # nothing new
+        return c * 2  # 12 KiB more than b's 8: 4 KiB
+
+    assert peak_bytes(work) == 16 * KIB
+    assert peak_bytes(lambda: torch.ones(0)) == 0
+
+
+def test_the_way_back_is_counted() -> None:
+    x = torch.zeros(KIB, requires_grad=True)
+
+    def work() -> None:
+        (x.exp().exp().sum()).backward()
+
+    assert peak_bytes(work) >= 2 * 4 * KIB
+
+
+def test_words() -> None:
+    assert [in_words(count) for count in (512, 1536, 3 << 20, 5.5 * 2**30, 2**44)] == [
+        "512 bytes",
+        "1.5 KiB",
+        "3 MiB",
+        "5.5 GiB",
+        "1.64e+04 GiB",
+    ]
+
+
+def test_there_is_memory() -> None:
+    assert free_bytes(torch.device("cpu")) > 1 << 20
+
+
+@pytest.mark.parametrize("layer", ["Conv2D_1", "Conv2D_3", "Dense_1"])
+@pytest.mark.parametrize(
+    "settings",
+    [AscentSettings.article(steps=12), AscentSettings.within(60), AscentSettings.within(60, snapshots=())],
+    ids=["article", "within 60", "no snapshots"],
+)
+def test_what_is_foretold_is_enough(
+    model: FeatureModel, layer: str, settings: AscentSettings, one_thread: None
+) -> None:
+    """Tensors take at most what the plan says without the shares of allocator and libraries, and not far from it.
+
+    Less the weights, which are there already: they are seen since their digest is taken.
+    """
+    weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
+    runs = []
+    peak = peak_bytes(
+        lambda: runs.append(ascend(model, layer, range(10), starts=4, settings=settings, batch_size=20, progress=False))
+    )
+    found = runs[0]
+    arrays = ("images", "scores", "largest_before", "traces", "snapshots", "converged_at")
+    results = sum(getattr(found, name).nbytes for name in arrays) + 2 * len(found)
+    work = (found.info["predicted_bytes"] - results - LIBRARIES) / 2.0
+    assert 0.4 * work < peak - weights < work
+
+
+def test_little_memory_means_small_batches_and_the_same_images(model: FeatureModel) -> None:
+    settings = AscentSettings.within(12)
+    whole = ascend(model, "Conv2D_3", range(8), settings=settings)
+    least = ascend(model, "Conv2D_3", range(8), settings=settings, memory=LIBRARIES + (2 << 20))
+    assert least.info["predicted_bytes"] <= LIBRARIES + (2 << 20) < whole.info["predicted_bytes"]
+    assert np.abs(whole.images - least.images).max() < 1e-3
+
+
+def test_memory_does_not_grow_with_the_number_of_images(model: FeatureModel) -> None:
+    """Beyond a batch for each core only the results do."""
+    settings = dataclasses.replace(AscentSettings.within(4), snapshots=())
+    few, many = (ascend(model, "Conv2D_1", [0], starts=count, settings=settings) for count in (512, 1024))
+    results = sum(getattr(few, name)[0].nbytes for name in ("images", "scores", "largest_before", "traces")) + 8 + 2
+    assert many.info["predicted_bytes"] - few.info["predicted_bytes"] == 512 * results
+
+
+def test_too_much_is_refused_before_anything_is_done(model: FeatureModel) -> None:
+    message = (
+        r"OIPs of 'Conv2D_3', 12800 in number, need .* MiB of memory, .* MiB of it for the results, and 100 MiB may be "
+        r"used: ask for fewer maps or starts, keep fewer snapshots \(AscentSettings\(snapshots=\(\)\)\), or allow more"
+    )
+    with pytest.raises(InputError, match=message):
+        ascend(model, "Conv2D_3", starts=100, memory=100 << 20)
+    with pytest.raises(InputError, match="memory is 0: expected a whole number, 1 or more"):
+        ascend(model, "Conv2D_3", [0], memory=0)
