@@ -18,6 +18,9 @@ import numpy.typing as npt
 import pytest
 
 import oip_torch
+from oip_torch.optim.loop import Score
+from oip_torch.optim.objectives import map_mean
+from oip_torch.search.target import target_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,6 +40,11 @@ def _run(*arguments: str | Path) -> str:
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def score_of(model: oip_torch.FeatureModel, layer: str, settings: oip_torch.AscentSettings | None = None) -> Score:
+    """Of the method: the mean of a map, by default in the article's settings."""
+    return target_of(model, layer, False, map_mean, settings or oip_torch.AscentSettings.article()).score
 
 
 def without(*packages: str) -> str:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from conftest import score_of
 
 from oip_torch import AscentSettings, FeatureModel, InputError, StartSettings, ascend, start_images
 from oip_torch.base.tensors import standardize
-from oip_torch.optim.ascent import climb, logarithmic_steps
-from oip_torch.optim.loop import Schedule
+from oip_torch.optim.ascent import gradient_ascent
 from oip_torch.optim.objectives import map_mean
+from oip_torch.optim.schedule import Criterion, Schedule
+from oip_torch.optim.settings import logarithmic_steps
+from oip_torch.search import plan, target
 
 LAYER = "Conv2D_3"
 
 
 def test_the_article_to_the_letter() -> None:
     article = AscentSettings.article()
-    assert (article.steps, article.epsilon, article.leak, article.candidates) == (600, 0.01, 0.0, 1)
+    assert (article.schedule.steps, article.schedule.epsilon, article.schedule.leak) == (600, 0.01, 0.0)
+    assert (article.screening.candidates, article.fallback) == (1, None)
     assert article.image_steps == 600
     assert {article.schedule.at(step) for step in range(600)} == {(0.01, 0.0, 0.0)}
     assert article.snapshot_steps() == (0, 9, 18, 36, 72, 144, 288, 599)
-    assert (article.tolerance, article.patience, article.first_check) == (5e-4, 4, 10)
+    assert article.stopping.criterion == Criterion(tolerance=5e-4, patience=4, first_check=10)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 63, 64, 65, 400, 600])
@@ -38,7 +41,7 @@ def test_logarithmic_steps_stay_inside(steps: int) -> None:
 @pytest.mark.parametrize("budget", [1, 2, 5, 13, 60, 100, 299, 600, 1000])
 def test_a_budget_is_kept(budget: int) -> None:
     settings = AscentSettings.within(budget)
-    assert budget - settings.finalists < settings.image_steps <= budget
+    assert budget - settings.survivors < settings.image_steps <= budget
 
 
 def test_the_defaults_are_the_budget_of_600() -> None:
@@ -57,8 +60,8 @@ def test_schedules_fall_from_the_first_to_the_last() -> None:
 def test_one_step_is_the_equation(model: FeatureModel) -> None:
     x = start_images((1, 28, 28), [(0, 0), (3, 0)], layer=LAYER)
     maps = torch.tensor([0, 3])
-    schedule = Schedule(steps=1, epsilon=0.01, epsilon_last=None, leak=0.0)
-    result = climb(partial(model.climbed, LAYER), x, maps, schedule, map_mean)
+    schedule = Schedule(steps=1, epsilon=0.01, epsilon_last=None, leak=0.0, momentum=0.0)
+    result = gradient_ascent(score_of(model, LAYER), x, maps, schedule)
     for row, number in enumerate(maps.tolist()):
         image = x[row : row + 1].clone().requires_grad_()
         score = model.up_to(LAYER)(image)[0, number].mean()
@@ -78,7 +81,7 @@ def test_momentum_keeps_part_of_the_direction_before(model: FeatureModel) -> Non
         return g / (g.square().mean().sqrt() + 1e-7)
 
     schedule = Schedule(steps=2, epsilon=0.5, epsilon_last=None, leak=0.0, momentum=0.25)
-    result = climb(partial(model.climbed, LAYER), x, maps, schedule, map_mean)
+    result = gradient_ascent(score_of(model, LAYER), x, maps, schedule)
     first = direction(x)
     second = standardize(x + 0.5 * first)
     expected = standardize(second + 0.5 * (0.25 * first + 0.75 * direction(second)))
@@ -129,7 +132,7 @@ def test_a_zero_gradient_stays_finite_and_is_called_dead(model: FeatureModel) ->
     assert 0 < dead.sum() < 32
     assert (oips.scores[dead] == 0).all()
     assert (oips.traces[dead] == 0).all()
-    assert (oips.largest_before[dead] <= 0).all()
+    assert (oips.max_preactivation[dead] <= 0).all()
     assert (oips.converged_at[dead] == -1).all()
     assert (oips.scores[~dead] > 0).all()
     starts = start_images((1, 28, 28), [(k, 0) for k in range(32)], layer=LAYER).numpy().transpose(0, 2, 3, 1)
@@ -165,7 +168,7 @@ def test_converged_images_leave_the_batch(model: FeatureModel) -> None:
     oips = ascend(model, LAYER, [0, 3, 14], settings=settings)
     whole = ascend(model, LAYER, [0, 3, 14], settings=AscentSettings.article(steps=400, tolerance=2e-3))
     assert (oips.converged_at == whole.converged_at).all()
-    assert oips.info["image_steps"] == (oips.converged_at + 1).sum() < whole.info["image_steps"]
+    assert oips.provenance.image_steps == (oips.converged_at + 1).sum() < whole.provenance.image_steps
     for row, step in enumerate(oips.converged_at):
         assert np.isfinite(oips.traces[row, : step + 1]).all()
         assert np.isnan(oips.traces[row, step + 1 :]).all()
@@ -175,7 +178,7 @@ def test_converged_images_leave_the_batch(model: FeatureModel) -> None:
 def test_stages_add_the_shorter_wavelengths_later(model: FeatureModel) -> None:
     start = StartSettings(kind="fourier", bands=2, highest=14)  # cut at 3.7 cycles
     settings = AscentSettings.article(stages=(4, 6), start=start, snapshots=(0, 4))
-    assert settings.steps == 10
+    assert settings.schedule.steps == 10
     oips = ascend(model, LAYER, 0, settings=settings)
 
     def shorter(image: np.ndarray) -> float:
@@ -201,7 +204,7 @@ def test_standardize_of_a_uniform_image_is_finite() -> None:
         ({"epsilon": float("nan")}, "epsilon is nan"),
         ({"epsilon_last": -1.0}, "epsilon_last is -1.0"),
         ({"momentum": 1.0}, "momentum is 1.0: expected a number from 0 to below 1"),
-        ({"finalists": 0}, "finalists is 0"),
+        ({"survivors": 0}, "survivors is 0"),
         ({"leak": 1.5}, "leak is 1.5: expected a number from 0 to 1"),
         ({"candidates": 0}, "candidates is 0"),
         ({"stop": "soon"}, "expected 'steps' or 'converged'"),
@@ -230,7 +233,7 @@ def test_converged_is_told_from_the_traces_as_step_by_step(first_check: int, pat
                 at = step
         expected.append(at)
     nowhere = torch.full((200,), torch.nan)  # a score that no silent map has
-    assert settings.criterion.met_at(traces, nowhere).tolist() == expected
+    assert settings.stopping.criterion.met_at(traces, nowhere).tolist() == expected
     assert (max(expected) > 0) == (patience < 30)
 
 
@@ -239,22 +242,18 @@ def test_images_that_nothing_moves_leave_after_one_step_and_end_as_if_they_had_s
 ) -> None:
     settings = AscentSettings.article(steps=30, snapshots=(0, 7, 29))
     batches = []
-    network, own = model.climbed(LAYER, leaky=False, one_map=True), copy.deepcopy(model)
-    own.step_bytes(LAYER, leaky=False, one_map=True)  # measured once in a model's life
-    monkeypatch.setattr(
-        FeatureModel,
-        "climbed",
-        lambda *_, **__: lambda x, leak, maps: batches.append(len(x)) or network(x, leak, maps),
-    )
-    oips = ascend(own, LAYER, range(32), settings=settings, batch_size=32)
+    network = score_of(model, LAYER).network
+    monkeypatch.setattr(target, "extract", lambda *_, **__: lambda *x: batches.append(len(x[0])) or network(*x))
+    monkeypatch.setattr(plan, "step_bytes", lambda *_: 1 << 20)
+    oips = ascend(model, LAYER, range(32), settings=settings, batch_size=32)
     moving = int((oips.scores > 0).sum())
     assert 0 < moving < 32
     assert sum(batches) == 32 + 29 * moving + 32  # all of them once more for the scores
-    assert oips.info["image_steps"] == 32 * 30
+    assert oips.provenance.image_steps == 32 * 30
     # Where something is to be added later, if only zeros, all of them stay.
     x, maps = start_images((1, 28, 28), [(k, 0) for k in range(32)], layer=LAYER), torch.arange(32)
     nothing = {20: torch.zeros_like(x)}
-    stayed = climb(partial(model.climbed, LAYER), x, maps, settings.schedule, map_mean, kept=(0, 7, 29), added=nothing)
+    stayed = gradient_ascent(*(score_of(model, LAYER), x, maps, settings.schedule), kept=(0, 7, 29), inject=nothing)
     for name, found in (("images", oips.images), ("snapshots", oips.snapshots)):
         expected = getattr(stayed, name).movedim(-3, -1).numpy()
         assert np.abs(found - expected)[oips.scores == 0].max() < 1e-5

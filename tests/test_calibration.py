@@ -15,8 +15,9 @@ import torch
 from matplotlib.figure import Figure
 
 from oip_torch import AscentSettings, FeatureModel, InputError, ascend, plots
-from oip_torch.analysis.calibration import Calibration, _Top, calibrate, map_means
+from oip_torch.analysis.calibration import Calibration, calibrate, map_means
 from oip_torch.analysis.image_statistics import radial_power_spectrum
+from oip_torch.analysis.top import Top
 from oip_torch.base.image_files import read_images
 from oip_torch.base.tensors import standardize
 from oip_torch.optim.objectives import map_mean
@@ -181,7 +182,7 @@ def test_another_network_is_refused(calibration: Calibration, model: FeatureMode
     calibration.check(oips)
     other = copy.deepcopy(model)
     other.network = dataclasses.replace(model.network, graph_sha256="0" * 64)
-    foreign = dataclasses.replace(oips, info=oips.info | {"graph_sha256": "0" * 64})
+    foreign = dataclasses.replace(oips, provenance=dataclasses.replace(oips.provenance, fingerprint="0" * 64))
     with pytest.raises(InputError, match=r"another network: .* the model's is 000000000000…; calibrate again"):
         calibration.check(other)
     with pytest.raises(InputError, match="that of the model which made the OIPs"):
@@ -316,7 +317,7 @@ def test_ties_are_counted_beyond_what_is_kept() -> None:
     scores = torch.from_numpy(np.random.default_rng(3).integers(0, 4, (200, 6))).float()
     scores[:, 5] = torch.arange(200)
     for kept, top in ((9, 9), (9, 4), (150, 20), (200, 200)):
-        found = _Top(kept, scores[:1])
+        found = Top(kept, scores[:1])
         for first in range(0, 200, 7):
             found.add(scores[first : first + 7], first)
         ranked = scores.sort(dim=0, descending=True, stable=True).values

@@ -26,7 +26,7 @@ from oip_torch import (
     start_images,
 )
 from oip_torch.base.checks import number, plain, whole, whole_numbers
-from oip_torch.network.model import load, resolve_device
+from oip_torch.network.load import load, resolve_device
 from oip_torch.search.search import chosen_maps
 
 LAYER = "Conv2D_3"
@@ -96,7 +96,6 @@ def test_settings_of_numpy_scalars_are_those_of_plain_numbers() -> None:
     given = AscentSettings(
         steps=np.int64(20),  # type: ignore[arg-type]
         epsilon=np.float32(0.5),  # type: ignore[arg-type]
-        waking=np.bool_(True),  # type: ignore[arg-type]
         snapshots=np.array([0, 5]),  # type: ignore[arg-type]
         start=StartSettings(sides=np.array([3, 7]), factors=torch.tensor([0.5, 1.0])),  # type: ignore[arg-type]
     )
@@ -116,7 +115,10 @@ def test_settings_of_numpy_scalars_are_those_of_plain_numbers() -> None:
         ({"leak": "0"}, "leak is '0': expected a number from 0 to 1"),
         ({"steps": "20"}, "steps is '20': expected a whole number"),
         ({"steps": True}, "steps is True"),
-        ({"waking": 1}, "waking is 1: expected True or False"),
+        ({"fallback": 1}, r"fallback is 1: expected Fallback\(…\), or None"),
+        ({"schedule": {"steps": 3}}, r"schedule is .*: expected Schedule\(…\)"),
+        ({"waking": True}, "no setting 'waking'"),
+        ({"epsilom": 1}, "no setting 'epsilom': did you mean 'epsilon'"),
         ({"snapshots": (0.5,)}, "snapshot at step 0.5"),
         ({"snapshots": "all"}, "snapshot at step 'all'"),
         ({"stages": 20}, "stages are 20: expected 4 numbers"),
@@ -153,7 +155,7 @@ def test_starts_of_a_wrong_type(changes: dict[str, Any]) -> None:
         ({"starts": 2.0}, "starts is 2.0"),
         ({"seed": None}, "seed is None"),
         ({"seed": "0"}, "seed is '0'"),
-        ({"objective": "peak"}, "objective is 'peak': expected a function of"),
+        ({"objective": "peak"}, "objective is 'peak': expected one of oip_torch.objectives"),
         ({"objective": [1]}, "objective is"),
         ({"before_activation": "yes"}, "before_activation is 'yes': expected True, False, or None"),
     ],
@@ -172,8 +174,8 @@ def test_what_is_unambiguous_is_taken(model: FeatureModel, tmp_path: Path) -> No
         found = ascend(model, model.layers[LAYER], maps, settings=settings, seed=np.int64(3), starts=np.int64(1))  # type: ignore[arg-type]
         assert found.maps.tolist() == [3, 5]
         assert np.array_equal(found.images, expected.images)
-        assert type(found.info["seed"]) is int
-        assert Oips.load(found.save(tmp_path / "oips.nc")).info["seed"] == 3
+        assert type(found.provenance.seed) is int
+        assert Oips.load(found.save(tmp_path / "oips.nc")).provenance.seed == 3
     layer = model.layers[LAYER]
     assert chosen_maps(model, LAYER, None) == list(range(128))
     with capture(model, layer) as maps_of:

@@ -111,7 +111,7 @@ def test_dead_maps_come_with_evidence(mnist_onnx: Path, tmp_path: Path, capsys: 
     data = run(capsys, "ascend", mnist_onnx, "Conv2D_3", *range(8), *options)
     dead = data["layers"]["Conv2D_3"]["dead"]  # type: ignore[index]
     assert len(dead) == 8 - data["alive"] > 0  # type: ignore[operator]
-    assert all(entry["tries"] == 1 and entry["largest_before"] <= 0 for entry in dead)
+    assert all(entry["tries"] == 1 and entry["max_preactivation"] <= 0 for entry in dead)
 
 
 def test_article_settings_and_seed(mnist_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,9 +121,9 @@ def test_article_settings_and_seed(mnist_onnx: Path, tmp_path: Path, capsys: pyt
         *("-o", tmp_path),
     )
     oips = Oips.load(tmp_path / "oips.nc")
-    assert oips.settings["candidates"] == 1
-    assert oips.settings["epsilon"] == 0.01
-    assert oips.info["seed"] == 9
+    assert oips.settings.screening.candidates == 1
+    assert oips.settings.schedule.epsilon == 0.01
+    assert oips.provenance.seed == 9
     assert oips.traces.shape == (1, 8)
 
 
@@ -491,7 +491,7 @@ def test_classes_go_before_their_softmax(
     for flags, before in (([], True), (["--before-activation"], True), (["--after-activation"], False)):
         data = run(capsys, "ascend", mnist_onnx, "Dense_2", "0", "3", *options, *flags)
         assert data["layers"]["Dense_2"]["before_activation"] is before  # type: ignore[index]
-        assert Oips.load(tmp_path / "out" / "oips.nc").before_activation is before
+        assert Oips.load(tmp_path / "out" / "oips.nc").pre_activation is before
         calibration = Calibration.load(tmp_path / "out" / "calibration.nc")
         assert calibration["Dense_2"].before_activation is before
     assert main(["ascend", str(mnist_onnx), "Dense_2", "0", *map(str, options)]) == 0
@@ -523,7 +523,7 @@ def test_images_that_are_lost_are_told_and_the_rest_is_kept(
     broken = tmp_path / "broken.onnx"
     write(proto, dataclasses.replace(read(mnist_onnx)[1], graph_sha256=graph_sha256(proto)), broken)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("oip_torch.network.model._self_check", lambda *_: None)  # which would tell, and refuse
+        patch.setattr("oip_torch.network.load._self_check", lambda *_: None)  # which would tell, and refuse
         code = main(["ascend", str(broken), "Conv2D_3", "3,17", "--steps", "6", "-o", str(tmp_path / "out"), "--json"])
     assert code == 1
     told = capsys.readouterr()

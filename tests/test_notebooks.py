@@ -49,21 +49,25 @@ def test_it_is_stored_with_its_outputs(path: Path) -> None:
 def test_the_numbers_that_are_said_are_those_of_the_settings() -> None:
     """Wherever the texts count the starts and steps of the default or of the article's settings."""
     default, article = AscentSettings(), AscentSettings.article()
+    screening, steps = default.screening, default.schedule.steps
+    of_article = article.schedule
     sayings = {
-        r"(\w+) starts are tried for each map": [WORDS[default.candidates], "several"],
-        r"starts are tried for each map in (\d+) steps": [str(default.candidate_steps)],
-        r"the (\w+) most\s+promising go on": [WORDS[default.finalists]],
-        r"go on with (\d+) steps": [str(default.steps)],
+        r"(\w+) starts are tried for each map": [WORDS[screening.candidates], "several"],
+        r"starts are tried for each map in (\d+) steps": [str(screening.steps)],
+        r"the (\w+) most\s+promising go on": [WORDS[screening.survivors]],
+        r"go on with (\d+) steps": [str(steps)],
         r"at most (\d+) image-steps per image": [str(default.image_steps)],
         r"image-steps per image: (\d+ × \d+, then \d+ × \d+)": [
-            f"{default.candidates} × {default.candidate_steps}, then {default.finalists} × {default.steps}"
+            f"{screening.candidates} × {screening.steps}, then {screening.survivors} × {steps}"
         ],
         r"AscentSettings\(\), the default, takes (\d+)": [str(default.image_steps)],
         r"the article(?: as the article)? has it: (\d+ steps of [\d.]+)": [
-            f"{article.steps} steps of {article.epsilon}"
+            f"{of_article.steps} steps of {of_article.epsilon}"
         ],
         r"a start made of (\w+) length scales": [WORDS[article.start.count]],
-        r"does just that: (\d+ steps with epsilon [\d.]+)": [f"{article.steps} steps with epsilon {article.epsilon}"],
+        r"does just that: (\d+ steps with epsilon [\d.]+)": [
+            f"{of_article.steps} steps with epsilon {of_article.epsilon}"
+        ],
     }
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
     texts += ["\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells) for path in NOTEBOOKS]

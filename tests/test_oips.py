@@ -23,21 +23,19 @@ def test_a_file_gives_back_all_of_it(oips: Oips, tmp_path: Path) -> None:
         if isinstance(ours, np.ndarray):
             assert ours.shape == theirs.shape
             assert np.array_equal(ours, theirs), field.name
-        elif field.name == "settings":
-            assert AscentSettings.from_dict(theirs) == AscentSettings.article(steps=9)
         else:
             assert ours == theirs
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["oips.nc"]
 
 
 def test_results_carry_what_made_them(oips: Oips, model: FeatureModel) -> None:
-    assert oips.info["graph_sha256"] == model.network.graph_sha256
-    assert oips.info["source_sha256"] == model.network.source_sha256
-    assert oips.info["seed"] == 0
-    assert oips.info["device"] == "cpu"
-    assert oips.info["seconds"] > 0
-    assert oips.info["image_steps"] == 6 * 9
-    assert {"torch", "oip_torch"} <= set(oips.info["versions"])
+    assert oips.provenance.fingerprint == model.network.graph_sha256
+    assert oips.provenance.source_sha256 == model.network.source_sha256
+    assert oips.provenance.seed == 0
+    assert oips.provenance.device == "cpu"
+    assert oips.provenance.seconds > 0
+    assert oips.provenance.image_steps == 6 * 9
+    assert {"torch", "oip_torch"} <= set(oips.provenance.versions)
 
 
 def test_selection(oips: Oips) -> None:

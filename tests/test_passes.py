@@ -6,28 +6,31 @@ import contextlib
 import copy
 import itertools
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import score_of
 from onnx2torch.node_converters.reshape import OnnxReshape
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import oip_torch
 from oip_torch.base.platform import matmul_precision
+from oip_torch.network.extract import activations_of, extract, leaky, truncate
 from oip_torch.network.passes import _BackByProduct, _WindowSums, optimize_graph
-from oip_torch.optim.ascent import climb
+from oip_torch.optim.ascent import gradient_ascent
 from oip_torch.optim.objectives import map_mean
+from oip_torch.search import target
 
 
 def differences(plain: nn.Module, fast: nn.Module, image: tuple[int, ...], *leak: float) -> float:
     """Largest |Δ| over the largest |plain|, of the outputs and of a gradient with respect to three images."""
     x = torch.randn(3, *image, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     want = plain(x, *leak)
-    want = want if isinstance(want, tuple) else (want, want)
+    want = want if isinstance(want, tuple) else (want,)
+    want = want if leak else want * 2
     maps = torch.tensor([0, want[0].shape[1] - 1, want[0].shape[1] // 2])
     got = fast(x, *(leak or (0.0,)), maps)
     if got[0].shape[1] == 1:  # of each image one map
@@ -44,6 +47,12 @@ def differences(plain: nn.Module, fast: nn.Module, image: tuple[int, ...], *leak
     return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-300)) for a, b in (rows[::-1], gradients[::-1]))
 
 
+def parts(model: oip_torch.FeatureModel, layer: str, with_leak: bool) -> fx.GraphModule:
+    nodes = [model.tap(layer).node]
+    graph = model.graph_module
+    return leaky(graph, nodes, activations_of(model)) if with_leak else truncate(graph, nodes)
+
+
 def traced(*layers: nn.Module) -> fx.GraphModule:
     return fx.symbolic_trace(nn.Sequential(*layers).double().eval().requires_grad_(False))
 
@@ -52,12 +61,12 @@ def test_every_layer_of_the_shipped_network(model: oip_torch.FeatureModel) -> No
     """Measured: 4e-15 at most."""
     model = copy.deepcopy(model).double()
     for layer in model.layers.names:
-        for leaky in (False, True):
-            plain = model.leaky_up_to(layer) if leaky else model.up_to(layer)
-            for one_map, channels_last in itertools.product((False, True), repeat=2):
-                fast = optimize_graph(plain, model.input_shape, one_map=one_map, channels_last=channels_last)
-                error = differences(plain, fast, model.input_shape, *([0.3] if leaky else []))
-                assert error < 1e-12, (layer, leaky, one_map, channels_last)
+        for with_leak in (False, True):
+            plain = parts(model, layer, with_leak)
+            for one_channel, channels_last in itertools.product((False, True), repeat=2):
+                fast = optimize_graph(plain, model.input_shape, one_channel=one_channel, channels_last=channels_last)
+                error = differences(plain, fast, model.input_shape, *([0.3] if with_leak else []))
+                assert error < 1e-12, (layer, with_leak, one_channel, channels_last)
 
 
 @pytest.mark.slow
@@ -65,11 +74,11 @@ def test_every_layer_of_the_shipped_network(model: oip_torch.FeatureModel) -> No
 def test_every_layer_of_other_networks(name: str, converted: Callable[[str], Path]) -> None:
     model = oip_torch.load(converted(name), device="cpu").double()
     for layer in model.layers.names:
-        for leaky, one_map in itertools.product((False, True), repeat=2):
-            fast = model.climbed(layer, leaky=leaky, one_map=one_map)
-            plain = model.leaky_up_to(layer) if leaky else model.up_to(layer)
-            error = differences(plain, fast, model.input_shape, *([0.3] if leaky else []))
-            assert error < 1e-12, (layer, leaky, one_map)
+        for with_leak, one_channel in itertools.product((False, True), repeat=2):
+            fast = extract(model, [model.tap(layer)], leak=with_leak, one_channel=one_channel)
+            plain = parts(model, layer, with_leak)
+            error = differences(plain, fast, model.input_shape, *([0.3] if with_leak else []))
+            assert error < 1e-12, (layer, with_leak, one_channel)
 
 
 def test_float32_ascents_begin_alike_with_and_without_it(
@@ -79,16 +88,16 @@ def test_float32_ascents_begin_alike_with_and_without_it(
     settings = oip_torch.AscentSettings.article(steps=20)
     fast = oip_torch.ascend(model, "Conv2D_3", range(16), settings=settings)
 
-    def plain_way(model: oip_torch.FeatureModel, layer: str, **_: bool) -> Callable[..., object]:
-        network = model.up_to(layer)
+    def plain_way(*_: object, **__: bool) -> Callable[..., object]:
+        network = model.up_to("Conv2D_3")
 
-        def run(images: Tensor, leak: float, maps: Tensor) -> tuple[Tensor, Tensor]:
-            rows = network(images)[torch.arange(len(maps)), maps][:, None]
+        def run(images: Tensor, leak: float, channels: Tensor) -> tuple[Tensor, Tensor]:
+            rows = network(images)[torch.arange(len(channels)), channels][:, None]
             return rows, rows
 
         return run
 
-    monkeypatch.setattr(oip_torch.FeatureModel, "climbed", plain_way)
+    monkeypatch.setattr(target, "extract", plain_way)
     plain = oip_torch.ascend(model, "Conv2D_3", range(16), settings=settings)
     assert (plain.traces != fast.traces).any()
     torch.testing.assert_close(torch.tensor(fast.traces), torch.tensor(plain.traces), rtol=1e-4, atol=1e-5)
@@ -96,11 +105,11 @@ def test_float32_ascents_begin_alike_with_and_without_it(
 
 def test_what_nothing_reads_is_not_computed(model: oip_torch.FeatureModel) -> None:
     """3x3 of Conv2D_3 come from 5x5, these from 10x10 of the 11x11 before, these from 12x12, 24x24 and 26x26."""
-    fast = optimize_graph(model.leaky_up_to("Conv2D_3"), model.input_shape, one_map=True, channels_last=True)
+    fast = optimize_graph(parts(model, "Conv2D_3", True), model.input_shape, one_channel=True, channels_last=True)
     shapes: dict[str, tuple[int, ...]] = {}
     fast = copy.deepcopy(fast)  # hooks on what it shares would stay with the model
     for name, module in fast.named_modules():
-        if type(module).__name__ in ("MaxPool2d", "_FewChannels", "_WantedMaps", "Conv2d"):
+        if type(module).__name__ in ("MaxPool2d", "_FewChannels", "_OwnChannel", "Conv2d"):
             module.register_forward_hook(
                 lambda module, args, output, name=name: shapes.update({name: tuple(args[0].shape[2:])})
             )
@@ -110,7 +119,7 @@ def test_what_nothing_reads_is_not_computed(model: oip_torch.FeatureModel) -> No
 
 def test_a_relu_goes_behind_the_pooling_only_where_nothing_else_reads_it() -> None:
     def order(network: nn.Module) -> list[str]:
-        graph = optimize_graph(fx.symbolic_trace(network), (2, 8, 8), one_map=False, channels_last=False).graph
+        graph = optimize_graph(fx.symbolic_trace(network), (2, 8, 8), one_channel=False, channels_last=False).graph
         return [str(node.target) for node in graph.nodes if node.op == "call_module"]
 
     class Chain(nn.Module):
@@ -143,8 +152,8 @@ def test_a_relu_goes_behind_the_pooling_only_where_nothing_else_reads_it() -> No
 )
 def test_other_shapes_stay_what_they_are(layers: tuple[nn.Module, ...]) -> None:
     plain = traced(*layers)
-    for one_map, channels_last in itertools.product((False, True), repeat=2):
-        fast = optimize_graph(plain, (2, 19, 23), one_map=one_map, channels_last=channels_last)
+    for one_channel, channels_last in itertools.product((False, True), repeat=2):
+        fast = optimize_graph(plain, (2, 19, 23), one_channel=one_channel, channels_last=channels_last)
         assert differences(plain, fast, (2, 19, 23)) < 1e-12
 
 
@@ -153,16 +162,16 @@ def test_a_padded_convolution_of_the_original_is_left_as_it_was() -> None:
     graph = fx.Graph()
     graph.output(graph.call_module("padded", (graph.placeholder("x"),)))
     plain = fx.GraphModule({"padded": padded.double().requires_grad_(False)}, graph)
-    fast = optimize_graph(plain, (2, 9, 9), one_map=False, channels_last=True)
+    fast = optimize_graph(plain, (2, 9, 9), one_channel=False, channels_last=True)
     assert differences(plain, fast, (2, 9, 9)) < 1e-12
     assert type(padded[1]) is nn.Conv2d
     assert type(fast.get_submodule("padded.1")).__name__ == "_FewChannels"
 
 
 def test_the_original_is_left_as_it_was(model: oip_torch.FeatureModel) -> None:
-    plain = model.leaky_up_to("Conv2D_3")
+    plain = parts(model, "Conv2D_3", True)
     before = str(plain.graph), {name: tensor.stride() for name, tensor in plain.named_parameters()}
-    optimize_graph(plain, model.input_shape, one_map=True, channels_last=True)
+    optimize_graph(plain, model.input_shape, one_channel=True, channels_last=True)
     assert before == (str(plain.graph), {name: tensor.stride() for name, tensor in plain.named_parameters()})
 
 
@@ -204,7 +213,7 @@ def test_the_loop_asks_the_device_for_nothing(model: oip_torch.FeatureModel) -> 
         maps = torch.arange(8)
         x = torch.randn(8, *model.input_shape, generator=torch.Generator().manual_seed(0))
         with Asked() as mode:
-            climb(partial(model.climbed, layer), x, maps, settings.schedule, map_mean, kept=(0, 1))
+            gradient_ascent(score_of(model, layer, settings), x, maps, settings.schedule, kept=(0, 1))
         return mode.count
 
     for layer in model.layers.names:
@@ -232,7 +241,7 @@ def test_a_reshape_keeps_what_was_before() -> None:
     for shape, left in (((-1, 12), False), ((0, 12), True), ((-1, 3, 2, 2), False)):
         chain = Chain(*shape)
         plain = fx.GraphModule(chain, Leaves().trace(chain))
-        fast = optimize_graph(plain, (3, 2, 2), one_map=False, channels_last=False)
+        fast = optimize_graph(plain, (3, 2, 2), one_channel=False, channels_last=False)
         assert any(node.op == "call_module" for node in fast.graph.nodes) == left
         for count in (1, 2, 5):
             x = torch.randn(count, 3, 2, 2)

@@ -79,9 +79,9 @@ def test_what_is_foretold_is_enough(
         lambda: runs.append(ascend(model, layer, range(10), starts=4, settings=settings, batch_size=20, progress=False))
     )
     found = runs[0]
-    arrays = ("images", "scores", "largest_before", "traces", "snapshots", "converged_at")
+    arrays = ("images", "scores", "max_preactivation", "traces", "snapshots", "converged_at")
     results = sum(getattr(found, name).nbytes for name in arrays) + 2 * len(found)
-    work = (found.info["predicted_bytes"] - results - LIBRARIES) / 2.0
+    work = (found.provenance.predicted_bytes - results - LIBRARIES) / 2.0
     assert 0.4 * work < peak - weights < work
 
 
@@ -89,7 +89,7 @@ def test_little_memory_means_small_batches_and_the_same_images(model: FeatureMod
     settings = AscentSettings.within(12)
     whole = ascend(model, "Conv2D_3", range(8), settings=settings)
     least = ascend(model, "Conv2D_3", range(8), settings=settings, memory=LIBRARIES + (2 << 20))
-    assert least.info["predicted_bytes"] <= LIBRARIES + (2 << 20) < whole.info["predicted_bytes"]
+    assert least.provenance.predicted_bytes <= LIBRARIES + (2 << 20) < whole.provenance.predicted_bytes
     assert np.abs(whole.images - least.images).max() < 1e-3
 
 
@@ -97,8 +97,8 @@ def test_memory_does_not_grow_with_the_number_of_images(model: FeatureModel) -> 
     """Beyond a batch for each core only the results do."""
     settings = dataclasses.replace(AscentSettings.within(4), snapshots=())
     few, many = (ascend(model, "Conv2D_1", [0], starts=count, settings=settings) for count in (512, 1024))
-    results = sum(getattr(few, name)[0].nbytes for name in ("images", "scores", "largest_before", "traces")) + 8 + 2
-    assert many.info["predicted_bytes"] - few.info["predicted_bytes"] == 512 * results
+    results = sum(getattr(few, name)[0].nbytes for name in ("images", "scores", "max_preactivation", "traces")) + 8 + 2
+    assert many.provenance.predicted_bytes - few.provenance.predicted_bytes == 512 * results
 
 
 def test_too_much_is_refused_before_anything_is_done(model: FeatureModel) -> None:

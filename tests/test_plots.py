@@ -81,53 +81,57 @@ def searched(model: FeatureModel) -> Oips:
     return ascend(model, "Conv2D_3", [3, 56], starts=2, settings=AscentSettings.within(100))
 
 
-def test_an_evolution_begins_at_the_start_and_says_where_the_trial_ends(searched: Oips, oips: Oips) -> None:
-    trial = searched.trial_steps
-    assert trial > 0
+def test_an_evolution_begins_at_the_start_and_says_where_the_screening_ends(searched: Oips, oips: Oips) -> None:
+    screening = searched.screening_steps
+    assert screening > 0
     figure = plots.evolution(searched, 56)
     shown = texts(figure)
     assert "Conv2D_3, map 56: from the start to the OIP" in shown
     steps = [int(step) for step in searched.snapshot_steps[:-1]]
     assert [text for text in shown if "step " in text][: len(steps)] == [
-        f"trial, step {step}" if step < trial else f"step {step}" for step in steps
+        f"screening\nstep {step}" if step < screening else f"step {step}" for step in steps
     ]
     first = searched.select(maps=56, starts=0)
     assert f"{first.traces[0, 0]:.2f}" in shown
     (line,) = [line for line in figure.axes[len(steps) + 1].lines if line.get_linestyle() == ":"]
-    assert list(line.get_xdata()) == [trial, trial]
+    assert list(line.get_xdata()) == [screening, screening]
     note = " ".join(" ".join(shown).split())
-    assert f"Steps 0 to {trial - 1} are the trial of the start that went on; the dotted line is its end." in note
+    assert (
+        f"Steps 0 to {screening - 1} are the screening of the start that went on; the dotted line is its end." in note
+    )
     assert f"Settings: {AscentSettings.within(100).summary}." in note
     article = " ".join(texts(plots.evolution(oips, 0)))
-    assert "trial" not in article
+    assert "screening" not in article
     assert "Settings: 20 steps of 0.01 from one start." in article
 
 
-def test_a_file_from_before_trials_were_kept_does_not_claim_the_start(searched: Oips) -> None:
-    trial = searched.trial_steps
-    kept = searched.snapshot_steps >= trial
+def test_a_file_without_the_screening_s_steps_does_not_claim_the_start(searched: Oips) -> None:
+    screening = searched.screening_steps
+    kept = searched.snapshot_steps >= screening
     old = dataclasses.replace(
         searched,
-        traces=searched.traces[:, trial:],
+        traces=searched.traces[:, screening:],
         snapshots=searched.snapshots[:, kept],
-        snapshot_steps=searched.snapshot_steps[kept] - trial,
+        snapshot_steps=searched.snapshot_steps[kept] - screening,
         converged_at=np.full_like(searched.converged_at, -1),
     )
-    assert old.trial_steps == 0
-    assert "Conv2D_3, map 3: from the end of its trial to the OIP" in texts(plots.evolution(old, 3))
+    assert old.screening_steps == 0
+    assert "Conv2D_3, map 3: from the end of its screening to the OIP" in texts(plots.evolution(old, 3))
 
 
 def test_small_scores_and_woken_maps_are_shown_as_such(oips: Oips) -> None:
     some = oips.select(starts=0).take([0, 1, 2])
     some = dataclasses.replace(
-        some, scores=np.array([0.0012, 1.5, 0.0]), status=np.array(["finished", "woken", "dead"])
+        some, scores=np.array([0.0012, 1.5, 0.0]), status=np.array(["finished", "recovered", "dead"])
     )
     shown = texts(plots.sheet(some))
     assert {"0: 0.001", "1: 1.50*", "2: dead"} <= set(shown)
     assert not any(text.endswith("0.00") for text in shown)
-    assert "* woken: it slept in all trials, and fired by way of its peak." in " ".join(" ".join(shown).split())
+    assert "* recovered: inactive after the screening, it fires by way of its peak." in " ".join(
+        " ".join(shown).split()
+    )
     assert "Conv2D_3: 2 of 3 OIPs alive" in shown
-    assert "woken" not in " ".join(texts(plots.sheet(some.take([0, 2]))))
+    assert "recovered" not in " ".join(texts(plots.sheet(some.take([0, 2]))))
 
 
 def test_titles_name_what_is_shown(model: FeatureModel, searched: Oips) -> None:
@@ -164,7 +168,9 @@ def test_titles_name_what_is_shown(model: FeatureModel, searched: Oips) -> None:
 def beside(model: FeatureModel, maximum: float, objective: str = "map_mean") -> str:
     """The text of `beside_data` for a map from which the data draws `maximum` at most."""
     oips = ascend(model, "Conv2D_3", [0, 3], settings=AscentSettings.within(12))
-    oips = dataclasses.replace(oips, scores=np.array([1.27, 2.0]), info=oips.info | {"objective": objective})
+    oips = dataclasses.replace(
+        oips, scores=np.array([1.27, 2.0]), provenance=dataclasses.replace(oips.provenance, objective=objective)
+    )
     images = np.random.default_rng(0).integers(0, 255, (12, 28, 28))
     calibration = calibrate(model, images, "Conv2D_3", top=3)
     layer = calibration["Conv2D_3"]

@@ -174,7 +174,7 @@ def test_table(quality: Quality) -> None:
 
 
 def test_what_does_not_belong_together(model: FeatureModel, oips: Oips, calibration: Calibration) -> None:
-    foreign = dataclasses.replace(oips, info=oips.info | {"graph_sha256": "0" * 64})
+    foreign = dataclasses.replace(oips, provenance=dataclasses.replace(oips.provenance, fingerprint="0" * 64))
     with pytest.raises(InputError, match="made with another network"):
         assess(model, foreign)
     with pytest.raises(InputError, match="calibration is of another network"):

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 import torch
+from conftest import score_of
 
 from oip_torch import (
     AscentSettings,
@@ -32,10 +32,11 @@ from oip_torch import (
     load,
     start_images,
 )
-from oip_torch.optim.ascent import climb
-from oip_torch.optim.loop import Ascents
+from oip_torch.network.extract import activations_of, extract, leaky
+from oip_torch.optim.ascent import Ascents, gradient_ascent
 from oip_torch.optim.objectives import map_mean
-from oip_torch.search.batch import Batch, _after, _better, target_of
+from oip_torch.search import plan, target
+from oip_torch.search.batch import Batch, _after, _better
 
 LAYER = "Conv2D_3"
 
@@ -46,7 +47,7 @@ def test_maps_that_the_article_leaves_dead_wake(model: FeatureModel) -> None:
     assert len(dead) > 5
     woken = ascend(model, LAYER, dead, settings=AscentSettings.within(60))
     assert (woken.scores > 0).all()
-    assert woken.info["leaking"] == {LAYER: "relu"}
+    assert woken.provenance.leaking == {LAYER: "relu"}
 
 
 def test_a_map_that_cannot_fire_is_reported_with_evidence(model: FeatureModel) -> None:
@@ -57,21 +58,21 @@ def test_a_map_that_cannot_fire_is_reported_with_evidence(model: FeatureModel) -
     oips = ascend(silenced, LAYER, [0, 1], starts=2, settings=AscentSettings.within(30))
     assert (oips.status == "dead").all()
     assert (oips.scores == 0).all()
-    assert (oips.largest_before < 0).all()
-    assert (oips.largest_before > -100).all()  # it was tried: the pre-activation has risen
-    assert oips.info["image_steps"] <= 4 * 30  # what was tried to wake them is within the budget
+    assert (oips.max_preactivation < 0).all()
+    assert (oips.max_preactivation > -100).all()  # it was tried: the pre-activation has risen
+    assert oips.provenance.image_steps <= 4 * 30  # what was tried to wake them is within the budget
 
 
 def test_sleeping_maps_climb_by_their_peak(model: FeatureModel) -> None:
     """Among others that are awake, within the same budget, and with all that belongs to an image in its own row."""
     settings = AscentSettings.within(100, snapshots=(0, 20, 51))
     oips = ascend(model, "Conv2D_2", settings=settings)
-    woken = oips.status == "woken"
+    woken = oips.status == "recovered"
     assert woken.any()
     assert (oips.status == "dead").any()
     assert (oips.status == "finished").any()
-    assert oips.info["image_steps"] <= 100 * len(oips)
-    straight = ascend(model, "Conv2D_2", settings=dataclasses.replace(settings, waking=False))
+    assert oips.provenance.image_steps <= 100 * len(oips)
+    straight = ascend(model, "Conv2D_2", settings=dataclasses.replace(settings, fallback=None))
     assert (straight.scores > 0).sum() < (oips.scores > 0).sum()
     assert not np.isnan(oips.traces).any()
     with torch.no_grad():
@@ -84,9 +85,9 @@ def test_sleeping_maps_climb_by_their_peak(model: FeatureModel) -> None:
 
 
 def test_more_finalists_find_no_weaker_images(model: FeatureModel) -> None:
-    one = AscentSettings(steps=12, candidates=4, candidate_steps=4, finalists=1)
+    one = AscentSettings(steps=12, candidates=4, candidate_steps=4, survivors=1)
     scores = [
-        ascend(model, LAYER, [0, 3, 14], settings=dataclasses.replace(one, finalists=finalists)).scores
+        ascend(model, LAYER, [0, 3, 14], settings=dataclasses.replace(one, survivors=finalists)).scores
         for finalists in (1, 2, 4)
     ]
     assert (scores[0] <= scores[1] * (1 + 1e-5)).all()
@@ -94,7 +95,7 @@ def test_more_finalists_find_no_weaker_images(model: FeatureModel) -> None:
 
 
 def test_a_climb_that_loses_gives_back_what_it_began_with(model: FeatureModel) -> None:
-    wild = AscentSettings(steps=1, epsilon=100.0, epsilon_last=None, candidates=3, candidate_steps=20, finalists=1)
+    wild = AscentSettings(steps=1, epsilon=100.0, epsilon_last=None, candidates=3, candidate_steps=20, survivors=1)
     oips = ascend(model, LAYER, [0, 3, 14], settings=wild)
     assert (oips.scores >= oips.traces[:, 0]).all()
 
@@ -107,7 +108,7 @@ def test_a_pooling_layer_wakes_by_the_activation_before_it(model: FeatureModel) 
     woken = ascend(model, "Max_Pool_2", can, settings=AscentSettings.within(60))
     assert can
     assert (woken.scores > 0).all()
-    assert woken.info["leaking"] == {"Conv2D_2": "relu"}
+    assert woken.provenance.leaking == {"Conv2D_2": "relu"}
 
 
 @pytest.mark.parametrize("layer", ["Dense_1", "Dense_2", "Flatten"])
@@ -120,10 +121,10 @@ def test_flat_layers_have_units(model: FeatureModel, layer: str) -> None:
 def test_a_leaky_network_is_the_network_where_nothing_leaks(model: FeatureModel) -> None:
     x = torch.randn(4, 1, 28, 28)
     with torch.no_grad():
-        plain, leaky = model.leaky_up_to(LAYER)(x, 0.25)
+        plain, leaked = leaky(model.graph_module, [model.tap(LAYER).node], activations_of(model))(x, 0.25)
         z = model.up_to(LAYER, before_activation=True)(x)
     assert torch.equal(plain, model.up_to(LAYER)(x))
-    assert torch.allclose(leaky, torch.nn.functional.leaky_relu(z, 0.25), atol=1e-5)
+    assert torch.allclose(leaked, torch.nn.functional.leaky_relu(z, 0.25), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -140,7 +141,7 @@ def test_the_best_candidate_goes_on(model: FeatureModel) -> None:
     trial = AscentSettings.within(1)
     one = AscentSettings(steps=1, candidates=1, epsilon=1e-6, epsilon_last=None)
     many = AscentSettings(steps=1, candidates=6, candidate_steps=8, epsilon=1e-6, epsilon_last=None)
-    assert trial.candidates == 1
+    assert trial.screening.candidates == 1
     few = AscentSettings(steps=1, candidates=2, candidate_steps=8, epsilon=1e-6, epsilon_last=None)
     scores = [ascend(model, LAYER, [0, 3, 14], settings=s).scores for s in (one, few, many)]
     assert (scores[0] < scores[1]).all()
@@ -181,7 +182,7 @@ def test_an_objective_of_one_s_own(model: FeatureModel) -> None:
         activations = model.up_to(LAYER)(images)
     assert oips.scores == pytest.approx(peak(activations, torch.tensor([0, 3])).numpy(), rel=1e-4)
     assert (oips.scores > map_mean(activations, torch.tensor([0, 3])).numpy()).all()
-    assert oips.info["objective"] == "peak"
+    assert oips.provenance.objective == "peak"
 
 
 @pytest.mark.parametrize(
@@ -256,8 +257,8 @@ def test_the_weights_in_use_are_looked_at(
 ) -> None:
     own = copy.deepcopy(model)
     before = ascend(own, LAYER, [0, 3], settings=settings)
-    assert before.info["weights"] == "as converted"
-    assert before.info["graph_sha256"] == own.fingerprint == own.network.graph_sha256
+    assert before.provenance.weights == "as converted"
+    assert before.provenance.fingerprint == own.fingerprint == own.network.graph_sha256
     change(own)
     after = ascend(own, LAYER, [0, 3], settings=settings)
     with torch.no_grad():
@@ -266,8 +267,8 @@ def test_the_weights_in_use_are_looked_at(
     assert after.scores == pytest.approx(said, rel=1e-4)
     assert after.traces[:, 0] == pytest.approx(first, rel=1e-4, abs=1e-6)
     assert not np.allclose(after.scores, before.scores, rtol=1e-2)
-    assert after.info["weights"] == "changed since the conversion"
-    assert after.info["graph_sha256"] == own.fingerprint != own.network.graph_sha256
+    assert after.provenance.weights == "changed since the conversion"
+    assert after.provenance.fingerprint == own.fingerprint != own.network.graph_sha256
     calibration = calibrate(own, np.arange(784).reshape(1, 28, 28) % 250, LAYER, top=1)
     with pytest.raises(InputError, match="this calibration is of another network"):
         calibration.check(before)
@@ -309,7 +310,7 @@ def test_a_silent_map_has_not_converged(model: FeatureModel) -> None:
     for row in np.flatnonzero(oips.converged_at >= 0):
         at = int(oips.converged_at[row])
         assert (oips.traces[row, at - 3 : at + 1] != 0).all()
-        assert at >= oips.trial_steps + 10
+        assert at >= oips.screening_steps + 10
 
 
 def test_an_image_without_a_gradient_has_not_converged(smooth: FeatureModel) -> None:
@@ -328,39 +329,42 @@ def test_an_image_without_a_gradient_has_not_converged(smooth: FeatureModel) -> 
 def test_woken_images_stop_where_they_converge(model: FeatureModel) -> None:
     settings = AscentSettings(steps=200, stop="converged", tolerance=0.05)
     oips = ascend(model, "Conv2D_2", range(32), settings=settings)
-    woken = oips.status == "woken"
+    woken = oips.status == "recovered"
     stopped = woken & (oips.converged_at >= 0)
     assert stopped.any()
     for row in np.flatnonzero(stopped):
         at = int(oips.converged_at[row])
         assert np.isfinite(oips.traces[row, : at + 1]).all()
         assert np.isnan(oips.traces[row, at + 1 :]).all()
-    assert oips.info["image_steps"] < 600 * len(oips)
+    assert oips.provenance.image_steps < 600 * len(oips)
 
 
 def test_without_a_leak_the_plan_measures_what_waking_builds(
     model: FeatureModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, measured, built = copy.deepcopy(model), [], []
-    plain, climbed = FeatureModel.step_bytes, FeatureModel.climbed
+    measured: list[object] = []
+    built: list[object] = []
+    leaks: list[bool] = []
 
-    def step_bytes(self: FeatureModel, layer: str, **options: bool) -> int:
-        measured.append((options["leaky"], options["one_map"]))
-        return plain(self, layer, **options)
+    def step_bytes(network: object, *more: Any) -> int:
+        measured.append(network)
+        return plan_step_bytes(network, *more)
 
-    def build(self: FeatureModel, layer: str, **options: bool) -> object:
-        built.append((options["leaky"], options["one_map"]))
-        return climbed(self, layer, **options)
+    def build(*more: Any, leak: bool, one_channel: bool) -> object:
+        leaks.append(leak)
+        built.append(extract(*more, leak=leak, one_channel=one_channel))
+        return built[-1]
 
+    plan_step_bytes = plan.step_bytes
     settings = AscentSettings(leak=0.0, steps=16, candidates=2, candidate_steps=4)
-    monkeypatch.setattr(FeatureModel, "step_bytes", step_bytes)
-    monkeypatch.setattr(FeatureModel, "climbed", build)
+    monkeypatch.setattr(plan, "step_bytes", step_bytes)
+    monkeypatch.setattr(target, "extract", build)
     for objective in (map_mean, lambda activations, maps: 2 * map_mean(activations, maps)):
-        measured.clear()
-        built.clear()
-        ascend(own, "Conv2D_2", range(32), settings=settings, objective=objective)
-        assert set(built) == set(measured)
-        assert {leaky for leaky, _ in built} == {False, True}
+        for told in (measured, built, leaks):
+            told.clear()
+        ascend(model, "Conv2D_2", range(32), settings=settings, objective=objective)
+        assert set(map(id, built)) == set(map(id, measured))
+        assert set(leaks) == {False, True}
 
 
 def test_a_network_without_dead_regions_is_ascended_like_any_other(smooth: FeatureModel) -> None:
@@ -373,7 +377,7 @@ def test_a_network_without_dead_regions_is_ascended_like_any_other(smooth: Featu
         for layer in ("Tanh_1", "Elu_2"):
             oips = ascend(smooth, layer, starts=2, settings=settings)
             assert oips.scores == pytest.approx(of_smooth(oips, smooth), rel=1e-4, abs=1e-5)
-            assert not set(oips.status) & {"dead", "woken"}
+            assert not set(oips.status) & {"dead", "recovered"}
             assert (oips.scores >= oips.traces[:, 0] - 1e-6).all()
             assert np.isfinite(oips.images).all()
     few = AscentSettings.article(steps=1, epsilon=1e-6)
@@ -390,7 +394,7 @@ def test_a_map_at_0_is_dead_with_a_leak_and_without(model: FeatureModel, setting
     assert (oips.status == "dead").all()
     before = ascend(silenced, LAYER, [0, 1], settings=settings, before_activation=True)
     assert (before.scores < 0).all()
-    assert not set(before.status) & {"dead", "woken"}
+    assert not set(before.status) & {"dead", "recovered"}
 
 
 def test_a_map_that_has_responded_is_not_dead(model: FeatureModel) -> None:
@@ -425,14 +429,14 @@ def test_objectives_at_0_and_below_are_not_taken_for_sleep(
 ) -> None:
     settings = AscentSettings.within(100)
     oips = ascend(model, layer, range(12), settings=settings, objective=objective)
-    without = dataclasses.replace(settings, waking=False)
+    without = dataclasses.replace(settings, fallback=None)
     straight = ascend(model, layer, range(12), settings=without, objective=objective)
     with torch.no_grad():
         activations = model.up_to(layer)(nchw(oips.images))[torch.arange(12), torch.arange(12)].reshape(12, -1)
     dead = torch.from_numpy(oips.status == "dead")
     assert (activations[dead] == 0).all()
     assert not dead[torch.from_numpy(oips.scores > 0)].any()
-    assert objective is not falling or not set(oips.status) & {"dead", "woken"}
+    assert objective is not falling or not set(oips.status) & {"dead", "recovered"}
     assert objective is not log_probability or (oips.scores <= 0).all()
     assert (oips.scores >= straight.scores - 1e-4).all()
     with torch.no_grad():
@@ -466,7 +470,7 @@ def ranked(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
         (lambda a, maps: (a.flatten(1).argmax(1)).float(), "has no gradient"),
         (
             lambda a, maps: a["Conv2D_3"],
-            r"failed on activations of shape \(4, 128, 3, 3\) and maps of shape \(4,\): .*",
+            r"failed on activations of shape \(4, 128, 3, 3\) and channels of shape \(4,\): .*",
         ),
     ],
 )
@@ -482,17 +486,17 @@ def test_objectives_that_cannot_be_maximised(model: FeatureModel, objective: Any
 def test_classes_are_ascended_before_the_softmax(model: FeatureModel) -> None:
     """After it every image scores 1, and none is better than another."""
     oips = ascend(model, "Dense_2", settings=AscentSettings.within(60))
-    assert oips.before_activation
+    assert oips.pre_activation
     assert oips.place == "Dense_2 before its softmax"
     assert "classes 0–9" in repr(oips)
     with torch.no_grad():
         logits = model.up_to("Dense_2", before_activation=True)(nchw(oips.images))
     assert oips.scores == pytest.approx(logits[torch.arange(10), torch.arange(10)].numpy(), rel=1e-4)
-    assert oips.scores == pytest.approx(oips.largest_before, rel=1e-6)
+    assert oips.scores == pytest.approx(oips.max_preactivation, rel=1e-6)
     assert (logits.argmax(1) == torch.arange(10)).all()
     assert len(set(np.round(oips.scores, 3))) == 10
     after = ascend(model, "Dense_2", before_activation=False, settings=AscentSettings.within(60))
-    assert not after.before_activation
+    assert not after.pre_activation
     assert (after.scores <= 1).all()
 
 
@@ -500,14 +504,14 @@ def test_before_or_after_is_the_layer_s_or_the_caller_s(
     model: FeatureModel, smooth: FeatureModel, rgb: FeatureModel
 ) -> None:
     settings = AscentSettings.article(steps=3)
-    assert not ascend(model, LAYER, 0, settings=settings).before_activation
-    assert ascend(smooth, "Sigmoid_3", 0, settings=settings).before_activation
-    assert not ascend(rgb, "logits", 0, settings=settings, before_activation=True).before_activation  # the same there
+    assert not ascend(model, LAYER, 0, settings=settings).pre_activation
+    assert ascend(smooth, "Sigmoid_3", 0, settings=settings).pre_activation
+    assert not ascend(rgb, "logits", 0, settings=settings, before_activation=True).pre_activation  # the same there
     oips = ascend(smooth, "Elu_2", starts=2, settings=settings, before_activation=True)
     with torch.no_grad():
         z = smooth.up_to("Elu_2", before_activation=True)(nchw(oips.images))
     assert oips.scores == pytest.approx(map_mean(z, torch.from_numpy(oips.maps)).numpy(), rel=1e-4, abs=1e-5)
-    leaking = ascend(model, LAYER, 0, settings=AscentSettings.within(20), before_activation=True).info["leaking"]
+    leaking = ascend(model, LAYER, 0, settings=AscentSettings.within(20), before_activation=True).provenance.leaking
     assert leaking == {"Conv2D_2": "relu"}
     data = np.random.default_rng(0).integers(0, 255, (20, 28, 28))
     for before in (None, True, False):
@@ -591,7 +595,7 @@ def test_images_that_leave_the_finite_numbers_are_named_and_the_rest_is_kept(
     settings = AscentSettings.within(20)
     oips = ascend(own, LAYER, range(8), starts=2, settings=settings, batch_size=4)
     assert sorted(set(oips.maps.tolist())) == [0, 1, 2, 4, 5, 7]
-    assert oips.info["not_finite"] == [[3, 0], [3, 1], [6, 0], [6, 1]]
+    assert oips.provenance.not_finite == ((3, 0), (3, 1), (6, 0), (6, 1))
     assert (
         "4 of 16 images of 'Conv2D_3' left the finite numbers: map 3 (starts 0, 1), map 6 (starts 0, 1)" in caplog.text
     )
@@ -605,11 +609,11 @@ def test_images_that_leave_the_finite_numbers_are_named_and_the_rest_is_kept(
 
 
 def test_the_way_begins_with_the_start_and_holds_the_trial(model: FeatureModel) -> None:
-    settings = AscentSettings(steps=10, candidates=4, candidate_steps=5, finalists=2, snapshots=(0, 3, 4, 5, 14))
-    assert (settings.trial_steps, settings.way_steps) == (5, 15)
+    settings = AscentSettings(steps=10, candidates=4, candidate_steps=5, survivors=2, snapshots=(0, 3, 4, 5, 14))
+    assert (settings.screening_steps, settings.way_steps) == (5, 15)
     numbers = [3, 14, 17, 56]
     oips = ascend(model, LAYER, numbers, settings=settings)
-    assert oips.trial_steps == 5
+    assert oips.screening_steps == 5
     assert oips.traces.shape == (4, 15)
     starts = start_images((1, 28, 28), [(k, 0, c) for k in numbers for c in range(4)], layer=LAYER)
     starts = starts.numpy().transpose(0, 2, 3, 1).reshape(4, 4, 28, 28, 1)
@@ -620,17 +624,17 @@ def test_the_way_begins_with_the_start_and_holds_the_trial(model: FeatureModel) 
             scores = map_mean(model.up_to(LAYER)(nchw(oips.snapshots[row])), torch.full((5,), number))
             assert scores.numpy() == pytest.approx(oips.traces[row, [0, 3, 4, 5, 14]], rel=1e-3, abs=1e-5)
     article = ascend(model, LAYER, 3, settings=AscentSettings.article(steps=7))
-    assert (article.trial_steps, article.traces.shape) == (0, (1, 7))
+    assert (article.screening_steps, article.traces.shape) == (0, (1, 7))
 
 
 def test_of_the_candidates_the_most_promising_goes_on(smooth: FeatureModel) -> None:
-    settings = AscentSettings(steps=1, candidates=6, candidate_steps=8, finalists=1, epsilon=1e-6, epsilon_last=None)
+    settings = AscentSettings(steps=1, candidates=6, candidate_steps=8, survivors=1, epsilon=1e-6, epsilon_last=None)
     oips = ascend(smooth, "Elu_2", settings=settings)
-    climbed = partial(smooth.climbed, "Elu_2")
+    score = score_of(smooth, "Elu_2", settings)
     for number in range(8):
         keys = [(number, 0, candidate) for candidate in range(6)]
         x = start_images(smooth.input_shape, keys, layer="Elu_2")
-        trials = climb(climbed, x, torch.full((6,), number), settings.candidate_schedule, map_mean)
+        trials = gradient_ascent(score, x, torch.full((6,), number), settings.screening_schedule)
         best = int(trials.leaky_scores.argmax())
         found = oips.snapshots[oips.maps == number][:, 0]
         assert np.abs(found[0].transpose(2, 0, 1) - x[best].numpy()).max() < 1e-5
@@ -680,12 +684,13 @@ def test_a_dead_map_s_promise_is_its_peak(model: FeatureModel) -> None:
     with torch.no_grad():
         silenced.module_of(LAYER, before_activation=True).bias.fill_(-100.0)
     settings = AscentSettings(steps=16, candidates=3, candidate_steps=4)
-    batch = Batch(target_of(silenced, LAYER, False, map_mean), [(0, 0), (5, 0)], 0, settings, lambda count: None)
-    result = batch.by_the_peak(batch.beginning(torch.zeros_like(batch.maps)), batch.maps, (0, 9, 15))
+    silent = target.target_of(silenced, LAYER, False, map_mean, settings)
+    batch = Batch(silent, [(0, 0), (5, 0)], 0, settings, lambda count: None)
+    result = batch.by_the_peak(batch.start(torch.zeros_like(batch.channels)), batch.channels, (0, 9, 15))
     assert result.silent.all()
     peaks = silenced.up_to(LAYER, before_activation=True)(result.snapshots[:, 2])
-    reached = peaks[torch.arange(2), batch.maps].flatten(1).amax(1)
+    reached = peaks[torch.arange(2), batch.channels].flatten(1).amax(1)
     assert result.leaky_scores.tolist() == pytest.approx(reached.tolist(), abs=3.0)
     assert (result.leaky_scores > -100).all()
-    mean = peaks[torch.arange(2), batch.maps].flatten(1).mean(1)
+    mean = peaks[torch.arange(2), batch.channels].flatten(1).mean(1)
     assert (result.leaky_scores > mean).all()

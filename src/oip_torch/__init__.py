@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from oip_torch.comparison.comparison import Comparison, compare
     from oip_torch.keras.convert import convert
     from oip_torch.network.capture import FeatureMaps, capture
-    from oip_torch.network.model import FeatureModel, load
+    from oip_torch.network.load import load
+    from oip_torch.network.model import FeatureModel
     from oip_torch.network.onnx_file import Layer, Network
-    from oip_torch.optim.ascent import AscentSettings
+    from oip_torch.optim.settings import AscentSettings
     from oip_torch.optim.starts import StartSettings, start_images
     from oip_torch.results.oips import Oips
     from oip_torch.search.search import ascend
@@ -33,7 +34,7 @@ _HOMES = {
     "assess": "analysis.quality",
     "calibrate": "analysis.calibration",
     "read_images": "base.image_files",
-    "AscentSettings": "optim.ascent",
+    "AscentSettings": "optim.settings",
     "CaptureError": "base.errors",
     "ConversionError": "base.errors",
     "FeatureMaps": "network.capture",
@@ -49,7 +50,7 @@ _HOMES = {
     "capture": "network.capture",
     "compare": "comparison.comparison",
     "convert": "keras.convert",
-    "load": "network.model",
+    "load": "network.load",
     "start_images": "optim.starts",
 }
 

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from oip_torch.analysis.image_statistics import radial_power_spectrum
+from oip_torch.analysis.top import Top
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError, unknown_name
 from oip_torch.base.files import read_netcdf, write_netcdf
@@ -31,6 +32,7 @@ from oip_torch.base.tensors import standardize, to_array
 from oip_torch.network.capture import capture
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
+from oip_torch.results.fields import Array, array, arrays_of, large_of, rows_of, variables_of
 from oip_torch.results.oips import Oips
 
 if TYPE_CHECKING:
@@ -45,7 +47,6 @@ __all__ = [
 
 _FORMAT = 1
 _QUANTILE = 0.999
-_ARRAYS = ("maximum", "p999", "mean", "top_indices", "top_scores", "tied")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +68,14 @@ class LayerCalibration:
         pictures: (P, height, width, channels) float, these images, standardised one by one; shared by all layers.
     """
 
-    maximum: npt.NDArray[np.float64]
-    p999: npt.NDArray[np.float64]
-    mean: npt.NDArray[np.float64]
-    top_indices: npt.NDArray[np.int64]
-    top_scores: npt.NDArray[np.float64]
-    picture_indices: npt.NDArray[np.int64]
-    pictures: npt.NDArray[np.floating]
-    tied: npt.NDArray[np.int64] | None = None
+    maximum: Array = array("map")
+    p999: Array = array("map")
+    mean: Array = array("map")
+    top_indices: Array = array("map", "top")
+    top_scores: Array = array("map", "top")
+    picture_indices: Array = array("picture", stored="picture_index", kind=np.int64)
+    pictures: Array = array("picture", "y", "x", "channel", large=True)
+    tied: Array | None = array("map", default=None)
     before_activation: bool = False
 
     @property
@@ -124,7 +125,7 @@ class Calibration:
 
     layers: dict[str, LayerCalibration]
     count: int
-    spectrum: npt.NDArray[np.float64]
+    spectrum: Array = array("ring")
     graph_sha256: str
     source_sha256: str
     images_sha256: str | None = None
@@ -147,35 +148,33 @@ class Calibration:
 
         Likewise if OIPs were scored before their layer's activation and the data after it, or the other way round.
         """
-        made_by = other.fingerprint if isinstance(other, FeatureModel) else other.info.get("graph_sha256")
+        made_by = other.fingerprint if isinstance(other, FeatureModel) else other.provenance.fingerprint
         if made_by != self.graph_sha256:
             whose = "the model's" if isinstance(other, FeatureModel) else "that of the model which made the OIPs"
             raise InputError(
                 f"this calibration is of another network: its graph has the digest {self.graph_sha256[:12]}…, {whose} "
                 f"is {str(made_by)[:12]}…; calibrate again with this model"
             )
-        if isinstance(other, Oips) and self[other.layer].before_activation != other.before_activation:
-            ours, theirs = ("after", "before") if other.before_activation else ("before", "after")
+        if isinstance(other, Oips) and self[other.layer].before_activation != other.pre_activation:
+            ours, theirs = ("after", "before") if other.pre_activation else ("before", "after")
             raise InputError(
                 f"this calibration scored {other.layer!r} {ours} its activation, these OIPs {theirs} it: calibrate "
-                f"again with before_activation={other.before_activation}"
+                f"again with before_activation={other.pre_activation}"
             )
 
     def to_xarray(self) -> xr.Dataset:
         """As an xarray Dataset: the maps of all layers one after the other along the dimension map."""
         import xarray as xr
 
-        layers = list(self.layers.values())
-        names = [name for name in _ARRAYS if all(getattr(layer, name) is not None for layer in layers)]
-        joined = {name: np.concatenate([getattr(layer, name) for layer in layers]) for name in names}
-        dimensions = {name: ("map", "top") if name.startswith("top_") else ("map",) for name in names}
-        return xr.Dataset(
-            {
-                **{name: (dimensions[name], joined[name]) for name in names},
-                "pictures": (("picture", "y", "x", "channel"), layers[0].pictures),
-                "spectrum": ("ring", self.spectrum),
-            },
-            coords={"picture_index": ("picture", layers[0].picture_indices)},
+        of_layers = [variables_of(layer) for layer in self.layers.values()]
+        joined = {
+            # What is told map by map stands one layer after the other; the pictures are shared by all.
+            name: (sizes, np.concatenate([of[name][1] for of in of_layers]) if sizes[0] == "map" else values)
+            for name, (sizes, values) in of_layers[0].items()
+            if all(name in of for of in of_layers)
+        }
+        dataset = xr.Dataset(
+            joined | variables_of(self),
             attrs={
                 "oip_torch_calibration_format": _FORMAT,
                 "layers": json.dumps([[name, len(layer.maximum)] for name, layer in self.layers.items()]),
@@ -186,6 +185,7 @@ class Calibration:
                 **({} if self.images_sha256 is None else {"images_sha256": self.images_sha256}),
             },
         )
+        return dataset.set_coords("picture_index")
 
     @classmethod
     def from_xarray(cls, dataset: xr.Dataset) -> Calibration:
@@ -196,27 +196,21 @@ class Calibration:
             )
         try:
             sizes = [(str(name), int(maps)) for name, maps in json.loads(dataset.attrs["layers"])]
-            # The figures do not need `tied`, so that older files without it stay readable.
-            arrays = {name: dataset[name].to_numpy() for name in _ARRAYS if name != "tied" or name in dataset}
+            arrays = arrays_of(LayerCalibration, dataset)
             before = json.loads(dataset.attrs.get("before_activation", "[]"))
-            shared: dict[str, Any] = {
-                "picture_indices": dataset["picture_index"].to_numpy().astype(np.int64),
-                "pictures": dataset["pictures"].to_numpy(),
-            }
-            total = sum(maps for _, maps in sizes)
-            if not sizes or any(len(array) != total for array in arrays.values()):
+            if not sizes or sum(maps for _, maps in sizes) != dataset.sizes["map"]:
                 raise ValueError("the number of maps")
-            if not np.isin(arrays["top_indices"], shared["picture_indices"]).all():
+            if not np.isin(arrays["top_indices"], arrays["picture_indices"]).all():
                 raise ValueError("a picture")
             layers, first = {}, 0
             for name, maps in sizes:
-                part = {key: array[first : first + maps] for key, array in arrays.items()}
-                layers[name] = LayerCalibration(**part, **shared, before_activation=name in before)
+                shared = LayerCalibration(**arrays, before_activation=name in before)
+                layers[name] = replace(shared, **rows_of(shared, "map", np.arange(first, first + maps)))
                 first += maps
             return cls(
                 layers=layers,
                 count=int(dataset.attrs["count"]),
-                spectrum=dataset["spectrum"].to_numpy(),
+                **arrays_of(cls, dataset),
                 graph_sha256=str(dataset.attrs["graph_sha256"]),
                 source_sha256=str(dataset.attrs["source_sha256"]),
                 # The figures do not need it, so that older files without it stay readable.
@@ -231,7 +225,7 @@ class Calibration:
         Raises:
             InputError: an ending other than .nc, or the file cannot be written.
         """
-        return write_netcdf(self.to_xarray(), path, compressed=["pictures"])
+        return write_netcdf(self.to_xarray(), path, compressed=large_of(LayerCalibration))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
@@ -292,13 +286,13 @@ def calibrate(
     before = [name for name in names if model.before_activation(name, before_activation)]
     count = len(array)
     kept = min(count, max(top, math.ceil((1 - _QUANTILE) * (count - 1)) + 2))
-    tops: dict[str, _Top] = {}
+    tops: dict[str, Top] = {}
     power = np.zeros(1)
     with bar("calibrating", count, progress) as advance, torch.no_grad(), matmul_precision():
         for first, x in _batches(model, array, batch_size):
             for name, output in _outputs(model, x, names, before).items():
                 scores = map_means(output)
-                tops.setdefault(name, _Top(kept, scores)).add(scores, first)
+                tops.setdefault(name, Top(kept, scores)).add(scores, first)
             power = power + radial_power_spectrum(to_array(x)).sum(0)
             advance(len(x))
     wanted = {name: top_of.indices[:top].T for name, top_of in tops.items()}
@@ -358,63 +352,6 @@ def map_means(activations: Tensor) -> Tensor:
     (batch, maps, height, width) or (batch, units) → (batch, maps) scores.
     """
     return activations.flatten(2).mean(2) if activations.ndim > 2 else activations
-
-
-class _Top:
-    """The highest scores of every map so far, and the sum of all of them."""
-
-    def __init__(self, kept: int, like: Tensor) -> None:
-        self._kept = kept
-        self._scores = like[:0]
-        self._indices = torch.zeros_like(like[:0], dtype=torch.long)
-        self._sums = torch.zeros_like(like[0], dtype=torch.float64)
-        self._outside = torch.zeros_like(like[0], dtype=torch.long)  # not kept, though as high as the last one kept
-        self._count = 0
-
-    def add(self, scores: Tensor, first: int) -> None:
-        """Scores (batch, maps) of the images from number `first` on."""
-        numbers = torch.arange(first, first + len(scores), device=scores.device)[:, None].expand_as(scores)
-        both = torch.cat([self._scores, scores])
-        # Stable, so that of equal scores the earlier image stays in front.
-        both, order = both.sort(dim=0, descending=True, stable=True)
-        if len(both) > self._kept:
-            last = both[self._kept - 1]
-            if len(self._scores) == self._kept:
-                self._outside = torch.where(self._scores[-1] == last, self._outside, 0)
-            self._outside += (both[self._kept :] == last).sum(0)
-        self._scores = both[: self._kept]
-        self._indices = torch.cat([self._indices, numbers]).gather(0, order)[: self._kept]
-        self._sums += scores.double().sum(0)
-        self._count += len(scores)
-
-    @property
-    def scores(self) -> npt.NDArray[np.float64]:
-        """(kept, maps), descending."""
-        return self._scores.double().cpu().numpy()
-
-    @property
-    def indices(self) -> npt.NDArray[np.int64]:
-        """(kept, maps)."""
-        return self._indices.cpu().numpy()
-
-    @property
-    def sums(self) -> npt.NDArray[np.float64]:
-        """(maps,)."""
-        return self._sums.cpu().numpy()
-
-    def tied(self, top: int) -> npt.NDArray[np.int64]:
-        """(maps,): how many images after the first `top` have the score of the last of these."""
-        last = self._scores[min(top, len(self._scores)) - 1]
-        after = (self._scores[top:] == last).sum(0) + torch.where(self._scores[-1] == last, self._outside, 0)
-        return np.asarray(after.cpu().numpy())
-
-    def quantile(self, share: float) -> npt.NDArray[np.float64]:
-        """(maps,): linear between neighbours, as `np.quantile`."""
-        position = (1 - share) * (self._count - 1)  # counted from the largest
-        above = int(position)
-        below = min(above + 1, self._count - 1)
-        scores, part = self.scores, position - above
-        return np.asarray(scores[above] * (1 - part) + scores[below] * part)
 
 
 def _batches(model: FeatureModel, images: npt.NDArray[Any], size: int) -> Iterator[tuple[int, Tensor]]:

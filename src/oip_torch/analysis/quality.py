@@ -7,7 +7,7 @@ figure here asks one question of an image; none of them alone is a verdict.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ from oip_torch.base.platform import matmul_precision
 from oip_torch.base.tensors import standardize, to_tensor
 from oip_torch.network.model import FeatureModel
 from oip_torch.optim.starts import random_stream
+from oip_torch.results.fields import Array, array, variables_of
 from oip_torch.results.oips import Oips
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Figures of N OIPs of one layer, in their order. NaN: not to be had for this image.
+    """Figures of N OIPs of one layer, in their order. NaN: undefined for this image.
 
     All of them are about the mean activation of the map, `scores`, whatever objective the OIPs were made with; or about
-    the mean of what goes into the activation, where the OIPs were made for that (`Oips.before_activation`). Images with
+    the mean of what goes into the activation, where the OIPs were made for that (`Oips.pre_activation`). Images with
     a score of 0 or less have no ratios to it: NaN.
 
     Attributes:
@@ -79,16 +80,16 @@ class Quality:
     """
 
     layer: str
-    maps: npt.NDArray[np.int64]
-    starts: npt.NDArray[np.int64]
-    scores: Floats
-    over_data: Floats
-    selectivity_rank: Floats
-    shift_robustness: Floats
-    noise_robustness: Floats
-    consistency: Floats
-    score_spread: Floats
-    spectrum_distance: Floats
+    maps: Array = array("image", stored="map")
+    starts: Array = array("image", stored="start")
+    scores: Floats = array("image")
+    over_data: Floats = array("image")
+    selectivity_rank: Floats = array("image")
+    shift_robustness: Floats = array("image")
+    noise_robustness: Floats = array("image")
+    consistency: Floats = array("image")
+    score_spread: Floats = array("image")
+    spectrum_distance: Floats = array("image")
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -97,12 +98,7 @@ class Quality:
         """As an xarray Dataset along the dimension image; `.to_dataframe()` makes a table of it."""
         import xarray as xr
 
-        names = [field.name for field in fields(self) if field.name not in ("layer", "maps", "starts")]
-        return xr.Dataset(
-            {name: ("image", getattr(self, name)) for name in names},
-            coords={"map": ("image", self.maps), "start": ("image", self.starts)},
-            attrs={"layer": self.layer},
-        )
+        return xr.Dataset(variables_of(self), attrs={"layer": self.layer}).set_coords(["map", "start"])
 
 
 def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = None, *, seed: int = 0) -> Quality:
@@ -124,7 +120,7 @@ def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = No
     seed = whole("seed", seed, 0)
     if not len(oips):
         raise InputError("there are no OIPs to assess: expected at least one")
-    if oips.info.get("graph_sha256") != model.fingerprint:
+    if oips.provenance.fingerprint != model.fingerprint:
         raise InputError("these OIPs were made with another network: expected the model that made them; load that one")
     if calibration is not None:
         if not isinstance(calibration, Calibration):
@@ -135,7 +131,7 @@ def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = No
 
     def scores_of(changed: Callable[[slice], Tensor]) -> Floats:
         """(N, maps of the layer): every map's score on the images that `changed` gives, batch by batch."""
-        network, parts = model.up_to(oips.layer, before_activation=oips.before_activation), []
+        network, parts = model.up_to(oips.layer, before_activation=oips.pre_activation), []
         with torch.no_grad(), matmul_precision():
             for first in range(0, len(images), _BATCH):
                 parts.append(map_means(network(changed(slice(first, first + _BATCH)))).double().cpu())

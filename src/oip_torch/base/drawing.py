@@ -14,8 +14,8 @@ from matplotlib.figure import Figure as _Figure
 
 __all__ = [
     "INK",
+    "SCREENING",
     "STATUS_COLORS",
-    "TRIAL",
     "Figure",
     "add_note",
     "contact_sheet",
@@ -25,8 +25,8 @@ __all__ = [
 ]
 
 INK = "#333333"
-TRIAL = "#7a6a9a"
-STATUS_COLORS = {"finished": INK, "converged": INK, "woken": "#8a5a00", "dead": "#b03030"}
+SCREENING = "#7a6a9a"
+STATUS_COLORS = {"finished": INK, "converged": INK, "recovered": "#8a5a00", "dead": "#b03030"}
 
 
 class Figure(_Figure):

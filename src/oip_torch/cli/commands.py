@@ -172,8 +172,8 @@ def ascend(
     from oip_torch.analysis.calibration import calibrate
     from oip_torch.base.files import check_output_folder
     from oip_torch.base.image_files import read_images
-    from oip_torch.network.model import load
-    from oip_torch.optim.ascent import AscentSettings
+    from oip_torch.network.load import load
+    from oip_torch.optim.settings import AscentSettings
     from oip_torch.results.oips import plural
     from oip_torch.search.search import ascend as make
 
@@ -207,7 +207,7 @@ def ascend(
     failure: OipError | None = None
     try:
         _write_results(oips, calibration, folder, files)
-        if lost := oips.info["not_finite"]:
+        if lost := oips.provenance.not_finite:
             names = ", ".join(str(number) for number in dict.fromkeys(number for number, _ in lost))
             failure = OipError(
                 f"{len(lost)} of {len(lost) + len(oips)} images left the finite numbers, of {plural(oips.noun)} "
@@ -223,9 +223,9 @@ def ascend(
                     "maps": summary["maps"],
                     "alive": summary["alive"],
                     "above_data": summary["above_data"],
-                    "steps": oips.info["image_steps"],
+                    "steps": oips.provenance.image_steps,
                     "seconds": round(seconds, 3),
-                    "device": oips.info["device"],
+                    "device": oips.provenance.device,
                     "layers": {layer: summary},
                     "files": [str(file) for file in files],
                 }
@@ -233,7 +233,7 @@ def ascend(
             )
         )
     else:
-        context.obj.append(f"{oips!r} in {seconds:.1f} s on {oips.info['device']}")
+        context.obj.append(f"{oips!r} in {seconds:.1f} s on {oips.provenance.device}")
         if images is not None:
             context.obj.append(
                 f"{summary['above_data']} of {summary['maps']} {plural(oips.noun)} score above the maximum of "
@@ -241,7 +241,7 @@ def ascend(
             )
         context.obj.extend(
             f"{oips.noun} {dead['map']} is dead: after {dead['tries']} starts the largest value that went into its "
-            f"activation was {dead['largest_before']:.4g}"
+            f"activation was {dead['max_preactivation']:.4g}"
             for dead in summary["dead"]
         )
         context.obj.extend(map(str, files))
@@ -383,17 +383,19 @@ def _summary(oips: Oips, calibration: Calibration | None) -> dict[str, Any]:
     above = None
     if calibration is not None:
         above = int((best.scores > calibration[oips.layer].maximum[best.maps]).sum())
-    tries = oips.settings["candidates"]
+    tries = oips.settings.screening.candidates
     dead = []
     for number in best.maps[best.status == "dead"].tolist():
         every = oips.select(maps=number)
-        dead.append({"map": number, "tries": len(every) * tries, "largest_before": float(every.largest_before.max())})
+        dead.append(
+            {"map": number, "tries": len(every) * tries, "max_preactivation": float(every.max_preactivation.max())}
+        )
     return {
         "maps": len(best),
         "alive": int((best.scores > 0).sum()),
         "above_data": above,
         "median_score": float(np.median(best.scores)),
-        "before_activation": oips.before_activation,
+        "before_activation": oips.pre_activation,
         "dead": dead,
     }
 

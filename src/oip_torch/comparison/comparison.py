@@ -33,10 +33,11 @@ from oip_torch.comparison.runtimes import BEFORE, OURS, RUNTIMES, Array, Dtype
 from oip_torch.comparison.runtimes.process import RuntimeProcess
 from oip_torch.keras.convert import MAX_LAYER_ERROR
 from oip_torch.keras.file import CONVOLUTIONS, check_keras_file
-from oip_torch.network.model import FeatureModel, load, resolve_device
+from oip_torch.network.load import load, resolve_device
+from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer, graph_sha256, read
 from oip_torch.network.probes import digits, noise
-from oip_torch.optim.ascent import AscentSettings
+from oip_torch.optim.settings import AscentSettings
 from oip_torch.optim.starts import start_images
 from oip_torch.search.search import ascend, chosen_maps
 

@@ -35,7 +35,8 @@ from oip_torch.base.progress import stages
 from oip_torch.base.tensors import to_array, to_tensor
 from oip_torch.keras.file import check_keras_file, input_shape
 from oip_torch.network.capture import capture
-from oip_torch.network.model import FeatureModel, figures, resolve_device
+from oip_torch.network.load import resolve_device
+from oip_torch.network.model import FeatureModel, figures
 from oip_torch.network.onnx_file import Layer, Network, graph_sha256, write
 from oip_torch.network.probes import MNIST_MEAN, MNIST_STD
 

@@ -7,7 +7,7 @@
   and pooled there are a quarter as many of them;
 - rows and columns that nothing reads are not computed: a 2x2 pooling of 11x11 never reads the last ones, so what comes
   before it need not make them, back to the image;
-- of the last convolution each image gets the one map that it is scored by, and not all of them;
+- of the last convolution each image gets the one channel that it is scored by, and not all of them;
 - convolutions keep their weights with the channels innermost, which is how the kernels for a CPU want them; those of
   few input channels, as the first one, go back to the image by a matrix product.
 
@@ -31,40 +31,42 @@ __all__ = ["optimize_graph", "step_bytes"]
 
 _FEW = 32  # inputs of one output
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
-_MAP_BY_MAP = (*_ACTIVATIONS, nn.MaxPool2d, nn.AvgPool2d)
+_CHANNEL_BY_CHANNEL = (*_ACTIVATIONS, nn.MaxPool2d, nn.AvgPool2d)
 
 _Size = tuple[int, int]
 
 
 def optimize_graph(
-    network: fx.GraphModule, image: Sequence[int], *, one_map: bool, channels_last: bool
+    network: fx.GraphModule, image: Sequence[int], *, one_channel: bool, channels_last: bool
 ) -> fx.GraphModule:
     """The network in another form, equal to it but for rounding.
 
     Args:
-        network: images (batch, channels, height, width) → output, or images, leak → (output, leaky output).
-        image: (channels, height, width) of an image.
-        one_map: return of each image one map alone, (batch, 1, …).
+        network: images (batch, C, H, W) → output or outputs; or images, leak → outputs, and then as many leaky ones.
+        image: (C, H, W) of an image.
+        one_channel: return of each image one channel alone, (batch, 1, …), of the one output.
         channels_last: keep the weights of convolutions in that layout; they are copied then, and shared otherwise.
 
     Returns:
-        images, leak, maps (batch,) → (output, leaky output); the same twice where the network has no leak.
+        images, leak, channels (batch,) → outputs, leaky outputs; the same twice where the network has no leak.
     """
     parameter = next((tensor for tensor in network.parameters()), torch.empty(0))
     graph = copy.deepcopy(network.graph)
     fast = fx.GraphModule(network, graph)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    leaks = len(inputs) > 1
     ShapeProp(fast).propagate(parameter.new_zeros((2, *image)), *[0.0] * (len(inputs) - 1))
-    for name in ("leak", "maps")[len(inputs) - 1 :]:
+    for name in ("leak", "channels")[len(inputs) - 1 :]:
         with graph.inserting_after(inputs[-1]):
             inputs.append(graph.placeholder(name))
     (end,) = (node for node in graph.nodes if node.op == "output")
-    if isinstance(end.args[0], fx.Node):
-        end.args = ((end.args[0], end.args[0]),)
+    outputs: Any = end.args[0]
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    end.args = (outputs if leaks else outputs * 2,)
     _fix_reshapes(fast)
     _pool_first(fast)
     _cut_unread(fast)
-    if one_map:
+    if one_channel:
         _pick(fast, end, inputs[2])
     graph.eliminate_dead_code()
     graph.lint()
@@ -76,12 +78,19 @@ def optimize_graph(
 
 
 def step_bytes(network: fx.GraphModule, image: Sequence[int], device: torch.device, dtype: torch.dtype) -> int:
-    """Memory that one more image takes on the way forward and back through a network that `optimize_graph` made."""
+    """Memory that one more image takes on the way forward and back through a network that `optimize_graph` made.
+
+    Args:
+        network: images, leak, channels → outputs, leaky outputs.
+        image: (C, H, W).
+        device: where its weights are.
+        dtype: of its weights.
+    """
 
     def step(count: int) -> None:
         x = torch.zeros(count, *image, device=device, dtype=dtype, requires_grad=True)
-        _, leaky = network(x, 0.5, torch.zeros(count, dtype=torch.long, device=device))
-        torch.autograd.grad(leaky.sum(), x)
+        outputs = network(x, 0.5, torch.zeros(count, dtype=torch.long, device=device))
+        torch.autograd.grad([leaky.sum() for leaky in outputs[len(outputs) // 2 :]], x)
 
     return peak_bytes(lambda: step(2)) - peak_bytes(lambda: step(1))
 
@@ -193,50 +202,50 @@ def _pair(value: Any) -> _Size:
     return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-def _pick(network: fx.GraphModule, end: fx.Node, maps: fx.Node) -> None:
-    """Only the wanted maps: in the last convolution if what follows it goes map by map, otherwise at the end."""
+def _pick(network: fx.GraphModule, end: fx.Node, channels: fx.Node) -> None:
+    """Only the wanted channels: in the last convolution if what follows goes channel by channel, else at the end."""
     outputs: Any = end.args[0]
     convolutions, open_nodes = set(), list(outputs)
     while open_nodes:
         node = open_nodes.pop()
         module = _module(network, node)
-        if isinstance(module, _MAP_BY_MAP) or node.target in (_cut, operator.add, operator.sub, operator.mul):
+        if isinstance(module, _CHANNEL_BY_CHANNEL) or node.target in (_cut, operator.add, operator.sub, operator.mul):
             open_nodes.extend(source for source in node.all_input_nodes if source.target != "leak")
         else:
             convolutions.add(node)
     last = convolutions.pop()
     module = _module(network, last)
     if not convolutions and isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros":
-        network.set_submodule(str(last.target), _WantedMaps(module))
-        last.args = (*last.args, maps)
+        network.set_submodule(str(last.target), _OwnChannel(module))
+        last.args = (*last.args, channels)
         return
     with network.graph.inserting_before(end):
-        picked = {output: network.graph.call_function(_picked, (output, maps)) for output in dict.fromkeys(outputs)}
+        picked = {output: network.graph.call_function(_picked, (output, channels)) for output in dict.fromkeys(outputs)}
         end.args = (tuple(picked[output] for output in outputs),)
 
 
-def _picked(output: Tensor, maps: Tensor) -> Tensor:
-    """(batch, maps, …) → (batch, 1, …), each image's own map."""
-    return output[torch.arange(len(maps), device=maps.device), maps][:, None]
+def _picked(output: Tensor, channels: Tensor) -> Tensor:
+    """(batch, channels, …) → (batch, 1, …), each image's own one."""
+    return output[torch.arange(len(channels), device=channels.device), channels][:, None]
 
 
-class _WantedMaps(nn.Module):
-    """A convolution of which each image wants one map."""
+class _OwnChannel(nn.Module):
+    """A convolution of which each image wants one channel."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self.convolution = convolution
 
-    def forward(self, images: Tensor, maps: Tensor) -> Tensor:
+    def forward(self, images: Tensor, channels: Tensor) -> Tensor:
         """(batch, channels, height, width), (batch,) → (batch, 1, height, width)."""
         module = self.convolution
         if isinstance(module.padding, str) or any(module.padding):
             images = nn.functional.pad(images, module._reversed_padding_repeated_twice)
-        kernels = module.weight.index_select(0, maps).flatten(2)
+        kernels = module.weight.index_select(0, channels).flatten(2)
         window = module.kernel_size, module.stride, module.dilation
         windows: Tensor = _WindowSums.apply(images, kernels, *window)
         if module.bias is not None:
-            windows = windows + module.bias[maps][:, None, None]
+            windows = windows + module.bias[channels][:, None, None]
         return windows[:, None]
 
 

@@ -19,8 +19,8 @@ from oip_torch.analysis.image_statistics import cross_correlations
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.drawing import (
     INK,
+    SCREENING,
     STATUS_COLORS,
-    TRIAL,
     Figure,
     add_note,
     contact_sheet,
@@ -30,7 +30,7 @@ from oip_torch.base.drawing import (
 )
 from oip_torch.base.errors import InputError
 from oip_torch.plots.comparison import agreement, cross_scores, divergence, side_by_side
-from oip_torch.results.oips import MARKS, WOKEN, Oips, short
+from oip_torch.results.oips import MARKS, RECOVERED, Oips, short
 
 if TYPE_CHECKING:
     from oip_torch.analysis.calibration import Calibration
@@ -52,8 +52,8 @@ __all__ = [
 def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -> Figure:
     """A row of pictures per start: how the OIP of one map came about, step by step; on the right the score's trace.
 
-    The way is the whole one: where candidates were tried, it begins with the start and the trial of the one that went
-    on, and a line shows where the trial ends.
+    The way is the whole one: where candidates were screened, it begins with the start and the screening of the one that
+    went on, and a line shows where the screening ends.
 
     Args:
         oips: with snapshots.
@@ -67,7 +67,7 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -
     number = whole(f"the {oips.noun}", map, 0)  # of several ones the title would name the first
     rows = oips.select(maps=number, starts=starts)
     _check_some(rows)
-    trial = rows.trial_steps
+    screening = rows.screening_steps
     steps = [int(step) for step in rows.snapshot_steps]
     if steps and steps[-1] == rows.traces.shape[1] - 1:
         steps.pop()  # one step before the result, and not to be told from it
@@ -77,12 +77,14 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -
     for row in range(len(rows)):
         frames = [*rows.snapshots[row, : len(steps)], rows.images[row]]
         low, high = limits(np.stack(frames))
-        titles = [f"trial, step {step}" if step < trial else f"step {step}" for step in steps] + ["result"]
+        titles = [f"screening\nstep {step}" if step < screening else f"step {step}" for step in steps] + ["result"]
         scores = [*(float(rows.traces[row, step]) for step in steps), float(rows.scores[row])]
         for column, (frame, title, score) in enumerate(zip(frames, titles, scores, strict=True)):
             axes = figure.add_subplot(grid[row, column])
             show_picture(axes, to_shades(frame, low, high))
-            axes.set_title(title if row == 0 else "", fontsize=9, color=TRIAL if title.startswith("trial") else INK)
+            axes.set_title(
+                title if row == 0 else "", fontsize=9, color=SCREENING if title.startswith("screening") else INK
+            )
             axes.set_xlabel("" if math.isnan(score) else short(score), fontsize=8, color=INK, labelpad=2)
             if column == 0:
                 axes.set_ylabel(f"start {rows.starts[row]}\n{rows.status[row]}", fontsize=8, color=INK)
@@ -90,12 +92,14 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -
         _trace_lines(axes, rows.take([row]))
         axes.set_title("score by step" if row == 0 else "", fontsize=9, color=INK)
     begins = "the start"
-    if rows.settings.get("candidates", 1) > 1 and not trial:  # a file saved before trials were kept
-        begins = "the end of its trial"
+    if rows.settings.screening.candidates > 1 and not screening:  # a file saved before its steps were kept
+        begins = "the end of its screening"
     figure.suptitle(f"{rows.place}, {rows.noun} {number}: from {begins} to the OIP", fontsize=11, color=INK)
     notes = ["Below each picture its score. Scale: the same within a row, from its 0.5 % to its 99.5 % quantile."]
-    if trial:
-        notes.append(f"Steps 0 to {trial - 1} are the trial of the start that went on; the dotted line is its end.")
+    if screening:
+        notes.append(
+            f"Steps 0 to {screening - 1} are the screening of the start that went on; the dotted line is its end."
+        )
     add_note(figure, "\n".join([*notes, rows.way]))
     return figure
 
@@ -126,8 +130,8 @@ def trace(oips: Oips) -> Figure:
     axes.set_title(f"{oips.place}: scores of {len(oips)} ascents", fontsize=11, color=INK)
     if len(oips) <= 8:
         axes.legend(fontsize=8, frameon=False)
-    trial = "\nLeft of the dotted line: the trial of the start that went on." if oips.trial_steps else ""
-    add_note(figure, f"{oips.way}{trial}")
+    left = "\nLeft of the dotted line: the screening of the start that went on." if oips.screening_steps else ""
+    add_note(figure, f"{oips.way}{left}")
     return figure
 
 
@@ -160,7 +164,7 @@ def beside_data(
         raise InputError(f"{len(best)} OIPs and {count} real images to show: expected at least one of each")
     count = min(count, data.top_indices.shape[1])
     height, width = best.images.shape[1:3]
-    compared = best.info.get("objective", "map_mean") == "map_mean"  # which is what the data was scored by
+    compared = best.provenance.objective == "map_mean"  # which is what the data was scored by
     equals = (data.top_scores[:, :, None] == data.top_scores[:, None, :]).sum(2) > 1
     if data.tied is not None:
         equals |= (data.top_scores == data.top_scores[:, -1:]) & (data.tied > 0)[:, None]
@@ -200,14 +204,14 @@ def beside_data(
     for x, text in heads:
         axes.text(x - 0.5, 0.5 * gap_y, text, fontsize=9, color=INK, ha="center", va="center")
     figure.suptitle(f"{best.place}: OIPs beside the data ({calibration.count} images)", fontsize=11, color=INK)
-    what = "mean of what goes into it" if best.before_activation else "mean activation"
+    what = "mean of what goes into it" if best.pre_activation else "mean activation"
     notes = [f"Above the real images: number in the data, score ({what}); faded: they do not excite the {best.noun}."]
     if not compared:
-        notes.append(f"The OIPs' scores are of another objective ({best.info['objective']}), and do not compare.")
+        notes.append(f"The OIPs' scores are of another objective ({best.provenance.objective}), and do not compare.")
     if (equals & data.excited[:, None])[best.maps, :count].any():
         notes.append("= others score exactly as much: such images have no order.")
-    if (best.status == "woken").any():
-        notes.append(WOKEN)
+    if (best.status == "recovered").any():
+        notes.append(RECOVERED)
     add_note(figure, "\n".join([*notes, "Scale: each picture from its own 0.5 % to its 99.5 % quantile.", best.way]))
     return figure
 
@@ -300,8 +304,8 @@ def _trace_lines(axes: Axes, oips: Oips, labels: bool = False) -> None:
         step = int(oips.converged_at[row])
         if step >= 0:
             axes.plot([step], [oips.traces[row, step]], "o", markersize=3, color=line.get_color(), alpha=faint)
-    if oips.trial_steps:
-        axes.axvline(oips.trial_steps, linestyle=":", linewidth=1, color=TRIAL)
+    if oips.screening_steps:
+        axes.axvline(oips.screening_steps, linestyle=":", linewidth=1, color=SCREENING)
     axes.tick_params(labelsize=7)
     axes.margins(x=0.02)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
@@ -317,10 +321,10 @@ def _check_some(oips: Oips) -> None:
 
 
 def _score_name(oips: Oips) -> str:
-    objective = oips.info.get("objective", "map_mean")
+    objective = oips.provenance.objective
     if objective != "map_mean":
         return f"score ({objective})"
     mean = "mean " if oips.noun == "map" else ""
-    if oips.before_activation:
+    if oips.pre_activation:
         return f"score ({mean}pre-activation of the {oips.noun})"
     return f"score ({mean}activation of the {oips.noun})"

@@ -8,24 +8,27 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from oip_torch.base.checks import whole_numbers
 from oip_torch.base.errors import InputError
 from oip_torch.base.files import read_netcdf, write_netcdf
+from oip_torch.optim.settings import AscentSettings
+from oip_torch.results.fields import Array, array, arrays_of, large_of, rows_of, variables_of
+from oip_torch.results.provenance import Provenance
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["MARKS", "STATUSES", "WOKEN", "Oips", "plural", "short"]
+__all__ = ["MARKS", "RECOVERED", "STATUSES", "Oips", "plural", "short"]
 
-STATUSES = ("finished", "converged", "woken", "dead")
-MARKS = {"woken": "*"}
-WOKEN = "* woken: it slept in all trials, and fired by way of its peak."
-_FORMAT = 1
+STATUSES = ("finished", "converged", "recovered", "dead")
+MARKS = {"recovered": "*"}
+RECOVERED = "* recovered: inactive after the screening, it fires by way of its peak."
+_FORMAT = 2
+_OF_FORMAT_1 = {"max_preactivation": "largest_before"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,66 +41,63 @@ class Oips:
         starts: (N,) int, the number of its start.
         images: (N, height, width, channels) float, the last images; each has mean 0 and standard deviation 1.
         scores: (N,) float, the objective of `images`: for maps, the mean over the map of its activation, or of what
-            goes into the activation (see `before_activation`).
-        largest_before: (N,) float, the largest value that goes into the layer's activation, over the map, on `images`;
-            of a dead map the evidence how far it is from firing.
+            goes into the activation (see `pre_activation`).
+        max_preactivation: (N,) float, the largest value that goes into the layer's activation, over the map, on
+            `images`; of a dead map the evidence how far it is from firing.
         traces: (N, steps) float, the score of the image that each step found, on the whole way from the start to the
-            result: the first `trial_steps` of them are the trial's. NaN after an image has stopped.
+            result: the first `screening_steps` of them are the screening's. NaN after an image has stopped.
         snapshots: (N, S, height, width, channels) float, the images that the steps `snapshot_steps` found.
         snapshot_steps: (S,) int.
         status: (N,) str: "dead" (the map was 0 all over at every step: without a leak the ascent could not begin,
-            with one it has led nowhere; said only where the objective grows with the map), "woken" (it slept after all
-            trials, and fires on the image, which was ascended by its peak), "converged" (the article's criterion was
-            met), else "finished".
+            with one it has led nowhere; said only where the objective grows with the map), "recovered" (it was
+            inactive after the screening, and fires on the image, which was made by way of its peak), "converged" (the
+            article's criterion was met), else "finished".
         converged_at: (N,) int, the step of the way at which the criterion was first met, or -1.
-        settings: of the ascent (`AscentSettings.to_dict`).
-        info: seed; objective; digests of the source and of graph and weights in use (`FeatureModel.fingerprint`);
-            versions, device, image-steps, seconds; `not_finite`, the [map, start] that were lost; and more.
+        settings: of the ascent.
+        provenance: what else made them: network, seed, objective, versions, device, cost.
     """
 
     layer: str
-    maps: npt.NDArray[np.int64]
-    starts: npt.NDArray[np.int64]
-    images: npt.NDArray[np.floating]
-    scores: npt.NDArray[np.floating]
-    largest_before: npt.NDArray[np.floating]
-    traces: npt.NDArray[np.floating]
-    snapshots: npt.NDArray[np.floating]
-    snapshot_steps: npt.NDArray[np.int64]
-    status: npt.NDArray[np.str_]
-    converged_at: npt.NDArray[np.int64]
-    settings: dict[str, Any]
-    info: dict[str, Any]
+    maps: Array = array("image", stored="map", kind=np.int64)
+    starts: Array = array("image", stored="start", kind=np.int64)
+    images: Array = array("image", "y", "x", "channel", large=True)
+    scores: Array = array("image")
+    max_preactivation: Array = array("image")
+    traces: Array = array("image", "step", large=True)
+    snapshots: Array = array("image", "snapshot", "y", "x", "channel", large=True)
+    snapshot_steps: Array = array("snapshot", stored="snapshot_step", kind=np.int64)
+    status: Array = array("image", kind=np.str_)
+    converged_at: Array = array("image", kind=np.int64)
+    settings: AscentSettings
+    provenance: Provenance
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
-    def before_activation(self) -> bool:
+    def pre_activation(self) -> bool:
         """Whether the scores are of what goes into the layer's activation."""
-        return bool(self.info.get("before_activation", False))
+        return self.provenance.pre_activation
 
     @property
     def place(self) -> str:
         """Of what layer, in words: "Conv2D_3", or "Dense_2 before its softmax"."""
-        return f"{self.layer} before its {self.info.get('activation')}" if self.before_activation else self.layer
+        return f"{self.layer} before its {self.provenance.activation}" if self.pre_activation else self.layer
 
     @property
     def noun(self) -> str:
         """What a channel of the layer is called: "map", "unit" or "class"."""
-        return str(self.info.get("noun", "map"))
+        return self.provenance.noun
 
     @property
-    def trial_steps(self) -> int:
-        """How many of the first steps are the trial's that came before the ascent; 0 where there was none."""
-        steps = self.traces.shape[1]
-        return max(0, int(steps - self.settings.get("steps", steps)))
+    def screening_steps(self) -> int:
+        """How many of the first steps are the screening's; 0 where there was none, or where its steps were not kept."""
+        return max(0, int(self.traces.shape[1]) - self.settings.schedule.steps)
 
     @property
     def way(self) -> str:
-        """By which settings the images came about, in a sentence; "" for files of before this was kept."""
-        way = self.info.get("way")
-        return f"Settings: {way}." if way else ""
+        """By which settings the images came about, in a sentence."""
+        return f"Settings: {self.settings.summary}."
 
     @property
     def title(self) -> str:
@@ -106,14 +106,14 @@ class Oips:
         whose = f"{self.place}, {self.noun} {self.maps[0]}" if len(numbers) == 1 else self.place
         several = "" if len(numbers) in (1, len(self)) else f", of {len(numbers)} {plural(self.noun)}"
         dead = self.counts()["dead"]
-        of_activation = self.info.get("objective", "map_mean") in ("map_mean", "map_peak")
-        if self.before_activation or not (of_activation or dead):  # where "dead" is never said, "alive" says nothing
+        of_activation = self.provenance.objective in ("map_mean", "map_peak")
+        if self.pre_activation or not (of_activation or dead):  # where "dead" is never said, "alive" says nothing
             return f"{whose}: {len(self)} OIP{'s' if len(self) > 1 else ''}{several}"
         return f"{whose}: {len(self) - dead} of {len(self)} OIPs alive{several}"
 
     @property
     def labels(self) -> list[str]:
-        """Of each picture: "17: 2.34", "17: dead", with a mark for woken ones, and with several starts "17·0: 2.34"."""
+        """Of each picture: "17: 2.34", "17: dead", with a mark if recovered, and with several starts "17·0: 2.34"."""
         several = len(set(self.starts.tolist())) > 1
         found = []
         for number, start, score, status in zip(self.maps, self.starts, self.scores, self.status, strict=True):
@@ -125,8 +125,8 @@ class Oips:
     def legend(self) -> str:
         """What the labels mean, how the pictures are scaled, and the settings."""
         head = f"{self.noun.capitalize()}{'·start' if len(set(self.starts.tolist())) > 1 else ''}: score."
-        woken = f" {WOKEN}" if (self.status == "woken").any() else ""
-        return f"{head}{woken} Scale: each picture from its own 0.5 % to its 99.5 % quantile.\n{self.way}"
+        recovered = f" {RECOVERED}" if (self.status == "recovered").any() else ""
+        return f"{head}{recovered} Scale: each picture from its own 0.5 % to its 99.5 % quantile.\n{self.way}"
 
     def select(self, maps: int | Iterable[int] | None = None, starts: int | Iterable[int] | None = None) -> Oips:
         """The images of these maps (in the order given) and starts; None for all of them.
@@ -163,18 +163,7 @@ class Oips:
         chosen = np.array(whole_numbers("positions of images", rows, len(self)), int)
         if wrong := [int(row) for row in chosen if not 0 <= row < len(self)]:
             raise InputError(f"no image at position {wrong[0]}: expected 0 to {len(self) - 1}")
-        names = (
-            "maps",
-            "starts",
-            "images",
-            "scores",
-            "largest_before",
-            "traces",
-            "snapshots",
-            "status",
-            "converged_at",
-        )
-        return dataclasses.replace(self, **{name: getattr(self, name)[chosen] for name in names})
+        return dataclasses.replace(self, **rows_of(self, "image", chosen))
 
     def counts(self) -> dict[str, int]:
         """How many images have which status."""
@@ -183,7 +172,7 @@ class Oips:
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {status}" for status, n in self.counts().items() if n)
         maps = _ranges(sorted({int(n) for n in self.maps}))
-        before = f" before its {self.info.get('activation')}" if self.before_activation else ""
+        before = f" before its {self.provenance.activation}" if self.pre_activation else ""
         return f"<Oips of {self.layer!r}{before}: {len(self)} images of {plural(self.noun)} {maps}; {counts or 'none'}>"
 
     def _repr_html_(self) -> str:
@@ -210,52 +199,36 @@ class Oips:
         """As an xarray Dataset with the dimensions image, step, snapshot, y, x, channel."""
         import xarray as xr
 
-        pixels = ("y", "x", "channel")
-        return xr.Dataset(
-            {
-                "images": (("image", *pixels), self.images),
-                "scores": ("image", self.scores),
-                "largest_before": ("image", self.largest_before),
-                "traces": (("image", "step"), self.traces),
-                "snapshots": (("image", "snapshot", *pixels), self.snapshots),
-                "status": ("image", self.status.astype(object)),
-                "converged_at": ("image", self.converged_at),
-            },
-            coords={
-                "map": ("image", self.maps),
-                "start": ("image", self.starts),
-                "snapshot_step": ("snapshot", self.snapshot_steps),
-            },
+        dataset = xr.Dataset(
+            variables_of(self),
             attrs={
                 "oip_torch_format": _FORMAT,
                 "layer": self.layer,
-                "settings": json.dumps(self.settings),
-                "info": json.dumps(self.info),
+                "settings": json.dumps(self.settings.to_dict()),
+                "provenance": json.dumps(self.provenance.to_dict()),
             },
         )
+        return dataset.set_coords(["map", "start", "snapshot_step"])
 
     @classmethod
     def from_xarray(cls, dataset: xr.Dataset) -> Oips:
-        """The inverse of `to_xarray`."""
-        if dataset.attrs.get("oip_torch_format") != _FORMAT:
-            raise InputError(f"no OIPs of format {_FORMAT} in this dataset: expected one that Oips.save wrote")
+        """The inverse of `to_xarray`; it reads files of format 1 as well."""
+        form = dataset.attrs.get("oip_torch_format")
+        if form not in (1, _FORMAT):
+            raise InputError(f"no OIPs of format 1 or {_FORMAT} in this dataset: expected one that Oips.save wrote")
         try:
+            arrays = arrays_of(cls, dataset, _OF_FORMAT_1)
+            if form == 1:
+                arrays["status"] = np.where(arrays["status"] == "woken", "recovered", arrays["status"])
+            if unknown := set(arrays["status"].tolist()) - set(STATUSES):
+                raise ValueError(f"the status {unknown.pop()!r}")
             return cls(
                 layer=str(dataset.attrs["layer"]),
-                maps=dataset["map"].to_numpy().astype(np.int64),
-                starts=dataset["start"].to_numpy().astype(np.int64),
-                images=dataset["images"].to_numpy(),
-                scores=dataset["scores"].to_numpy(),
-                largest_before=dataset["largest_before"].to_numpy(),
-                traces=dataset["traces"].to_numpy(),
-                snapshots=dataset["snapshots"].to_numpy(),
-                snapshot_steps=dataset["snapshot_step"].to_numpy().astype(np.int64),
-                status=dataset["status"].to_numpy().astype(np.str_),
-                converged_at=dataset["converged_at"].to_numpy().astype(np.int64),
-                settings=json.loads(dataset.attrs["settings"]),
-                info=json.loads(dataset.attrs["info"]),
+                settings=AscentSettings.from_dict(json.loads(dataset.attrs["settings"])),
+                provenance=Provenance.from_dict(json.loads(dataset.attrs["info" if form == 1 else "provenance"])),
+                **arrays,
             )
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, StopIteration) as error:
             raise InputError(f"this dataset is no complete set of OIPs: {error} is missing or damaged") from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -264,7 +237,7 @@ class Oips:
         Raises:
             InputError: an ending other than .nc, or the file cannot be written.
         """
-        return write_netcdf(self.to_xarray(), path, compressed=["images", "traces", "snapshots"])
+        return write_netcdf(self.to_xarray(), path, compressed=large_of(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Oips:

@@ -1,6 +1,6 @@
 """How are the images of a batch brought from their starts to their OIPs?
 
-Candidates are tried, the most promising go on, and maps that sleep go another way; all of it counted in image-steps.
+Candidates are screened, the best survive, and maps that are inactive go another way; all of it counted in image-steps.
 """
 
 from __future__ import annotations
@@ -9,71 +9,27 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from oip_torch.base.platform import recorded_gradients
 from oip_torch.base.tensors import standardize
-from oip_torch.network.model import FeatureModel
-from oip_torch.optim.ascent import AscentSettings, climb
-from oip_torch.optim.loop import Ascents, Schedule, rows_of
-from oip_torch.optim.objectives import Objective, check_objective, is_of_one_map, map_peak, of_each
+from oip_torch.optim.ascent import Ascents, gradient_ascent, rows_of
+from oip_torch.optim.loop import Score
+from oip_torch.optim.objectives import channel_of_each
+from oip_torch.optim.schedule import Schedule
+from oip_torch.optim.settings import AscentSettings
 from oip_torch.optim.starts import Key, components
+from oip_torch.search.target import Target
 
-__all__ = ["Batch", "Target", "target_of"]
-
-_TO_THE_PEAK = Schedule(steps=5, epsilon=0.2, epsilon_last=0.002, leak=1.0, leak_last=1.0)
-_FROM_THE_PEAK = Schedule(steps=3, epsilon=0.1, epsilon_last=0.005, leak=0.02)
-"""How a sleeping map is woken: two climbs that share the steps as 5 to 3. Of the 13 maps of the shipped model's
-Conv2D_2 that sleep after their trials 10 fire in the end; with first steps of 2 towards the peak half as many did."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is looked at, and what is maximised there; the networks up to it are built once, and for one call alone.
-
-    `rising`: whether the objective grows where the map responds. Where it does not, a silent map is no failure.
-    """
-
-    model: FeatureModel
-    layer: str
-    before_activation: bool
-    objective: Objective
-    rising: bool
-    climbed: Callable[..., fx.GraphModule]
-
-    @property
-    def wakes(self) -> bool:
-        """Whether there is something to wake: the layer's own activation, in a map that should respond."""
-        return self.rising and not self.before_activation
-
-    def nearest_activations(self) -> dict[str, str]:
-        """See `FeatureModel.nearest_activations`."""
-        return self.model.nearest_activations(self.layer, before_activation=self.before_activation)
-
-    def step_bytes(self, *, leaky: bool, one_map: bool) -> int:
-        """See `FeatureModel.step_bytes`."""
-        return self.model.step_bytes(self.layer, leaky=leaky, one_map=one_map, before_activation=self.before_activation)
-
-
-def target_of(model: FeatureModel, layer: str, before_activation: bool, objective: Objective) -> Target:
-    """The target of one call; an `InputError` where the objective cannot be maximised."""
-    climbed = functools.cache(functools.partial(model.climbed, layer, before_activation=before_activation))
-    rising = True
-    if not is_of_one_map(objective):
-        image = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
-        with torch.no_grad():
-            activations = model.up_to(layer, before_activation=before_activation)(image)
-        rising = check_objective(objective, activations)
-    return Target(model, layer, before_activation, objective, rising, climbed)
+__all__ = ["Batch"]
 
 
 class Batch:
-    """The images of some (map, start) that are ascended together, and the image-steps that they have cost."""
+    """The images of some (channel, start) that are optimised together, and the image-steps that they have cost."""
 
     def __init__(
         self,
@@ -85,111 +41,114 @@ class Batch:
     ) -> None:
         self.target, self.model, self.keys, self.seed = target, target.model, keys, seed
         self.settings, self.advance = settings, advance
-        self.maps = torch.tensor([key[0] for key in keys], device=self.model.device)
-        self.columns = torch.arange(len(keys), device=self.model.device)
+        self.channels = torch.tensor([key[0] for key in keys], device=self.model.device)
         self.spent = 0
 
     @recorded_gradients()
-    def ascend(self) -> dict[str, Any]:
-        """What `_room` has room for, of these images."""
-        settings = self.settings
-        asleep = torch.zeros_like(self.maps, dtype=torch.bool)
-        if settings.candidates == 1:
-            numbers = torch.zeros_like(self.maps)
-            result = self.climb_on(self.beginning(numbers), numbers, asleep)
+    def run(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays of `Oips` that hold something of each image, by their names; one row for each key."""
+        settings, target = self.settings, self.target
+        inactive = torch.zeros_like(self.channels, dtype=torch.bool)
+        if settings.screening.candidates == 1:
+            numbers = torch.zeros_like(self.channels)
+            result = self.ascend_on(self.start(numbers), numbers, inactive)
         else:
-            trials, chosen, awake = self.precursor()
-            if settings.waking and settings.steps > 1 and self.target.wakes:
-                asleep = ~awake
+            screened, chosen, active = self.screen()
+            if target.to_peak is not None:
+                inactive = ~active
             tries = [
-                _after(trial, self.climb_on(trial.images, numbers, asleep))
-                for trial, numbers in zip(trials, chosen, strict=True)
+                _after(trial, self.ascend_on(trial.images, numbers, inactive))
+                for trial, numbers in zip(screened, chosen, strict=True)
             ]
             result = functools.reduce(_better, tries)
         with torch.no_grad():
-            before = self.model.up_to(self.target.layer, before_activation=True)(result.images)
-        found = {
+            before = channel_of_each(target.pre_activations(result.images), self.channels)
+        dead = (~result.responded & target.can_be_dead).cpu().numpy()
+        recovered = (inactive & ~result.silent).cpu().numpy()
+        converged = (result.converged_at >= 0).cpu().numpy()
+        figures = {
             "images": result.images.movedim(-3, -1),  # outside, channels come last
             "scores": result.scores,
-            "largest_before": of_each(before, self.maps).reshape(len(self.maps), -1).amax(1),
+            "max_preactivation": before.reshape(len(before), -1).amax(1),
             "traces": result.traces,
             "snapshots": result.snapshots.movedim(-3, -1),
-            "converged_at": result.converged_at,
-            "dead": ~result.responded & self.target.wakes,
-            "woken": asleep & ~result.silent,
+            "converged_at": torch.where(~result.responded & target.can_be_dead, -1, result.converged_at),
         }
-        return {name: tensor.cpu().numpy() for name, tensor in found.items()}
+        status = np.where(recovered, "recovered", np.where(converged, "converged", "finished"))
+        return {name: tensor.cpu().numpy() for name, tensor in figures.items()} | {
+            "status": np.where(dead, "dead", status)
+        }
 
-    def precursor(self) -> tuple[list[Ascents], Tensor, Tensor]:
-        """The most promising candidates of each image after a short climb each, the best first.
+    def screen(self) -> tuple[list[Ascents], Tensor, Tensor]:
+        """The best candidates of each image after a short ascent each, the best first.
 
-        Promising is judged by the leaky score, which ranks sleeping maps as well.
+        They are ranked by the leaky score, which ranks inactive maps as well.
 
         Returns:
-            The finalists' trials, the best of all images first; (finalists, batch) their numbers; and (batch,) whether
+            The survivors' ascents, the best of all images first; (survivors, batch) their numbers; and (batch,) whether
             the map responded to any candidate.
         """
-        awake = torch.zeros_like(self.maps, dtype=torch.bool)
-        kept = tuple(step for step in self.settings.snapshot_steps() if step < self.settings.trial_steps)
+        settings = self.settings
+        active = torch.zeros_like(self.channels, dtype=torch.bool)
+        kept = tuple(step for step in settings.snapshot_steps() if step < settings.screening_steps)
         best: list[Ascents] = []
-        numbers = self.maps.new_empty(0, len(self.maps))
-        for candidate in range(self.settings.candidates):
-            number = torch.full_like(self.maps, candidate)
-            trial = self.climb(self.beginning(number), self.maps, self.settings.candidate_schedule, kept=kept)
-            awake |= ~trial.silent
+        numbers = self.channels.new_empty(0, len(self.channels))
+        for candidate in range(settings.screening.candidates):
+            number = torch.full_like(self.channels, candidate)
+            start, score = self.start(number), self.target.score
+            trial = self.optimize(score, start, self.channels, settings.screening_schedule, kept=kept)
+            active |= ~trial.silent
             best, numbers = [*best, trial], torch.cat([numbers, number[None]])
             ranked = torch.stack([each.leaky_scores for each in best]).nan_to_num(nan=-math.inf, posinf=-math.inf)
-            order = ranked.topk(min(self.settings.finalists, len(ranked)), dim=0).indices
+            order = ranked.topk(min(settings.screening.survivors, len(ranked)), dim=0).indices
             best, numbers = [Ascents.pick(best, place) for place in order], numbers.gather(0, order)
-        return best, numbers, awake
+        return best, numbers, active
 
-    def climb_on(self, x: Tensor, numbers: Tensor, asleep: Tensor) -> Ascents:
-        """An ascent that may end in the result: the maps that sleep by way of their peak, the others straight."""
-        tried = self.settings.trial_steps
-        added: dict[int, Tensor] = {}
-        if self.settings.stages is not None:
-            ends = np.cumsum(self.settings.stages)[:-1].tolist()
-            added = dict(zip(ends, self.parts(numbers)[1:], strict=True))
-        kept = tuple(step - tried for step in self.settings.snapshot_steps() if step >= tried)
+    def ascend_on(self, x: Tensor, numbers: Tensor, inactive: Tensor) -> Ascents:
+        """An ascent that may end in the result: the inactive maps by way of their peak, the others straight."""
+        settings, before = self.settings, self.settings.screening_steps
+        injected: dict[int, Tensor] = {}
+        if settings.stages is not None:
+            ends = np.cumsum(settings.stages)[:-1].tolist()
+            injected = dict(zip(ends, self.parts(numbers)[1:], strict=True))
+        kept = tuple(step - before for step in settings.snapshot_steps() if step >= before)
 
         def straight(rows: Tensor) -> Ascents:
-            there = {step: part[rows] for step, part in added.items()}
-            schedule = self.settings.schedule
-            return self.climb(x[rows], self.maps[rows], schedule, kept=kept, added=there, settings=self.settings)
+            inject = {step: part[rows] for step, part in injected.items()}
+            schedule, score = settings.schedule, self.target.score
+            return self.optimize(
+                *(score, x[rows], self.channels[rows], schedule), kept=kept, inject=inject, stop=settings.stopping
+            )
 
-        if not asleep.any():
-            return straight(torch.ones_like(asleep))
-        parts = [self.by_the_peak(x[asleep], self.maps[asleep], kept)]
-        if not asleep.all():
-            parts.append(straight(~asleep))
-        order = torch.cat([torch.nonzero(asleep), torch.nonzero(~asleep)]).flatten().argsort()
+        if not inactive.any():
+            return straight(torch.ones_like(inactive))
+        parts = [self.by_the_peak(x[inactive], self.channels[inactive], kept)]
+        if not inactive.all():
+            parts.append(straight(~inactive))
+        order = torch.cat([torch.nonzero(inactive), torch.nonzero(~inactive)]).flatten().argsort()
         return Ascents.cat(parts).take(order)
 
-    def by_the_peak(self, x: Tensor, maps: Tensor, kept: tuple[int, ...]) -> Ascents:
-        """The ascent of maps that sleep.
-
-        The mean over a map can stay below 0 while one place of it could fire. So the largest pre-activation is ascended
-        until it is as large as it gets; then what was asked for, in steps so small that the map does not fall asleep
-        again.
-        """
-        all_steps = self.settings.steps
-        steps = max(1, all_steps * _TO_THE_PEAK.steps // (_TO_THE_PEAK.steps + _FROM_THE_PEAK.steps))
-        up = dataclasses.replace(_TO_THE_PEAK, steps=steps)
-        on = dataclasses.replace(_FROM_THE_PEAK, steps=all_steps - steps)
-        peak = self.climb(x, maps, up, ascended=map_peak, kept=tuple(step for step in kept if step < steps))
-        later = tuple(step - steps for step in kept if step >= steps)
-        mean = self.climb(peak.images, maps, on, kept=later, settings=self.settings)
+    def by_the_peak(self, x: Tensor, channels: Tensor, kept: tuple[int, ...]) -> Ascents:
+        """The ascent of inactive maps: see `Fallback`."""
+        fallback, target = self.settings.fallback, self.target
+        assert fallback is not None
+        assert target.to_peak is not None
+        assert target.from_peak is not None
+        up, on = fallback.schedules(self.settings.schedule.steps)
+        peak = self.optimize(*(target.to_peak, x, channels, up), kept=tuple(step for step in kept if step < up.steps))
+        later = tuple(step - up.steps for step in kept if step >= up.steps)
+        mean = self.optimize(*(target.from_peak, peak.images, channels, on), kept=later, stop=self.settings.stopping)
         # The largest pre-activation is the evidence of a map that stays dead, and tells its tries apart.
         return dataclasses.replace(_after(peak, mean), leaky_scores=peak.leaky_scores)
 
-    def climb(self, x: Tensor, maps: Tensor, schedule: Schedule, **more: Any) -> Ascents:
-        """`climb`, counted."""
+    def optimize(self, score: Score, x: Tensor, channels: Tensor, schedule: Schedule, **more: Any) -> Ascents:
+        """`gradient_ascent`, counted."""
 
         def advance(count: int) -> None:
             self.spent += count
             self.advance(count)
 
-        return climb(self.target.climbed, x, maps, schedule, self.target.objective, advance=advance, **more)
+        return gradient_ascent(score, x, channels, schedule, advance=advance, **more)
 
     def parts(self, numbers: Tensor) -> Tensor:
         """(components, batch, …) of each image's candidate of this number."""
@@ -199,14 +158,14 @@ class Batch:
         )
         return made.to(self.model.device, self.model.dtype)
 
-    def beginning(self, numbers: Tensor) -> Tensor:
+    def start(self, numbers: Tensor) -> Tensor:
         """The start from its components: all of them, or with stages the longest wavelengths alone."""
         parts = self.parts(numbers)
         return standardize(parts.sum(0) if self.settings.stages is None else parts[0])
 
 
 def _better(first: Ascents, second: Ascents) -> Ascents:
-    """Image by image the better one of two ascents: by its score, and where both sleep by its leaky score."""
+    """Image by image the better one of two ascents: by its score, and where both are silent by its leaky score."""
     equal = (second.scores == first.scores) & (second.leaky_scores > first.leaky_scores)
     lost = ~first.scores.isfinite() & second.scores.isfinite()
     return second.where((second.scores > first.scores) | equal | lost, first)

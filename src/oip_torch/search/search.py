@@ -7,12 +7,10 @@ image-steps, so that it can be said.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -23,21 +21,20 @@ from torch import Tensor
 
 from oip_torch.base.checks import shown, whole, whole_numbers
 from oip_torch.base.errors import InputError, OipError
-from oip_torch.base.platform import free_bytes, in_words, keep_freed_memory, matmul_precision, recorded_gradients
+from oip_torch.base.platform import keep_freed_memory, matmul_precision, recorded_gradients
 from oip_torch.base.progress import bar
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
-from oip_torch.optim.ascent import AscentSettings
-from oip_torch.optim.objectives import Objective, is_of_one_map, map_mean, map_peak, name_of
+from oip_torch.optim.objectives import Objective, ScoreFunction, map_mean
+from oip_torch.optim.settings import AscentSettings
 from oip_torch.results.oips import Oips
-from oip_torch.search.batch import Batch, Target, target_of
+from oip_torch.results.provenance import Provenance
+from oip_torch.search.batch import Batch
+from oip_torch.search.plan import plan_of
+from oip_torch.search.target import target_of
 
 __all__ = ["ascend", "chosen_maps"]
 
-_BATCH = {"cpu": 64, "cuda": 4096}  # images at once; beyond that the time per image no longer falls
-_BESIDE = 2.0  # with what allocator and libraries take: on CPUs processes grew by 1.3 to 2 of what their tensors hold
-_LIBRARIES = 32 << 20  # what the first ascent of a process takes for kernels and threads
-_CORE_BYTES = 64 << 20  # of a core's batch: with images so large that this is few of them, time per image is the same
 _WAKE_SECONDS = 0.1  # how long a Ctrl-C may go unseen
 
 logger = logging.getLogger("oip_torch")
@@ -52,7 +49,7 @@ def ascend(
     starts: int = 1,
     seed: int = 0,
     settings: AscentSettings | None = None,
-    objective: Objective = map_mean,
+    objective: Objective | ScoreFunction = map_mean,
     before_activation: bool | None = None,
     batch_size: int | None = None,
     memory: int | None = None,
@@ -69,20 +66,20 @@ def ascend(
         starts: how many images per map, each from a start of its own (or from the best of its own candidates).
         seed: each image's random numbers depend on (seed, layer, map, start number) alone.
         settings: default `AscentSettings()`.
-        objective: what is maximised, see `objectives`. A function of one's own has to score each image by its own
-            activations alone: one that lets images enter each other's scores would give other results with another
-            `batch_size`, and is refused.
+        objective: what is maximised, see `oip_torch.objectives`: a value of that module, or a function of one's own,
+            (activations, channels) → (batch,). That has to score each image by its own activations alone: one that lets
+            images enter each other's scores would give other results with another `batch_size`, and is refused.
         before_activation: maximise what goes into the layer's activation instead of what comes out. None: where the
             activation is a softmax or a sigmoid, which end at 1 whatever goes in, so that all scores would be 1.
         batch_size: images at once, at most; default by device.
         memory: bytes that this may take beyond what the process holds already: on a CPU for the work and its results,
             on CUDA for the work on the card. Default: half of what is free. Fewer images at once are worked on where it
-            is little. What is expected is told by `info["predicted_bytes"]`.
+            is little. What is expected is told by `provenance.predicted_bytes`.
         progress: show a bar on stderr; None: only on a terminal or in a notebook.
 
     Returns:
         The OIPs, map by map, start by start. Images that left the finite numbers are not among them:
-        `info["not_finite"]` names them, as [map, start], and so does a warning of the logger "oip_torch".
+        `provenance.not_finite` names them, as [map, start], and so does a warning of the logger "oip_torch".
 
     Raises:
         InputError: an argument of a wrong kind, unknown layer, a map out of range or named twice, an objective that
@@ -103,15 +100,18 @@ def ascend(
     starts, seed = whole("starts", starts, 1), whole("seed", seed, 0)
     batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     memory = None if memory is None else whole("memory", memory, 1)
-    target = target_of(model, layer, model.before_activation(layer, before_activation), objective)
+    if not isinstance(objective, Objective):
+        objective = Objective.of(objective)
+    target = target_of(model, layer, model.before_activation(layer, before_activation), objective, settings)
     fingerprint = model.fingerprint
-    plan = _plan(target, len(numbers) * starts, settings, batch_size, memory)
+    plan = plan_of(target, len(numbers) * starts, settings, batch_size, memory)
     keys = [(number, start) for number in numbers for start in range(starts)]
     if model.device.type == "cpu":
         keep_freed_memory()
-    joined = _room(model, len(keys), settings)
+    figures: dict[str, npt.NDArray[Any]] = {}
     spent: list[int] = []
     stop = threading.Event()
+    lock = threading.Lock()
     began = time.perf_counter()
     with bar(f"ascending {layer}", len(keys) * settings.image_steps, progress) as tell:
 
@@ -123,13 +123,17 @@ def ascend(
         def work(first: int) -> None:
             rows = slice(first, first + plan.batch_size)
             batch = Batch(target, keys[rows], seed, settings, advance)
-            for name, values in batch.ascend().items():
-                joined[name][rows] = values
+            found = batch.run()
+            with lock:  # the first batch tells what there is of each image: room for all is made once
+                for name in found.keys() - figures.keys():
+                    figures[name] = np.empty((len(keys), *found[name].shape[1:]), found[name].dtype)
+            for name, values in found.items():
+                figures[name][rows] = values
             spent.append(batch.spent)
 
         with matmul_precision(tf32=settings.tf32):  # of this process; autocast is a thread's, and off in new ones
             _each_batch(work, range(0, len(keys), plan.batch_size), plan.workers, stop)
-    finite = np.isfinite(joined["images"]).all((1, 2, 3)) & np.isfinite(joined["scores"])
+    finite = np.isfinite(figures["images"]).all((1, 2, 3)) & np.isfinite(figures["scores"])
     lost = [key for key, sound in zip(keys, finite, strict=True) if not sound]
     if lost:
         text = (
@@ -139,41 +143,32 @@ def ascend(
         if len(lost) == len(keys):
             raise OipError(f"{text}; {hint}")
         logger.warning("note: %s; they are not among the results: %s", text, hint)
-    status = np.where(joined["converged_at"] >= 0, "converged", "finished")
-    status = np.where(joined["woken"], "woken", status)
     oips = Oips(
         layer=layer,
         maps=np.array([key[0] for key in keys], np.int64),
         starts=np.array([key[1] for key in keys], np.int64),
-        images=joined["images"],
-        scores=joined["scores"],
-        largest_before=joined["largest_before"],
-        traces=joined["traces"],
-        snapshots=joined["snapshots"],
         snapshot_steps=np.array(settings.snapshot_steps(), np.int64),
-        status=np.where(joined["dead"], "dead", status),
-        converged_at=np.where(joined["dead"], -1, joined["converged_at"]),
-        settings=settings.to_dict(),
-        info={
-            "seed": seed,
-            "objective": name_of(objective),
-            "way": settings.summary,
-            "noun": model.noun(layer),
-            "activation": model.layers[layer].activation,
-            "before_activation": target.before_activation,
-            "leaking": target.nearest_activations() if settings.leak > 0 else {},
-            "source": model.network.source,
-            "source_sha256": model.network.source_sha256,
-            "graph_sha256": fingerprint,
-            "weights": "as converted" if fingerprint == model.network.graph_sha256 else "changed since the conversion",
-            "versions": {name: version(name) for name in ("oip_torch", "torch", "numpy")},
-            "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "not_finite": [list(key) for key in lost],
-            "image_steps": sum(spent),
-            "predicted_bytes": plan.bytes,
-            "seconds": time.perf_counter() - began,
-        },
+        settings=settings,
+        provenance=Provenance(
+            seed=seed,
+            objective=objective.name,
+            noun=model.noun(layer),
+            activation=model.layers[layer].activation,
+            pre_activation=target.pre_activation,
+            leaking=target.leaking if settings.schedule.leaks else {},
+            source=model.network.source,
+            source_sha256=model.network.source_sha256,
+            fingerprint=fingerprint,
+            weights="as converted" if fingerprint == model.network.graph_sha256 else "changed since the conversion",
+            versions={name: version(name) for name in ("oip_torch", "torch", "numpy")},
+            device=torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
+            dtype=str(model.dtype).removeprefix("torch."),
+            not_finite=tuple(lost),
+            image_steps=sum(spent),
+            predicted_bytes=plan.bytes,
+            seconds=time.perf_counter() - began,
+        ),
+        **figures,
     )
     return oips.take(finite) if lost else oips
 
@@ -192,69 +187,6 @@ def _named(keys: Sequence[tuple[int, int]], noun: str) -> str:
         for number, own in starts.items()
     ]
     return ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How the images are worked on: so many in a batch, so many batches at once, in so much memory."""
-
-    batch_size: int
-    workers: int
-    bytes: int
-
-
-def _plan(target: Target, count: int, settings: AscentSettings, batch_size: int | None, memory: int | None) -> _Plan:
-    """As many images at once as are worth it and fit; an `InputError` where not even one does."""
-    model = target.model
-    on_cpu = model.device.type == "cpu"
-    free = free_bytes(model.device) // 2 if memory is None else memory
-    result = sum(array.nbytes for array in _room(model, 1, settings).values())
-    results = count * result if on_cpu else 0
-    cores = torch.get_num_threads() if on_cpu else 1
-    plain = is_of_one_map(target.objective)
-    networks = {(settings.leak > 0, plain)}
-    if settings.candidates > 1 and settings.waking and settings.steps > 1 and target.wakes:  # see Batch.by_the_peak
-        networks |= {(True, is_of_one_map(target.objective, map_peak)), (True, plain)}
-    step = max(target.step_bytes(leaky=leaky, one_map=one_map) for leaky, one_map in networks)
-    # While a batch is at work it holds the results of two finalists and of the better ones, what is kept of the
-    # finalists' trials, and about so many images.
-    tried = sum(kept < settings.trial_steps for kept in settings.snapshot_steps())
-    images = 16 + 3 * (1 + settings.finalists) * tried
-    one = int(_BESIDE * (step + 3 * result + images * math.prod(model.input_shape) * model.dtype.itemsize))
-    room = max(0, free - results - _LIBRARIES)
-    workers = min(cores, count, room // one)
-    if workers == 0:
-        raise InputError(
-            f"OIPs of {target.layer!r}, {count} in number, need {in_words(_LIBRARIES + results + one)} of memory, "
-            f"{in_words(results)} of it for the results, and {in_words(free)} may be used: ask for fewer maps or "
-            "starts, keep fewer snapshots (AscentSettings(snapshots=())), or allow more (memory=BYTES or --memory GIB, "
-            "at most what is free)"
-        )
-    most = _BATCH[model.device.type] if batch_size is None else batch_size
-    if on_cpu and batch_size is None:
-        most = min(most, max(1, _CORE_BYTES // one))
-    most = min(most, room // (workers * one))
-    rounds = -(-count // (workers * most))
-    size = -(-count // (workers * rounds))  # of equal batches, so that no core waits for another one in the end
-    return _Plan(size, workers, _LIBRARIES + results + workers * size * one)
-
-
-def _room(model: FeatureModel, count: int, settings: AscentSettings) -> dict[str, npt.NDArray[Any]]:
-    """Arrays for what `Batch.ascend` finds of so many images, to be filled batch by batch."""
-    channels, height, width = model.input_shape
-    numbers = torch.empty(0, dtype=model.dtype, device="cpu").numpy().dtype
-    pixels = (height, width, channels)
-    rows: dict[str, tuple[tuple[int, ...], npt.DTypeLike]] = {
-        "images": (pixels, numbers),
-        "scores": ((), numbers),
-        "largest_before": ((), numbers),
-        "traces": ((settings.way_steps,), numbers),
-        "snapshots": ((len(settings.snapshot_steps()), *pixels), numbers),
-        "converged_at": ((), np.int64),
-        "dead": ((), bool),
-        "woken": ((), bool),
-    }
-    return {name: np.empty((count, *shape), kind) for name, (shape, kind) in rows.items()}
 
 
 def _each_batch(work: Callable[[int], None], firsts: Sequence[int], workers: int, stop: threading.Event) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -10,9 +10,12 @@ import torch
 from oip_torch.base.tensors import standardize, to_array, to_tensor
 from oip_torch.comparison.runtimes import BEFORE, Array, Dtype, Runtime
 from oip_torch.network.capture import capture
-from oip_torch.network.model import FeatureModel, load
-from oip_torch.optim.ascent import AscentSettings, climb
+from oip_torch.network.load import load
+from oip_torch.network.model import FeatureModel
+from oip_torch.optim.ascent import gradient_ascent
 from oip_torch.optim.objectives import map_mean
+from oip_torch.optim.settings import AscentSettings
+from oip_torch.search.target import target_of
 
 __all__ = ["TorchModule"]
 
@@ -48,10 +51,10 @@ class TorchModule(Runtime):
     ) -> tuple[Array, Array]:
         x, numbers = self._to_torch(images, dtype), self._numbers(maps)
         if not self.plain:
-            schedule = AscentSettings.article(steps=steps, epsilon=epsilon).schedule
+            settings = AscentSettings.article(steps=steps, epsilon=epsilon)
             name = layer.removeprefix(BEFORE)
-            climbed = cache(partial(self._network(dtype).climbed, name, before_activation=name != layer))
-            result = climb(climbed, x, numbers, schedule, map_mean)
+            score = target_of(self._network(dtype), name, name != layer, map_mean, settings).score
+            result = gradient_ascent(score, x, numbers, settings.schedule)
             return result.traces.cpu().numpy(), to_array(result.images)
         traces = []
         for _ in range(steps):

@@ -1,0 +1,93 @@
+"""How is a converted network loaded, on which device, and is it still what Keras computed?"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import torch
+
+from oip_torch.base.checks import shown
+from oip_torch.base.errors import InputError
+from oip_torch.base.platform import matmul_precision
+from oip_torch.base.tensors import to_array, to_tensor
+from oip_torch.network.model import FeatureModel, figures
+from oip_torch.network.onnx_file import graph_sha256, read
+from oip_torch.network.probes import noise
+
+__all__ = ["load", "resolve_device"]
+
+SELF_CHECK_TOLERANCE = 1e-4
+"""Of the layer's RMS. Verification allows 1e-5 of the maximum, and different CPUs and torch versions sum in another
+order; a single bias that is off by 1e-2 shows as 1e-3 or more."""
+
+
+def load(
+    path: str | os.PathLike[str], *, device: str | int | torch.device | None = "auto", check: bool = True
+) -> FeatureModel:
+    """Load an ONNX file that `convert` made. Needs no TensorFlow.
+
+    Args:
+        path: the file.
+        device: "auto" (CUDA when present; None says the same), "cpu", "cuda", "cuda:1", the number of a CUDA device, or
+            a `torch.device`.
+        check: compare the graph with its digest, and each layer's figures on one probe with Keras' own.
+
+    Raises:
+        InputError: missing, damaged, unsafe or foreign file; figures that differ; no such device.
+    """
+    chosen = resolve_device(device)
+    proto, network = read(path, check_digest=check)
+    if not check:  # results carry the digest of what is there, and not what the file says of itself
+        network = dataclasses.replace(network, graph_sha256=graph_sha256(proto))
+    model = FeatureModel(proto, network)
+    if check:
+        _self_check(model, path)
+    return model.to(chosen)
+
+
+def resolve_device(device: str | int | torch.device | None) -> torch.device:
+    """ "auto" and None to CUDA when present, else the CPU; anything else checked."""
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = shown(str(device) if isinstance(device, torch.device) else device)
+    wanted = f"device {name}: expected auto, cpu or cuda"
+    if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
+        raise InputError(wanted)
+    try:
+        # A bare number is one of a CUDA device, also where torch would take it for one of another kind.
+        chosen = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    except RuntimeError:
+        raise InputError(wanted) from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise InputError(wanted)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name} was asked for, but torch finds no CUDA device here; use auto or cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device {name}: expected cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    return chosen
+
+
+def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
+    probe = to_tensor(noise(1, model.network.input_shape))
+    try:
+        with torch.no_grad(), matmul_precision():
+            outputs = model.every_layer(probe)
+    except RuntimeError as error:  # shapes that do not fit, or more memory than there is
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: the network does not run ({reason}): the file is damaged; convert again") from None
+    for layer in model.layers:
+        got = figures(to_array(outputs[layer.name]))
+        # A layer whose RMS is 0 must stay so; the floor only keeps rounding of tiny numbers out.
+        allowed = SELF_CHECK_TOLERANCE * max(layer.figures[1], 1e-6) if len(layer.figures) == len(got) else -1.0
+        worst = max((abs(a - b) for a, b in zip(got, layer.figures, strict=False)), default=0.0)
+        if not worst <= allowed:  # NaN fails too
+            raise InputError(
+                f"{path}: layer {layer.name!r} gives {_short(got)} where Keras gave {_short(layer.figures)}: the file "
+                "is damaged, or a library here computes wrongly; convert again, and compare the installed versions"
+            )
+
+
+def _short(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{value:.6g}" for value in values) + ")"

@@ -1,0 +1,352 @@
+"""How is an ascent made? Its settings, by concern.
+
+Three things are added to the article's loop, and can be turned off. The step shrinks along a cosine, so that the ascent
+begins with leaps and ends on the summit. A step keeps part of the direction before, the more the longer the ascent goes
+on: a ReLU network's score has ridges, across which successive gradients cancel, while along the ridge they add up. The
+gradient is taken of a leaky activation, (1 - leak)·f(z) + leak·z, whose leak goes to 0 as the ascent goes on: where f
+is flat, as a ReLU is below 0, there would be no gradient to follow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, TypedDict, Unpack
+
+from oip_torch.base.checks import is_whole, number, plain, shown, whole
+from oip_torch.base.errors import InputError, unknown_name
+from oip_torch.optim.schedule import Criterion, Schedule
+from oip_torch.optim.starts import StartSettings
+
+__all__ = ["AscentSettings", "Fallback", "Screening", "Snapshots", "StopSettings", "logarithmic_steps"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screening:
+    """The multi-start search; the article calls it precursor.
+
+    So many candidates are tried for each image, and the best of them by their leaky scores go on.
+
+    Attributes:
+        candidates: 1 or more; 1: no search.
+        steps: of each candidate's ascent, without momentum.
+        epsilon: its first step.
+        survivors: how many go on (all, if there are fewer); the best of them in the end becomes the result.
+    """
+
+    candidates: int = 8
+    steps: int = 25
+    epsilon: float = 3.0
+    survivors: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the values, and make them plain."""
+        names = {"candidates": "candidates", "steps": "candidate_steps", "survivors": "survivors"}
+        for name, said in names.items():
+            object.__setattr__(self, name, whole(said, getattr(self, name), 1))
+        object.__setattr__(self, "epsilon", plain(self.epsilon))
+        if number("candidate_epsilon", self.epsilon, "a number above 0") <= 0:
+            raise InputError(f"candidate_epsilon is {self.epsilon}: expected a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fallback:
+    """How a map that is inactive after all of the screening is optimised: by way of its peak.
+
+    The mean over a map can stay below 0 while one place of it could fire. So the largest pre-activation is maximised
+    until it is as large as it gets; then what was asked for, in steps so small that the map does not fall silent again.
+    Of the 13 maps of the shipped model's Conv2D_2 that are inactive after the screening 10 fire in the end; with first
+    steps of 2 towards the peak half as many did.
+
+    Attributes:
+        to_peak: of the ascent of the largest pre-activation.
+        from_peak: of the ascent of what was asked for. The steps of both say how the settings' steps are shared.
+    """
+
+    to_peak: Schedule = Schedule(steps=5, epsilon=0.2, epsilon_last=0.002, momentum=0.0, leak=1.0, leak_last=1.0)
+    from_peak: Schedule = Schedule(steps=3, epsilon=0.1, epsilon_last=0.005, momentum=0.0, leak=0.02)
+
+    def schedules(self, steps: int) -> tuple[Schedule, Schedule]:
+        """The two of them, which take so many steps together, 2 or more."""
+        up = max(1, steps * self.to_peak.steps // (self.to_peak.steps + self.from_peak.steps))
+        return replace(self.to_peak, steps=up), replace(self.from_peak, steps=steps - up)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopSettings:
+    """When images leave.
+
+    Attributes:
+        rule: "steps": every image takes all steps (one that nothing can move, all at once); "converged": an image that
+            meets the criterion leaves the batch, and so does one that nothing can move.
+        criterion: when an image has converged, counted from the ascent's first step. A score that stands still since
+            the map is silent, or since no gradient is left, has not converged.
+    """
+
+    rule: Literal["steps", "converged"] = "steps"
+    criterion: Criterion = Criterion()
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.rule not in ("steps", "converged"):
+            raise InputError(f"stop is {shown(self.rule)}: expected 'steps' or 'converged'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshots:
+    """The steps whose images are kept, of the whole way: the screening's steps, if there is one, and the ascent's.
+
+    Attributes:
+        steps: their numbers; None: 0, n, 2n, 4n, … and the last, with n = ⌊steps of the way / 2^k⌋ and k = `doublings`.
+        doublings: see above.
+    """
+
+    steps: tuple[int, ...] | None = None
+    doublings: int = 6
+
+    def __post_init__(self) -> None:
+        """Check the values, and make them plain."""
+        object.__setattr__(self, "doublings", whole("doublings", self.doublings, 0))
+        steps = plain(self.steps)
+        object.__setattr__(self, "steps", steps if steps is None or isinstance(steps, tuple) else (steps,))
+
+
+class Changes(TypedDict, total=False):
+    """The keywords of `AscentSettings`: groups, and single settings of them."""
+
+    schedule: Schedule
+    screening: Screening
+    fallback: Fallback | None
+    stopping: StopSettings
+    recording: Snapshots
+    start: StartSettings
+    stages: tuple[int, ...] | None
+    tf32: bool
+    steps: int
+    epsilon: float
+    epsilon_last: float | None
+    momentum: float
+    leak: float
+    candidates: int
+    candidate_steps: int
+    candidate_epsilon: float
+    survivors: int
+    stop: Literal["steps", "converged"]
+    tolerance: float
+    patience: int
+    first_check: int
+    snapshots: tuple[int, ...] | None
+    doublings: int
+
+
+_GROUPS: dict[str, type] = {
+    "schedule": Schedule,
+    "screening": Screening,
+    "stopping": StopSettings,
+    "recording": Snapshots,
+    "start": StartSettings,
+}
+_SINGLE: dict[str, tuple[str, str]] = {
+    **{name: ("schedule", name) for name in ("steps", "epsilon", "epsilon_last", "momentum", "leak")},
+    "candidates": ("screening", "candidates"),
+    "candidate_steps": ("screening", "steps"),
+    "candidate_epsilon": ("screening", "epsilon"),
+    "survivors": ("screening", "survivors"),
+    "stop": ("stopping", "rule"),
+    "snapshots": ("recording", "steps"),
+    "doublings": ("recording", "doublings"),
+}
+_OF_CRITERION = ("tolerance", "patience", "first_check")
+"""Single settings by keyword: which group and field they are."""
+_OTHERS: dict[str, Any] = {"stages": None, "tf32": False, "fallback": Fallback()}
+
+
+@dataclass(frozen=True, kw_only=True, init=False)
+class AscentSettings:
+    """How an ascent is made. Frozen: results carry the settings that made them.
+
+        AscentSettings(steps=100, epsilon=1.0)                  # single settings by their names,
+        AscentSettings(screening=Screening(candidates=4))       # or a group of them
+
+    The defaults are the best way that we know; docs/notes has the measurements behind them.
+
+    Attributes:
+        schedule: of each ascent that may end in the result. By keyword: steps, epsilon, epsilon_last, momentum, leak.
+        screening: the multi-start search. By keyword: candidates, candidate_steps, candidate_epsilon, survivors.
+        fallback: how a map that is inactive after the screening is optimised, in as many steps; None: as the others.
+            Needs candidates.
+        stopping: when images leave. By keyword: stop (the rule), tolerance, patience, first_check.
+        recording: which steps' images are kept. By keyword: snapshots, doublings.
+        start: the wavelengths of the start images.
+        stages: strategy 1: the ascent begins with the longest wavelengths alone, and each stage of so many steps adds
+            the next shorter ones to the partly evolved image; `schedule.steps` is their sum. None: all wavelengths
+            from the beginning.
+        tf32: on CUDA, let the factors of products be rounded from 23 to 10 bits, which is faster and costs accuracy.
+            Off, unlike torch's own default for convolutions.
+    """
+
+    schedule: Schedule
+    screening: Screening
+    fallback: Fallback | None
+    stopping: StopSettings
+    recording: Snapshots
+    start: StartSettings
+    stages: tuple[int, ...] | None
+    tf32: bool
+
+    def __init__(self, **changes: Unpack[Changes]) -> None:
+        given: dict[str, Any] = dict(changes)
+        known = Changes.__annotations__
+        if unknown := [name for name in given if name not in known]:
+            raise unknown_name("setting", unknown[0], known, most=len(known))
+        groups = {name: given.get(name, kind()) for name, kind in _GROUPS.items()}
+        for name, kind in _GROUPS.items():
+            if not isinstance(groups[name], kind):
+                raise InputError(f"{name} is {shown(groups[name])}: expected {kind.__name__}(…)")
+        stages, tf32, fallback = (given.get(name, own) for name, own in _OTHERS.items())
+        if stages is not None:
+            count, told = groups["start"].count, shown(stages)
+            stages = plain(stages)
+            stages = stages if isinstance(stages, tuple) else (stages,)
+            if len(stages) != count or not all(is_whole(n) and n > 0 for n in stages):
+                raise InputError(
+                    f"stages are {told}: expected {count} numbers of steps, one for each component of the start, each "
+                    "1 or more"
+                )
+            given["steps"] = sum(stages)
+        if not isinstance(tf32, bool):
+            raise InputError(f"tf32 is {shown(tf32)}: expected True or False")
+        if fallback is not None and not isinstance(fallback, Fallback):
+            raise InputError(f"fallback is {shown(fallback)}: expected Fallback(…), or None")
+        for name in _GROUPS:
+            single = {field: given[key] for key, (group, field) in _SINGLE.items() if group == name and key in given}
+            if name == "stopping" and (ours := {key: given[key] for key in _OF_CRITERION if key in given}):
+                single["criterion"] = replace(groups[name].criterion, **ours)
+            object.__setattr__(self, name, replace(groups[name], **single) if single else groups[name])
+        object.__setattr__(self, "stages", stages)
+        object.__setattr__(self, "tf32", tf32)
+        object.__setattr__(self, "fallback", fallback)
+        for step in self.recording.steps or ():
+            if not is_whole(step) or not 0 <= step < self.way_steps:
+                raise InputError(f"snapshot at step {shown(step)}: expected steps from 0 to {self.way_steps - 1}")
+
+    @classmethod
+    def article(cls, **changes: Unpack[Changes]) -> AscentSettings:
+        """The article to the letter: 600 steps of 0.01 from one start each; `changes` override it."""
+        article: Changes = {"steps": 600, "epsilon": 0.01, "epsilon_last": None, "momentum": 0.0, "leak": 0.0}
+        article |= {"candidates": 1, "survivors": 1, "fallback": None}
+        return cls(**(article | changes))
+
+    @classmethod
+    def within(cls, image_steps: int, **changes: Unpack[Changes]) -> AscentSettings:
+        """The best known way for a budget of image-steps per image, search included; 600 gives the defaults.
+
+        A third of the budget goes to √(budget / 10) candidates, the rest to those that go on: two of them, or one where
+        there are no more than four. What does not divide is left unspent: at most one step.
+        """
+        image_steps = whole("steps", image_steps, 1)
+        candidates = max(1, round(math.sqrt(image_steps / 10)))
+        split: Changes = {"candidates": candidates, "steps": image_steps}
+        if candidates > 1:
+            each, survivors = image_steps // (3 * candidates), 2 if candidates > 4 else 1
+            split |= {"candidate_steps": each, "survivors": survivors}
+            split |= {"steps": (image_steps - candidates * each) // survivors}
+        return cls(**(split | changes))
+
+    @property
+    def image_steps(self) -> int:
+        """Steps spent on one image, the screening's included; with `stop` "converged" the most that can be spent."""
+        if self.screening.candidates == 1:
+            return self.schedule.steps
+        return self.screening.candidates * self.screening.steps + self.survivors * self.schedule.steps
+
+    @property
+    def survivors(self) -> int:
+        """How many candidates go on."""
+        return min(self.screening.survivors, self.screening.candidates)
+
+    @property
+    def screening_steps(self) -> int:
+        """Steps of the screening that come before the ascent; 0 without candidates."""
+        return self.screening.steps if self.screening.candidates > 1 else 0
+
+    @property
+    def way_steps(self) -> int:
+        """Steps from a start to its result: the screening's and the ascent's."""
+        return self.screening_steps + self.schedule.steps
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether inactive maps are optimised another way."""
+        return self.fallback is not None and self.screening.candidates > 1 and self.schedule.steps > 1
+
+    @property
+    def summary(self) -> str:
+        """The way in words, for pictures: "600 steps of 0.01 from one start"."""
+        schedule, screening = self.schedule, self.screening
+        last = "" if schedule.epsilon_last is None else f" falling to {schedule.epsilon_last:g}"
+        size = f"{schedule.epsilon:g}{last}"
+        stop = " at most, until converged" if self.stopping.rule == "converged" else ""
+        if screening.candidates == 1:
+            return f"{schedule.steps} steps{stop} of {size} from one start"
+        best = "the best one goes" if self.survivors == 1 else f"the best {self.survivors} go"
+        return (
+            f"screening of {screening.candidates} starts by {screening.steps} steps, {best} on for {schedule.steps} "
+            f"steps{stop} of {size}"
+        )
+
+    @property
+    def screening_schedule(self) -> Schedule:
+        """Of a candidate's ascent: with the leak of the settings, and steps that shrink where theirs do."""
+        last = self.schedule.epsilon_last
+        return Schedule(
+            steps=self.screening.steps,
+            epsilon=self.screening.epsilon,
+            epsilon_last=None if last is None else max(last, self.screening.epsilon / 100),
+            leak=self.schedule.leak,
+            momentum=0.0,
+        )
+
+    def snapshot_steps(self) -> tuple[int, ...]:
+        """The steps of the whole way whose images are kept, in order."""
+        chosen = self.recording.steps
+        return tuple(
+            sorted(set(logarithmic_steps(self.way_steps, self.recording.doublings) if chosen is None else chosen))
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> AscentSettings:
+        """The settings that `to_dict` gave, also after a way through JSON; or those of a file of version 0.1."""
+
+        def made(kind: type, values: dict[str, Any]) -> Any:
+            parts = {field.name: field for field in fields(kind) if field.name in values}
+            return kind(**{name: item(values[name]) for name in parts})
+
+        def item(value: Any) -> Any:
+            if isinstance(value, dict):
+                kind = next(kind for kind in (Schedule, Criterion) if value.keys() == {f.name for f in fields(kind)})
+                return made(kind, value)
+            return tuple(value) if isinstance(value, list) else value
+
+        old = {"finalists": "survivors"}
+        given = {old.get(name, name): value for name, value in data.items() if name != "waking"}
+        kinds = {**_GROUPS, "fallback": Fallback}
+        changes: Any = {
+            name: made(kinds[name], value) if name in kinds and isinstance(value, dict) else item(value)
+            for name, value in given.items()
+        }
+        if "waking" in data:
+            changes["fallback"] = Fallback() if data["waking"] else None
+        return cls(**changes)
+
+
+def logarithmic_steps(steps: int, doublings: int = 6) -> tuple[int, ...]:
+    """0, n, 2n, 4n, … and the last step, with n = ⌊steps / 2^doublings⌋: 600 gives 0, 9, 18, 36, 72, 144, 288, 599."""
+    n = max(1, steps // 2**doublings)
+    doubled = {n * 2**power for power in range(doublings)}
+    return tuple(sorted({0, steps - 1} | {step for step in doubled if step < steps}))

@@ -1,0 +1,75 @@
+"""Where do results come from?"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Provenance"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What made OIPs, besides their settings.
+
+    Attributes:
+        seed: of the start images.
+        objective: its name.
+        noun: what a channel of the layer is called: "map", "unit" or "class".
+        activation: the layer's, such as "relu"; None where it has none.
+        pre_activation: whether the scores are of what goes into that.
+        leaking: the layers whose activations leaked on the way, and which activations these are.
+        source: the Keras file's name.
+        source_sha256: and its digest.
+        fingerprint: of graph and weights in use, see `FeatureModel.fingerprint`.
+        weights: "as converted", or "changed since the conversion".
+        versions: of oip_torch, torch and numpy.
+        device: "cpu", or the card's name.
+        dtype: of the computation.
+        not_finite: the (map, start) that left the finite numbers, and are not among the results.
+        image_steps: that were done.
+        predicted_bytes: the memory that all was estimated to take.
+        seconds: that it took.
+    """
+
+    seed: int = 0
+    objective: str = "map_mean"
+    noun: str = "map"
+    activation: str | None = None
+    pre_activation: bool = False
+    leaking: dict[str, str] = field(default_factory=dict)
+    source: str = ""
+    source_sha256: str = ""
+    fingerprint: str = ""
+    weights: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = ""
+    dtype: str = ""
+    not_finite: tuple[tuple[int, int], ...] = ()
+    image_steps: int = 0
+    predicted_bytes: int = 0
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Provenance:
+        """What `to_dict` gave, also after a way through JSON; or the notes of a file of format 1."""
+        old = {"graph_sha256": "fingerprint", "before_activation": "pre_activation"}
+        given = {old.get(name, name): value for name, value in data.items()}
+        casts: dict[str, Any] = {
+            "activation": lambda value: None if value is None else str(value),
+            "leaking": _texts,
+            "versions": _texts,
+            "not_finite": lambda value: tuple((int(number), int(start)) for number, start in value),
+        }
+        for field_ in dataclasses.fields(cls):
+            casts.setdefault(field_.name, type(field_.default))
+        return cls(**{name: cast(given[name]) for name, cast in casts.items() if name in given})
+
+
+def _texts(value: dict[str, Any]) -> dict[str, str]:
+    return {str(name): str(text) for name, text in value.items()}

@@ -1,0 +1,76 @@
+"""How are the images worked on: so many in a batch, so many batches at once, in so much memory?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from oip_torch.base.errors import InputError
+from oip_torch.base.platform import free_bytes, in_words
+from oip_torch.network.passes import step_bytes
+from oip_torch.optim.settings import AscentSettings
+from oip_torch.search.target import Target
+
+__all__ = ["Plan", "plan_of"]
+
+_BATCH = {"cpu": 64, "cuda": 4096}  # images at once; beyond that the time per image no longer falls
+_BESIDE = 2.0  # with what allocator and libraries take: on CPUs processes grew by 1.3 to 2 of what their tensors hold
+_LIBRARIES = 32 << 20  # what the first ascent of a process takes for kernels and threads
+_CORE_BYTES = 64 << 20  # of a core's batch: with images so large that this is few of them, time per image is the same
+_FIGURES = 64  # bytes of an image's scores, status and the like
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Images in a batch, batches at once, and the bytes that all of it is estimated to take."""
+
+    batch_size: int
+    workers: int
+    bytes: int
+
+
+def plan_of(target: Target, count: int, settings: AscentSettings, batch_size: int | None, memory: int | None) -> Plan:
+    """As many images at once as are worth it and fit; an `InputError` where not even one does.
+
+    Args:
+        target: its networks are measured on one and two images.
+        count: of images in all.
+        settings: how many steps and snapshots there are.
+        batch_size: the most that is wanted at once; None: by device.
+        memory: bytes that may be taken; None: half of what is free.
+    """
+    model, objective = target.model, target.objective
+    on_cpu = model.device.type == "cpu"
+    free = free_bytes(model.device) // 2 if memory is None else memory
+    image, kept = math.prod(model.input_shape), settings.snapshot_steps()
+    result = (image * (1 + len(kept)) + settings.way_steps) * model.dtype.itemsize + _FIGURES
+    results = count * result if on_cpu else 0
+    cores = torch.get_num_threads() if on_cpu else 1
+    step = max(
+        step_bytes(score.network, model.input_shape, model.device, model.dtype)  # type: ignore[arg-type]
+        for score in target.scores()
+    )
+    # While a batch is at work it holds the results of two survivors and of the better ones, what is kept of the
+    # survivors' screening, and about so many images.
+    screened = sum(step < settings.screening_steps for step in kept)
+    images = 16 + 3 * (1 + settings.screening.survivors) * screened
+    one = int(_BESIDE * (step + 3 * result + images * image * model.dtype.itemsize))
+    room = max(0, free - results - _LIBRARIES)
+    least = count if objective.couples_images else 1  # that have to be in one batch
+    workers = min(cores, count // least, room // (least * one))
+    if workers == 0:
+        raise InputError(
+            f"OIPs of {target.layer!r}, {count} in number, need {in_words(_LIBRARIES + results + least * one)} of "
+            f"memory, {in_words(results)} of it for the results, and {in_words(free)} may be used: ask for fewer maps "
+            "or starts, keep fewer snapshots (AscentSettings(snapshots=())), or allow more (memory=BYTES or --memory "
+            "GIB, at most what is free)"
+        )
+    most = _BATCH[model.device.type] if batch_size is None else batch_size
+    if on_cpu and batch_size is None:
+        most = min(most, max(1, _CORE_BYTES // one))
+    most = max(least, min(most, room // (workers * one)))
+    rounds = -(-count // (workers * most))
+    size = -(-count // (workers * rounds))  # of equal batches, so that no core waits for another one in the end
+    return Plan(size, workers, _LIBRARIES + results + workers * size * one)

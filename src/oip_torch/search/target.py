@@ -1,0 +1,113 @@
+"""What is looked at, and what is maximised there? The networks up to it are built once for a call, and for it alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from oip_torch.network.extract import extract, nearest_activations, truncate
+from oip_torch.network.model import FeatureModel
+from oip_torch.optim.loop import Score
+from oip_torch.optim.objectives import Objective, Place, check_objective, map_peak
+from oip_torch.optim.settings import AscentSettings
+
+__all__ = ["Target", "target_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A layer and an objective, ready to be optimised.
+
+    Attributes:
+        model: whose layer it is.
+        layer: its name.
+        pre_activation: whether what goes into its activation is looked at.
+        objective: what the images are made for.
+        grows: whether the objective grows where the map responds. Where it does not, a silent map is no failure.
+        score: of the screening and of the ascents.
+        to_peak, from_peak: of the fallback's ascents; None where nothing falls back.
+        pre_activations: the network up to what goes into the layer's activation.
+    """
+
+    model: FeatureModel
+    layer: str
+    pre_activation: bool
+    objective: Objective
+    grows: bool
+    score: Score
+    to_peak: Score | None
+    from_peak: Score | None
+    pre_activations: fx.GraphModule
+
+    @property
+    def can_be_dead(self) -> bool:
+        """Whether a silent map is a failure: the layer's own activation is looked at, in a map that should respond."""
+        return self.grows and not self.pre_activation
+
+    @property
+    def leaking(self) -> dict[str, str]:
+        """The layers whose activations leak on the way, and which activations these are."""
+        tap = self.model.tap(self.layer, before_activation=self.pre_activation)
+        layers = self.model.layers
+        return {name: str(layers[name].activation) for name in nearest_activations(self.model, tap)}
+
+    def scores(self) -> list[Score]:
+        """All that are used, those of equal networks once."""
+        of_network = {id(score.network): score for score in (self.score, self.to_peak, self.from_peak) if score}
+        return list(of_network.values())
+
+
+def target_of(
+    model: FeatureModel, layer: str, pre_activation: bool, objective: Objective, settings: AscentSettings
+) -> Target:
+    """The target of one call.
+
+    Raises:
+        InputError: the objective cannot be maximised, or reads a layer that is not there.
+    """
+    taps = {
+        place: model.tap(layer, before_activation=pre_activation)
+        if place is Place.LAYER
+        else model.tap(str(place), before_activation=model.before_activation(str(place), None))
+        for place in objective.places
+    }
+    image = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
+    with torch.no_grad():
+        outputs = truncate(model.graph_module, [tap.node for tap in taps.values()])(image)
+    activations = dict(zip(taps, outputs, strict=True))
+    grows = check_objective(objective, {**activations, Place.INPUT: image})
+    sizes = {place: tuple(output.shape[1:]) for place, output in activations.items()}
+    networks: dict[tuple[bool, bool], fx.GraphModule] = {}
+
+    def score(maximised: Objective, *, leak: bool) -> Score:
+        one_channel = objective.reads_one_channel and maximised.reads_one_channel
+        form = leak, one_channel
+        if form not in networks:
+            networks[form] = extract(model, list(taps.values()), leak=leak, one_channel=one_channel)
+        return Score(
+            network=networks[form],
+            sizes=sizes,
+            maximised=maximised,
+            reported=objective.reported,
+            one_channel=one_channel,
+        )
+
+    main = score(objective, leak=settings.schedule.leaks)
+    to_peak = from_peak = None
+    can_fall_back = grows and not pre_activation and not objective.couples_images
+    if settings.fallback is not None and settings.falls_back and can_fall_back:
+        to_peak = score(map_peak, leak=settings.fallback.to_peak.leaks)
+        from_peak = score(objective, leak=settings.fallback.from_peak.leaks)
+    return Target(
+        model=model,
+        layer=layer,
+        pre_activation=pre_activation,
+        objective=objective,
+        grows=grows,
+        score=main,
+        to_peak=to_peak,
+        from_peak=from_peak,
+        pre_activations=model.up_to(layer, before_activation=True),
+    )
