@@ -12,9 +12,6 @@ import json
 import logging
 import math
 import os
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +24,9 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from oip_torch.base.child import Child
 from oip_torch.base.errors import ConversionError, InputError, ProofError
 from oip_torch.base.files import check_output_folder, sha256
-from oip_torch.base.messages import last_words
 from oip_torch.base.platform import matmul_precision, recorded_gradients
 from oip_torch.base.progress import stages
 from oip_torch.base.tensors import to_array, to_tensor
@@ -239,35 +236,21 @@ def _check_tensorflow() -> None:
 
 
 def _export(folder: Path, source: Path, say: Callable[[str], None]) -> None:
-    """Run `keras_export` on the folder; its progress goes to `say`, its failure becomes one error."""
-    environment = os.environ | {
-        "KERAS_BACKEND": "tensorflow",
-        "CUDA_VISIBLE_DEVICES": "-1",  # the reference is the CPU's: exact float32, no TF32
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PYTHONIOENCODING": "utf-8",
-        "TMPDIR": str(folder),  # what the process leaves when it is killed goes with the folder
-    }
-    command = [sys.executable, "-m", "oip_torch.keras.export", str(folder)]
+    """Run `keras.export` on the folder; its progress goes to `say`, its failure becomes one error."""
     say("starting TensorFlow")
-    with (
-        (folder / "stderr.txt").open("wb") as errors,
-        subprocess.Popen(  # cwd: `-m` puts it on the path, and a stranger's folder may hold a tensorflow.py
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
-        ) as process,
-    ):
-        timer = threading.Timer(_TIMEOUT_SECONDS, process.kill)
+    environment = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    with Child("oip_torch.keras.export", str(folder), folder=folder, environment=environment) as child:
+        timer = threading.Timer(_TIMEOUT_SECONDS, child.kill)
         timer.daemon = True
         try:
             timer.start()
-            assert process.stdout is not None
-            for line in process.stdout:
-                say(line.decode(errors="replace").strip())
-            code = process.wait()
+            assert child.process.stdout is not None
+            for line in child.process.stdout:
+                say(line.strip())
+            code = child.process.wait()
         finally:
             timed_out = not timer.is_alive()
             timer.cancel()
-            process.kill()
-            process.wait()  # after Ctrl-C Popen itself waits a quarter of a second at most
     if timed_out:
         raise ConversionError(f"exporting {source.name} took more than {_TIMEOUT_SECONDS} s, and was given up")
     if (folder / "error.json").exists():
@@ -276,9 +259,7 @@ def _export(folder: Path, source: Path, say: Callable[[str], None]) -> None:
             raise ConversionError(f"TensorFlow or tf2onnx could not export {source.name}: {error['message']}")
         raise (ConversionError if error["kind"] == "ConversionError" else InputError)(error["message"])
     if code != 0:
-        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        reason = last_words((folder / "stderr.txt").read_text(errors="replace"))
-        raise ConversionError(f"the TensorFlow process could not export {source.name} ({how}): {reason}")
+        raise ConversionError(f"the TensorFlow process could not export {source.name} {child.why_it_ended()}")
 
 
 def _network(
