@@ -12,7 +12,10 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MNIST_MEAN", "MNIST_STD", "digits", "noise", "standardized"]
+__all__ = ["BEFORE", "MNIST_MEAN", "MNIST_STD", "digits", "noise", "standardized"]
+
+BEFORE = "before:"
+"""Where arrays go by their layer, BEFORE + the layer stands for what goes into its activation."""
 
 MNIST_MEAN, MNIST_STD = 33.318421, 78.567490
 """Mean and standard deviation of MNIST's 60,000 training images, all pixels together, on the 0–255 scale."""
