@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from oip_torch.base.errors import InputError, OipError, ProofError
+from oip_torch.base.errors import InputError, OipError, VerificationError
 
 __all__ = ["app"]
 
@@ -77,7 +77,7 @@ def convert(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert a Keras CNN to ONNX and torch. Exit code 0 only when every layer is proven."""
+    """Convert a Keras CNN to ONNX and torch. Exit code 0 only when every layer is verified."""
     from oip_torch.keras.convert import convert as convert_model
 
     began = time.perf_counter()
@@ -90,23 +90,23 @@ def convert(
             device=device,
             progress=False if quiet else None,
         )
-    except ProofError as error:
+    except VerificationError as error:
         if as_json:
             context.obj.append(_json({"onnx": None, "layers": error.layers, "failed": error.failed} | _failure(error)))
         raise
     target = output if output is not None else model.with_suffix(".onnx")
     seconds = time.perf_counter() - began
+    verification = converted.network.verification
     if as_json:
         rows = [layer.row() for layer in converted.layers]
         context.obj.append(
-            _json({"onnx": str(target), "layers": rows, "seconds": round(seconds, 3), "proof": converted.network.proof})
+            _json({"onnx": str(target), "layers": rows, "seconds": round(seconds, 3), "verification": verification})
         )
         return
-    proof = converted.network.proof
     context.obj.append(
         f"{converted.layers}\n\n"
-        f"Every layer is proven: torch and Keras differ by at most {proof['max_error']:.1e} of a layer's maximum "
-        f"(1e-5 is allowed), and the input gradient's cosine is {proof['gradient']['cosine']:.9f}.\n"
+        f"Every layer is verified: torch and Keras differ by at most {verification['max_error']:.1e} of a layer's "
+        f"maximum (1e-5 is allowed), and the input gradient's cosine is {verification['gradient']['cosine']:.9f}.\n"
         f"Written in {seconds:.1f} s: {target}"
     )
 

@@ -22,15 +22,15 @@ from oip_torch.base.platform import matmul_precision
 from oip_torch.base.tensors import to_array, to_tensor
 from oip_torch.network.onnx_file import Layer, Layers, Network, graph_sha256, read
 from oip_torch.network.passes import optimize_graph, step_bytes
-from oip_torch.network.probes import noise
+from oip_torch.network.probes import fingerprint, noise
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FeatureModel", "figures", "load", "resolve_device"]
+__all__ = ["FeatureModel", "load", "resolve_device"]
 
 SELF_CHECK_TOLERANCE = 1e-4
-"""Of the layer's RMS. The proof allows 1e-5 of the maximum, and different CPUs and torch versions sum in another order;
+"""Of the layer's RMS. Verification allows 1e-5 of the maximum, and other CPUs and torch versions sum in another order;
 a single bias that is off by 1e-2 shows as 1e-3 or more."""
 
 
@@ -308,10 +308,10 @@ def load(
         path: the file.
         device: "auto" (CUDA when present; None says the same), "cpu", "cuda", "cuda:1", the number of a CUDA device, or
             a `torch.device`.
-        check: compare the graph with its digest, and each layer's figures on one probe with Keras' own.
+        check: compare the graph with its digest, and each layer's fingerprint on one probe with Keras' own.
 
     Raises:
-        InputError: missing, damaged, unsafe or foreign file; figures that differ; no such device.
+        InputError: missing, damaged, unsafe or foreign file; fingerprints that differ; no such device.
     """
     chosen = resolve_device(device)
     proto, network = read(path, check_digest=check)
@@ -345,19 +345,6 @@ def resolve_device(device: str | int | torch.device | None) -> torch.device:
     return chosen
 
 
-def figures(activations: npt.NDArray[np.floating]) -> tuple[float, ...]:
-    """Four numbers that a layer's output on one probe is known by: mean, RMS, maximum, and a random projection.
-
-    `activations`: any shape, in Keras' layout (NHWC). The projection has fixed ±1 signs and is divided by √n, so that
-    it is of the size of the RMS and moves when any single value moves.
-    """
-    values = np.asarray(activations, np.float64).ravel()
-    words = np.random.Philox(key=1).random_raw(-(-values.size // 64))
-    signs = np.unpackbits(words.astype("<u8").view(np.uint8))[: values.size] * 2.0 - 1.0
-    projection = float(values @ signs / np.sqrt(values.size))
-    return float(values.mean()), float(np.sqrt(np.mean(values**2))), float(values.max()), projection
-
-
 def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
     probe = to_tensor(noise(1, model.network.input_shape))
     try:
@@ -367,14 +354,14 @@ def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: the network does not run ({reason}): the file is damaged; convert again") from None
     for layer in model.layers:
-        got = figures(to_array(outputs[layer.name]))
+        got = fingerprint(to_array(outputs[layer.name]))
         # A layer whose RMS is 0 must stay so; the floor only keeps rounding of tiny numbers out.
-        allowed = SELF_CHECK_TOLERANCE * max(layer.figures[1], 1e-6) if len(layer.figures) == len(got) else -1.0
-        worst = max((abs(a - b) for a, b in zip(got, layer.figures, strict=False)), default=0.0)
+        allowed = SELF_CHECK_TOLERANCE * max(layer.fingerprint[1], 1e-6) if len(layer.fingerprint) == len(got) else -1.0
+        worst = max((abs(a - b) for a, b in zip(got, layer.fingerprint, strict=False)), default=0.0)
         if not worst <= allowed:  # NaN fails too
             raise InputError(
-                f"{path}: layer {layer.name!r} gives {_short(got)} where Keras gave {_short(layer.figures)}: the file "
-                "is damaged, or a library here computes wrongly; convert again, and compare the installed versions"
+                f"{path}: layer {layer.name!r} gives {_short(got)} where Keras gave {_short(layer.fingerprint)}: the "
+                "file is damaged, or a library here computes wrongly; convert again, and compare the installed versions"
             )
 
 
@@ -387,11 +374,11 @@ def _to_torch(proto: onnx.ModelProto) -> fx.GraphModule:
 
     safe = type(proto).FromString(proto.SerializeToString())
     for index, node in enumerate(safe.graph.node):
-        # fx writes module names into Python source and runs it: a name of a stranger's choice could be any code.
+        # fx writes module names into Python source and runs it: a name in an untrusted file could be any code.
         node.name = f"op{index}_" + re.sub(r"[^A-Za-z0-9_]", "_", node.output[0])[:60]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # onnx2torch's own deprecated calls; its results are proven here
+            warnings.simplefilter("ignore")  # onnx2torch's own deprecated calls; its results are verified
             module: fx.GraphModule = onnx2torch.convert(safe, attach_onnx_mapping=True)
     except Exception as error:  # on a valid graph NotImplementedError; on a crafted one anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
