@@ -1,4 +1,4 @@
-"""Convert a Keras CNN to ONNX and torch, and prove every layer: the same as `oip convert`.
+"""Convert a Keras CNN to ONNX and torch, and verify every layer: the same as `oip convert`.
 
 python scripts/convert_keras_to_torch.py models/mnist_cnn.keras -o mnist_cnn.onnx
 """

@@ -1,4 +1,4 @@
-"""The main job on the shipped model: convert it, prove it, make the OIPs of a whole layer, write pictures.
+"""The main job on the shipped model: convert it, verify it, make the OIPs of a whole layer, write pictures.
 
 `make demo` runs this; everything goes into the folder `out/`.
 """
@@ -49,7 +49,7 @@ def strongest(oips: oip.Oips, count: int) -> list[int]:
 
 
 def run(source: Path, folder: Path) -> None:
-    with timed(f"Converting {source.name} to torch, and proving every layer against TensorFlow"):
+    with timed(f"Converting {source.name} to torch, and verifying every layer against TensorFlow"):
         model = oip.convert(source, folder / "mnist_cnn.onnx")
         print(model.layers)
 

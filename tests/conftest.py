@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +57,15 @@ machinery.PathFinder.find_spec = staticmethod(
     lambda name, *rest: None if name.split(".")[0] in {packages} else find(name, *rest)
 )
 """
+
+
+def in_format_1(data: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of an ONNX file under the keys of its first format."""
+    data = data | {"format": 1, "layers": [dict(layer) for layer in data["layers"]]}
+    data["proof"] = data.pop("verification")
+    for layer in data["layers"]:
+        layer["figures"] = layer.pop("fingerprint")
+    return data
 
 
 @pytest.fixture(autouse=True, scope="session")

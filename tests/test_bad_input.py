@@ -1,4 +1,4 @@
-"""Bad input: one line that says what is wrong, exit code 2, nothing written, and no code of a stranger's file run."""
+"""Bad input: one line that says what is wrong, exit code 2, nothing written, and no code of an untrusted file run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import onnx
 import onnx2torch
 import pytest
 import torch
-from conftest import without
+from conftest import in_format_1, without
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -512,7 +512,7 @@ def with_layer(**changes: Any) -> Callable[[dict[str, Any]], Any]:
 DAMAGED: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lacking("layers"), "damaged metadata .KeyError: 'layers'"),
     (lacking("format"), "damaged metadata"),
-    (lambda data: data | {"format": 2}, "has metadata of format 2: this version reads format 1"),
+    (lambda data: data | {"format": 3}, "has metadata of format 3: this version reads formats 1 and 2"),
     (lambda data: data | {"layers": []}, "its layers are not the graph's outputs"),
     (lambda data: data | {"layers": "Conv2D_1"}, "damaged metadata"),
     (lambda data: data | {"layers": {"a": 1}}, "damaged metadata"),
@@ -523,11 +523,14 @@ DAMAGED: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda data: data | {"input_shape": [1 << 30, 1 << 30, 1]}, r"has an input of shape \(1073741824"),
     (lambda data: data | {"mean": ["x"]}, "damaged metadata"),
     (lambda data: data | {"versions": []}, "damaged metadata"),
-    (lambda data: data | {"proof": 3}, "damaged metadata"),
+    (lambda data: data | {"verification": 3}, "damaged metadata"),
+    (lambda data: data | {"format": 1}, "damaged metadata .KeyError: 'figures'"),
+    (lambda data: in_format_1(data) | {"proof": 3}, "damaged metadata"),
+    (lambda data: in_format_1(data) | {"layers": [3]}, "damaged metadata"),
     (with_layer(maps=float("inf")), "damaged metadata"),
     (with_layer(maps=None), "damaged metadata"),
     (with_layer(max_error=None), "damaged metadata"),
-    (with_layer(figures=7), "damaged metadata"),
+    (with_layer(fingerprint=7), "damaged metadata"),
     (lambda data: data | {"input_shape": [14, 14, 1]}, r"input \(14, 14, 1\), where the graph takes \[1, 28, 28\]"),
     (lambda data: data | {"mean": None}, r"damaged metadata \(mean \(\), std"),
     (lambda data: data | {"mean": [float("nan")]}, r"damaged metadata \(mean \(nan,\)"),
@@ -552,7 +555,7 @@ def test_damaged_metadata(
     refused(rf"x\.onnx .*{match}", "layers", path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "nonsense", '{"format": 1, "layers": [{"name": "Conv', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", "nonsense", '{"format": 2, "layers": [{"name": "Conv', "[" * 100_000])
 def test_metadata_that_is_no_json(work: Path, refused: Refused, proto: onnx.ModelProto, text: str) -> None:
     refused(r"x\.onnx has damaged metadata", "layers", written(work / "x.onnx", proto, text=text))
 

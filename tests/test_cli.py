@@ -20,7 +20,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import oip_torch
-from oip_torch import Calibration, Comparison, OipError, Oips, ProofError
+from oip_torch import Calibration, Comparison, OipError, Oips, VerificationError
 from oip_torch.cli import main
 from oip_torch.network.onnx_file import graph_sha256, read, write
 
@@ -443,11 +443,11 @@ def test_neither_ascii_nor_an_unknown_backend_of_matplotlib_stops_an_ascent(mnis
 # Errors as JSON
 
 
-def test_a_failed_proof_is_one_object(
+def test_a_failed_verification_is_one_object(
     shipped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise ProofError("layer 'a' differs", failed=["a"], layers=[{"name": "a"}])
+        raise VerificationError("layer 'a' differs", failed=["a"], layers=[{"name": "a"}])
 
     monkeypatch.setattr("oip_torch.keras.convert.convert", fail)
     assert main(["convert", str(shipped), "--json"]) == 1

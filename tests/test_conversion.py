@@ -1,4 +1,4 @@
-"""Conversion: torch computes what Keras computes, layer by layer, and the proof notices when it does not."""
+"""Conversion: torch computes what Keras computes, layer by layer; what is written, and how its process ends."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from test_verify import bias_off, changed, constant, kernel_turned, maps_swapped
 
 import oip_torch
-from oip_torch import ConversionError, FeatureModel, Network, ProofError, cli
+from oip_torch import ConversionError, FeatureModel, cli
 from oip_torch.comparison.runtimes.process import RuntimeProcess
 from oip_torch.keras import convert as conversion
 from oip_torch.keras import file as keras_file
@@ -80,7 +81,7 @@ def assert_equal(got: torch.Tensor, expected: npt.NDArray[np.float32], name: str
 
 
 @pytest.mark.parametrize("name", SLOW)
-def test_every_layer_is_found_named_and_proven(converted: Callable[[str], Path], name: str) -> None:
+def test_every_layer_is_found_named_and_verified(converted: Callable[[str], Path], name: str) -> None:
     layers = oip_torch.load(converted(name), device="cpu").layers
     assert sorted(layers.names) == sorted(LAYERS[name])
     for layer in layers:
@@ -90,10 +91,10 @@ def test_every_layer_is_found_named_and_proven(converted: Callable[[str], Path],
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
-def test_torch_agrees_with_tensorflow_beyond_our_own_proof(
+def test_torch_agrees_with_tensorflow_beyond_our_own_verification(
     zoo: Path, converted: Callable[[str], Path], name: str
 ) -> None:
-    """Against `keras.Model(inputs, layer.output)`, see keras_zoo.py, on other images than the proof's."""
+    """Against `keras.Model(inputs, layer.output)`, see keras_zoo.py, on other images than the verification's."""
     model = oip_torch.load(converted(name), device="cpu")
     expected: Arrays = dict(np.load(zoo / f"{name}.npz"))
     images = expected.pop("images")
@@ -167,10 +168,10 @@ def test_the_case_of_the_ending_does_not_matter(zoo: Path, shipped: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_layer_that_never_responds_is_proven_before_its_activation(converted: Callable[[str], Path]) -> None:
+def test_a_layer_that_never_responds_is_verified_before_its_activation(converted: Callable[[str], Path]) -> None:
     model = oip_torch.load(converted("silent.h5"), device="cpu")
-    assert model.network.proof["gradient"]["layer"] == "Conv2D_2"
-    assert model.network.proof["gradient"]["before_activation"] is True
+    assert model.network.verification["gradient"]["layer"] == "Conv2D_2"
+    assert model.network.verification["gradient"]["before_activation"] is True
     images = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     assert not model.up_to("Conv2D_2")(images).any()
     assert (model.up_to("Conv2D_2", before_activation=True)(images) < -50).all()
@@ -268,128 +269,6 @@ def test_the_parameters_are_frozen_and_the_model_in_eval_mode(model: FeatureMode
     assert not model.training
     assert len(list(model.parameters())) > 0
     assert not any(parameter.requires_grad for parameter in model.parameters())
-
-
-# The proof can fail
-
-
-def changed(path: Path, change: Callable[[onnx.ModelProto], None]) -> tuple[onnx.ModelProto, Network]:
-    proto, network = read(path)
-    change(proto)
-    return proto, network
-
-
-def constant(proto: onnx.ModelProto, layer: str, position: int) -> onnx.TensorProto:
-    """Kernel (1) or bias (2) of a convolution."""
-    node = next(node for node in proto.graph.node if f"{layer}/before_activation" in node.output)
-    assert node.op_type == "Conv"
-    return next(tensor for tensor in proto.graph.initializer if tensor.name == node.input[position])
-
-
-def rewrite(tensor: onnx.TensorProto, change: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]) -> None:
-    before = numpy_helper.to_array(tensor)
-    after = np.ascontiguousarray(change(before.copy()))
-    assert after.shape == before.shape
-    assert not np.array_equal(after, before)
-    tensor.CopyFrom(numpy_helper.from_array(after, tensor.name))
-
-
-def bias_off(layer: str, index: int = 3, by: float = 1e-2) -> Callable[[onnx.ModelProto], None]:
-    def change(bias: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        bias[index] += by
-        return bias
-
-    return lambda proto: rewrite(constant(proto, layer, 2), change)
-
-
-def kernel_turned(layer: str) -> Callable[[onnx.ModelProto], None]:
-    return lambda proto: rewrite(constant(proto, layer, 1), lambda kernel: kernel.transpose(0, 1, 3, 2))
-
-
-def maps_swapped(layer: str) -> Callable[[onnx.ModelProto], None]:
-    return lambda proto: rewrite(constant(proto, layer, 1), lambda kernel: kernel[[1, 0, *range(2, len(kernel))]])
-
-
-@pytest.fixture(scope="session")
-def reference(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Arrays:
-    """What the export process hands over for the proof of the shipped network."""
-    folder = tmp_path_factory.mktemp("export")
-    job = {"model": str(shipped), "noise": 4, "digits": 8, "mean": None, "std": None}
-    (folder / "job.json").write_text(json.dumps(job))
-    command = [sys.executable, "-m", "oip_torch.keras.export", str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr
-    return dict(np.load(folder / "reference.npz"))
-
-
-@pytest.mark.slow
-def test_the_proof_passes_what_is_right(mnist_onnx: Path, reference: Arrays) -> None:
-    layers, proof = conversion.prove(FeatureModel(*read(mnist_onnx)), reference)
-    assert [layer.name for layer in layers] == MNIST
-    assert max(layer.max_error for layer in layers) == proof["max_error"] <= 1e-5
-    assert proof["gradient"]["cosine"] >= 0.9999
-    assert proof["gradient"]["layer"] == "Conv2D_3"
-    assert proof["batch_sizes"] == [12, 1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layer", ["Conv2D_1", "Conv2D_2", "Conv2D_3"])
-@pytest.mark.parametrize("damage", [bias_off, kernel_turned, maps_swapped])
-def test_the_proof_names_the_layer_that_is_wrong(
-    mnist_onnx: Path,
-    reference: Arrays,
-    damage: Callable[[str], Callable[[onnx.ModelProto], None]],
-    layer: str,
-) -> None:
-    wrong = FeatureModel(*changed(mnist_onnx, damage(layer)))
-    with pytest.raises(ProofError, match=rf"layer '{layer}' differs by .* of its maximum \(at most 1e-05") as caught:
-        conversion.prove(wrong, reference)
-    assert caught.value.failed[0] == layer
-    rows = {row["name"]: row["max_error"] for row in caught.value.layers}
-    assert list(rows) == MNIST
-    for name in MNIST[: MNIST.index(layer)]:
-        assert rows[name] <= 1e-5
-    assert rows[layer] > 1e-5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_the_proof_never_passes_what_is_not_finite(mnist_onnx: Path, reference: Arrays, value: float) -> None:
-    wrong = FeatureModel(*changed(mnist_onnx, bias_off("Conv2D_2", by=value)))
-    with pytest.raises(ProofError, match="layer 'Conv2D_2' differs by inf") as caught:
-        conversion.prove(wrong, reference)
-    assert caught.value.failed[0] == "Conv2D_2"
-    assert json.dumps(caught.value.layers, allow_nan=False)
-    spoilt = reference | {"4": np.where(reference["4"] == reference["4"].max(), value, reference["4"])}
-    with pytest.raises(ProofError, match="layer 'Conv2D_3'"):  # nor where Keras itself is not finite
-        conversion.prove(FeatureModel(*read(mnist_onnx)), spoilt)
-
-
-@pytest.mark.slow
-def test_the_proof_compares_the_gradient_and_the_classes(mnist_onnx: Path, reference: Arrays) -> None:
-    model = FeatureModel(*read(mnist_onnx))
-    gradient = reference["gradient"].copy()
-    gradient[2] = gradient[2][:, ::-1]
-    with pytest.raises(ProofError, match=r"'Conv2D_3' has an input gradient of cosine .* \(at least 0.9999") as caught:
-        conversion.prove(model, reference | {"gradient": gradient})
-    assert caught.value.failed == ["Conv2D_3"]
-    other_class = np.roll(reference["7"], 1, axis=1)
-    with pytest.raises(ProofError, match="layer 'Dense_2'"):
-        conversion.prove(model, reference | {"7": other_class})
-
-
-@pytest.mark.slow
-def test_a_failed_proof_is_exit_code_1_and_writes_nothing(
-    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(conversion, "MAX_LAYER_ERROR", 1e-12)  # float32 cannot meet this
-    assert cli.main(["convert", str(zoo / "small.keras"), "-o", str(tmp_path / "x.onnx"), "--json"]) == 1
-    printed = capsys.readouterr()
-    assert re.fullmatch(r"error: torch does not compute what Keras computes: layer 'conv' .*\n", printed.err)
-    answer = json.loads(printed.out)
-    assert answer["failed"] == ["conv"]
-    assert answer["onnx"] is None
-    assert os.listdir(tmp_path) == []
 
 
 # The process of TensorFlow

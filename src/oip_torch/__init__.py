@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from oip_torch import plots
     from oip_torch.analysis.calibration import Calibration, calibrate
     from oip_torch.analysis.quality import Quality, assess
-    from oip_torch.base.errors import CaptureError, ConversionError, InputError, OipError, ProofError
+    from oip_torch.base.errors import CaptureError, ConversionError, InputError, OipError, VerificationError
     from oip_torch.base.image_files import read_images
     from oip_torch.comparison.comparison import Comparison, compare
     from oip_torch.keras.convert import convert
@@ -44,8 +44,8 @@ _HOMES = {
     "Network": "network.onnx_file",
     "OipError": "base.errors",
     "Oips": "results.oips",
-    "ProofError": "base.errors",
     "StartSettings": "optim.starts",
+    "VerificationError": "base.errors",
     "ascend": "search.search",
     "capture": "network.capture",
     "compare": "comparison.comparison",
@@ -67,9 +67,9 @@ __all__ = [
     "Network",
     "OipError",
     "Oips",
-    "ProofError",
     "Quality",
     "StartSettings",
+    "VerificationError",
     "ascend",
     "assess",
     "calibrate",

@@ -3,7 +3,7 @@
     OipError
     ├── InputError         a file, an argument or the environment is wrong        exit code 2
     │   └── ConversionError    the network is sound, but not one we can convert   exit code 2
-    ├── ProofError         it ran, and torch does not compute what Keras does     exit code 1
+    ├── VerificationError  it ran, and torch does not compute what Keras does     exit code 1
     ├── CaptureError       a layer that was to be captured never ran
     └── RuntimeProcessError    a runtime of a comparison stopped, or could not answer
 
@@ -21,8 +21,8 @@ __all__ = [
     "ConversionError",
     "InputError",
     "OipError",
-    "ProofError",
     "RuntimeProcessError",
+    "VerificationError",
     "unknown_name",
 ]
 
@@ -39,10 +39,10 @@ class ConversionError(InputError):
     """The Keras network is valid, but cannot be brought to ONNX or torch."""
 
 
-class ProofError(OipError):
+class VerificationError(OipError):
     """The torch module does not compute what the Keras network computes.
 
-    `failed` names the layers; `layers` holds a row per layer (see `Layer.row`), as far as the proof got.
+    `failed` names the layers; `layers` holds a row per layer (see `Layer.row`), as far as the verification got.
     """
 
     def __init__(self, message: str, *, failed: Sequence[str] = (), layers: Sequence[dict[str, Any]] = ()) -> None:

@@ -1,8 +1,8 @@
 """How does the command `oip` begin and end: its streams, Ctrl-C, and its exit code?
 
 stdout holds results: a table, or with --json one JSON object and nothing else. Everything else goes to stderr.
-Exit codes: 0 done; 1 ran, but a proof or comparison failed; 2 the input or the call is wrong; 130 interrupted. Each but
-0 comes with one line `error: …`, and with --json with the same message under the key `error` of the object.
+Exit codes: 0 done; 1 ran, but a verification or comparison failed; 2 the input or the call is wrong; 130 interrupted.
+Each but 0 comes with one line `error: …`, and with --json with the same message under the key `error` of the object.
 
 What the commands do is in `commands`. It is imported late, as is all else that takes time: until `main` runs, Ctrl-C
 ends in a traceback.

@@ -10,28 +10,17 @@ import math
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import numpy as np
 import typer
 
-from oip_torch.base.errors import InputError, OipError, ProofError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from oip_torch.analysis.calibration import Calibration
-    from oip_torch.results.oips import Oips
+from oip_torch.base.errors import InputError, OipError, VerificationError
 
 __all__ = ["app"]
 
 _MOST_MAPS = 1 << 20  # more than any layer has: a range beyond that is not to fill the memory
-_MOST_STARTS = 16  # in one evolution picture
-_MOST_IMAGES = 1024  # in the picture of the starts
-_PICTURES = re.compile(r"(sheet|starts|trace|beside_data|evolution_[0-9]{3,})\.png")
-"""The names of the pictures that `oip ascend` writes."""
 
 app = typer.Typer(
     name="oip",
@@ -88,7 +77,7 @@ def convert(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Convert a Keras CNN to ONNX and torch. Exit code 0 only when every layer is proven."""
+    """Convert a Keras CNN to ONNX and torch. Exit code 0 only when every layer is verified."""
     from oip_torch.keras.convert import convert as convert_model
 
     began = time.perf_counter()
@@ -101,23 +90,23 @@ def convert(
             device=device,
             progress=False if quiet else None,
         )
-    except ProofError as error:
+    except VerificationError as error:
         if as_json:
             context.obj.append(_json({"onnx": None, "layers": error.layers, "failed": error.failed} | _failure(error)))
         raise
     target = output if output is not None else model.with_suffix(".onnx")
     seconds = time.perf_counter() - began
+    verification = converted.network.verification
     if as_json:
         rows = [layer.row() for layer in converted.layers]
         context.obj.append(
-            _json({"onnx": str(target), "layers": rows, "seconds": round(seconds, 3), "proof": converted.network.proof})
+            _json({"onnx": str(target), "layers": rows, "seconds": round(seconds, 3), "verification": verification})
         )
         return
-    proof = converted.network.proof
     context.obj.append(
         f"{converted.layers}\n\n"
-        f"Every layer is proven: torch and Keras differ by at most {proof['max_error']:.1e} of a layer's maximum "
-        f"(1e-5 is allowed), and the input gradient's cosine is {proof['gradient']['cosine']:.9f}.\n"
+        f"Every layer is verified: torch and Keras differ by at most {verification['max_error']:.1e} of a layer's "
+        f"maximum (1e-5 is allowed), and the input gradient's cosine is {verification['gradient']['cosine']:.9f}.\n"
         f"Written in {seconds:.1f} s: {target}"
     )
 
@@ -172,6 +161,7 @@ def ascend(
     from oip_torch.analysis.calibration import calibrate
     from oip_torch.base.files import check_output_folder
     from oip_torch.base.image_files import read_images
+    from oip_torch.cli.ascent_files import summarize, write_results
     from oip_torch.network.load import load
     from oip_torch.optim.settings import AscentSettings
     from oip_torch.results.oips import plural
@@ -202,11 +192,11 @@ def ascend(
         starts=starts, seed=seed, settings=chosen, before_activation=before_activation, memory=most, progress=bars,
     )  # fmt: skip
     seconds = time.perf_counter() - began
-    summary = _summary(oips, calibration)
+    summary = summarize(oips, calibration)
     files: list[Path] = []
     failure: OipError | None = None
     try:
-        _write_results(oips, calibration, folder, files)
+        write_results(oips, calibration, folder, files)
         if lost := oips.provenance.not_finite:
             names = ", ".join(str(number) for number in dict.fromkeys(number for number, _ in lost))
             failure = OipError(
@@ -305,99 +295,6 @@ def compare(
         context.obj.extend([str(comparison), *map(str, files)])
     if failure is not None:
         raise failure
-
-
-def _write_results(oips: Oips, calibration: Calibration | None, folder: Path, files: list[Path]) -> None:
-    """oips.nc, and then the pictures; appends to `files` the path of each that is written.
-
-    Raises:
-        OipError: one of them cannot be written or drawn; it says whether the results are safe.
-    """
-    from oip_torch.base.files import write_picture
-
-    results = oips.save(folder / "oips.nc")
-    files.append(results)
-    if calibration is not None:
-        files.append(calibration.save(folder / "calibration.nc"))
-    pictures = _pictures(oips, calibration)
-    _remove_earlier(folder, set(pictures))
-    for name, draw in pictures.items():
-        write_picture(draw, folder / name, results)
-        files.append(folder / name)
-
-
-def _pictures(oips: Oips, calibration: Calibration | None) -> dict[str, Callable[[], Figure]]:
-    """What draws each picture, by file name: the best image of each map and, where there are several, all starts."""
-    import oip_torch  # which imports plots late, where a failure of matplotlib is a picture's failure
-    from oip_torch.results.oips import plural
-
-    best = oips.best()
-    ranked = best.maps[np.argsort(-best.scores, kind="stable")].tolist()
-    starts = len(oips) // len(best)
-    pictures: dict[str, Callable[[], Figure]] = {"sheet.png": lambda: oip_torch.plots.sheet(best)}
-    if starts > 1:
-        strongest = set(ranked[: max(1, _MOST_IMAGES // starts)])
-        shown = [number for number in best.maps.tolist() if number in strongest]
-        of_all = f"{len(best)} {plural(oips.noun)}"
-        title = f"{oips.place}: all {starts} starts of " + (
-            of_all if len(shown) == len(best) else f"the {len(shown)} strongest of {of_all}"
-        )
-        # The starts of a map stand side by side, unless they are so many that the picture would be too wide.
-        columns = min(starts, 32) * min(len(shown), max(1, 16 // starts))
-        pictures["starts.png"] = lambda: oip_torch.plots.sheet(oips.select(maps=shown), columns, title)
-    pictures["trace.png"] = lambda: oip_torch.plots.trace(oips)
-    if calibration is not None:
-        pictures["beside_data.png"] = lambda: oip_torch.plots.beside_data(best, calibration, best.maps[:16].tolist())
-
-    def evolution(number: int) -> Callable[[], Figure]:
-        own = oips.select(maps=number)
-        kept = own.starts[np.argsort(-own.scores, kind="stable")[:_MOST_STARTS]]
-        return lambda: oip_torch.plots.evolution(oips, number, sorted(kept.tolist()))
-
-    for number in ranked[:3]:
-        pictures[f"evolution_{number:03d}.png"] = evolution(number)
-    return pictures
-
-
-def _remove_earlier(folder: Path, written: set[str]) -> None:
-    """Remove what an earlier run has drawn: it does not show what oips.nc holds now. What is not ours stays."""
-    from oip_torch.base.files import is_our_picture
-
-    removed: list[str] = []
-    left: list[str] = []
-    for path in sorted(folder.glob("*.png")):
-        if _PICTURES.fullmatch(path.name) and not path.is_dir():
-            if ours := is_our_picture(path):
-                path.unlink()
-            if path.name not in written:
-                (removed if ours else left).append(path.name)
-    if removed:
-        print(f"note: removed from {folder}, as an earlier run drew them: {', '.join(removed)}", file=sys.stderr)
-    if left:
-        print(f"note: left in {folder}, though not of this run: {', '.join(left)}", file=sys.stderr)
-
-
-def _summary(oips: Oips, calibration: Calibration | None) -> dict[str, Any]:
-    """Of one layer, each map by its best image; of dead maps the evidence."""
-    best = oips.best()
-    above = None
-    if calibration is not None:
-        above = int((best.scores > calibration[oips.layer].maximum[best.maps]).sum())
-    tries = oips.settings.screening.candidates
-    dead = []
-    for number in best.maps[best.status == "dead"].tolist():
-        every = oips.select(maps=number)
-        dead.append(
-            {"map": number, "tries": len(every) * tries, "max_preactivation": float(every.max_preactivation.max())}
-        )
-    return {
-        "maps": len(best),
-        "alive": int((best.scores > 0).sum()),
-        "above_data": above,
-        "median_score": float(np.median(best.scores)),
-        "before_activation": oips.pre_activation,
-        "dead": dead,
-    }
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:

@@ -31,8 +31,8 @@ from oip_torch.base.progress import bar
 from oip_torch.base.tensors import to_array, to_tensor
 from oip_torch.comparison.runtimes import BEFORE, OURS, RUNTIMES, Array, Dtype
 from oip_torch.comparison.runtimes.process import RuntimeProcess
-from oip_torch.keras.convert import MAX_LAYER_ERROR
 from oip_torch.keras.file import CONVOLUTIONS, check_keras_file
+from oip_torch.keras.verify import MAX_LAYER_ERROR
 from oip_torch.network.load import load, resolve_device
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer, graph_sha256, read
@@ -692,7 +692,7 @@ def _layouts(ascents: Mapping[str, Mapping[Dtype, Ascents]]) -> dict[str, Any] |
 def _float32_sentence(
     entries: dict[str, dict[str, Any]], layouts: dict[str, Any] | None, reference: str, maps: int
 ) -> str:
-    """What the float32 ascents show, and whether float64 proves that it is rounding."""
+    """What the float32 ascents show, and whether float64 shows that it is rounding."""
     parted = {
         name: entry["float32"]["parted"]
         for name, entry in entries.items()

@@ -15,7 +15,7 @@ __all__ = ["page"]
 
 def page(comparison: plots.Compared) -> str:
     """HTML that needs no other file: the verdict, the figures of each runtime, and pictures inside."""
-    # Names of layers and files are a stranger's: autoescape.
+    # Names of layers and files come from untrusted files: autoescape.
     environment = Environment(loader=PackageLoader("oip_torch", "data"), autoescape=True, undefined=StrictUndefined)
     pictures = [
         (

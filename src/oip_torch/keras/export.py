@@ -1,7 +1,7 @@
 """How does a Keras file become an ONNX file whose outputs are the Keras layers?
 
 Runs as `python -m oip_torch.keras.export FOLDER`, in a process of its own: the TensorFlow wheel and torch crash when
-both are loaded (tensorflow#124205), and a file that nobody vouches for is better opened where it can do no harm.
+both are loaded (tensorflow#124205), and an untrusted file is better opened where it can do no harm.
 The layers are found by watching the network run, not by their names: each leaf layer's `call` and `activation` are
 wrapped, so that tracing the network hands over every layer's output, before and after its activation. That holds for
 nested networks and shared layers as well, and the exported graph then has one output per layer, which also keeps
@@ -24,10 +24,9 @@ import numpy as np
 from oip_torch.base.errors import ConversionError, InputError
 from oip_torch.base.messages import one_line
 from oip_torch.keras.network import Recorder, activation_name, limit_resources, load_network
-from oip_torch.network.probes import digits, noise
+from oip_torch.network.probes import BEFORE, digits, noise
 
 _OPSET = 15  # onnx2torch's registered operations are complete for 13 to 15
-_BEFORE = "before:"
 
 
 def _to_onnx(recorder: Recorder, shape: tuple[int, int, int]) -> tuple[bytes, list[dict[str, Any]], int]:
@@ -76,7 +75,7 @@ def _to_onnx(recorder: Recorder, shape: tuple[int, int, int]) -> tuple[bytes, li
     got = [entry.name for entry in proto.graph.input]
     if got != ["image"]:
         raise ConversionError(f"tf2onnx gave a graph with the inputs {got}: expected ['image'] alone")
-    _fix_reshapes(proto)
+    _store_shapes(proto)
     _name_layers(proto.graph, rows)
     own = [entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
     del proto.opset_import[:]
@@ -88,11 +87,12 @@ def _to_onnx(recorder: Recorder, shape: tuple[int, int, int]) -> tuple[bytes, li
     return proto.SerializeToString(), rows, last
 
 
-def _fix_reshapes(proto: Any) -> None:
-    """Write shapes that only leave the batch open as constants, (-1, …).
+def _store_shapes(proto: Any) -> None:
+    """Store the shapes that reshapes ask for as constants, (-1, …), where they only leave the batch open.
 
     Keras' Flatten asks for the batch size at run time: six nodes, among them a Slice that onnx2torch runs by an
-    indexing which torch announces to change.
+    indexing which torch announces to change. In ONNX a shape is always a tensor, which
+    onnx2torch's Reshape reads from the device at every call; so `network.passes` has to fix reshapes as well, in torch.
     """
     import onnx
 
@@ -218,7 +218,7 @@ def _reference(recorder: Recorder, images: np.ndarray, rows: list[dict[str, Any]
     for index, call in enumerate(calls):
         arrays[f"{index}"] = call["after"].numpy()
         if call["before"] is not None:
-            arrays[f"{_BEFORE}{index}"] = call["before"].numpy()
+            arrays[f"{BEFORE}{index}"] = call["before"].numpy()
     return arrays
 
 

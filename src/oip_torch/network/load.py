@@ -12,9 +12,9 @@ from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError
 from oip_torch.base.platform import matmul_precision
 from oip_torch.base.tensors import to_array, to_tensor
-from oip_torch.network.model import FeatureModel, figures
+from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import graph_sha256, read
-from oip_torch.network.probes import noise
+from oip_torch.network.probes import fingerprint, noise
 
 __all__ = ["load", "resolve_device"]
 
@@ -32,10 +32,10 @@ def load(
         path: the file.
         device: "auto" (CUDA when present; None says the same), "cpu", "cuda", "cuda:1", the number of a CUDA device, or
             a `torch.device`.
-        check: compare the graph with its digest, and each layer's figures on one probe with Keras' own.
+        check: compare the graph with its digest, and each layer's fingerprint on one probe with Keras' own.
 
     Raises:
-        InputError: missing, damaged, unsafe or foreign file; figures that differ; no such device.
+        InputError: missing, damaged, unsafe or foreign file; fingerprints that differ; no such device.
     """
     chosen = resolve_device(device)
     proto, network = read(path, check_digest=check)
@@ -78,14 +78,14 @@ def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: the network does not run ({reason}): the file is damaged; convert again") from None
     for layer in model.layers:
-        got = figures(to_array(outputs[layer.name]))
+        got = fingerprint(to_array(outputs[layer.name]))
         # A layer whose RMS is 0 must stay so; the floor only keeps rounding of tiny numbers out.
-        allowed = SELF_CHECK_TOLERANCE * max(layer.figures[1], 1e-6) if len(layer.figures) == len(got) else -1.0
-        worst = max((abs(a - b) for a, b in zip(got, layer.figures, strict=False)), default=0.0)
+        allowed = SELF_CHECK_TOLERANCE * max(layer.fingerprint[1], 1e-6) if len(layer.fingerprint) == len(got) else -1.0
+        worst = max((abs(a - b) for a, b in zip(got, layer.fingerprint, strict=False)), default=0.0)
         if not worst <= allowed:  # NaN fails too
             raise InputError(
-                f"{path}: layer {layer.name!r} gives {_short(got)} where Keras gave {_short(layer.figures)}: the file "
-                "is damaged, or a library here computes wrongly; convert again, and compare the installed versions"
+                f"{path}: layer {layer.name!r} gives {_short(got)} where Keras gave {_short(layer.fingerprint)}: the "
+                "file is damaged, or a library here computes wrongly; convert again, and compare the installed versions"
             )
 
 

@@ -21,7 +21,7 @@ from oip_torch.network.onnx_graph import nodes_by_tensor, output_nodes, to_torch
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["FeatureModel", "figures"]
+__all__ = ["FeatureModel"]
 
 _SATURATING = frozenset({"softmax", "sigmoid", "hard_sigmoid"})
 """Activations that end at 1, whatever goes into them: there every image scores alike, and no gradient is left."""
@@ -221,16 +221,3 @@ class FeatureModel(nn.Module):
             )
         scaled = (array - np.array(self.network.mean)) / np.array(self.network.std)
         return to_tensor(scaled, self.device, self.dtype)
-
-
-def figures(activations: npt.NDArray[np.floating]) -> tuple[float, ...]:
-    """Four numbers that a layer's output on one probe is known by: mean, RMS, maximum, and a random projection.
-
-    `activations`: any shape, in Keras' layout (NHWC). The projection has fixed ±1 signs and is divided by √n, so that
-    it is of the size of the RMS and moves when any single value moves.
-    """
-    values = np.asarray(activations, np.float64).ravel()
-    words = np.random.Philox(key=1).random_raw(-(-values.size // 64))
-    signs = np.unpackbits(words.astype("<u8").view(np.uint8))[: values.size] * 2.0 - 1.0
-    projection = float(values @ signs / np.sqrt(values.size))
-    return float(values.mean()), float(np.sqrt(np.mean(values**2))), float(values.max()), projection

@@ -1,6 +1,6 @@
 """Is this ONNX file safe and sound, and what do its layers say of themselves?
 
-An ONNX file is data, yet a stranger's file can still point to other files, ask for absurd amounts of memory or hide a
+An ONNX file is data, yet an untrusted file can still point to other files, ask for absurd amounts of memory or hide a
 program in control flow. `read` admits a single self-contained graph of plain operations and nothing else. What the
 torch side needs to know of the Keras network travels as JSON in the file's `metadata_props`, under the key `oip_torch`.
 """
@@ -26,7 +26,7 @@ from oip_torch.base.files import existing_file, replacing
 __all__ = ["Layer", "Layers", "Network", "graph_sha256", "read", "write"]
 
 _KEY = "oip_torch"
-_FORMAT = 1
+_FORMAT = 2
 _MOST_FILE_BYTES = 2 << 30  # protobuf's own limit
 _MOST_NODES = 100_000
 _MOST_ELEMENTS = 1 << 28  # of one tensor for one image: 1 GiB in float32
@@ -39,8 +39,9 @@ class Layer:
 
     `maps` is the number of feature maps (channels), or of units where the output is flat; then height and width are 1.
     Tensors of other ranks have no width. `tensor` and `tensor_before` are the ONNX tensors after and before the
-    activation (the same one where the layer has none). `max_error` is the proof's figure: the largest
-    |torch - Keras| over the largest |Keras|, before and after the activation, over all probes.
+    activation (the same one where the layer has none). `max_error` is what the verification found: the
+    largest |torch - Keras| over the largest |Keras|, before and after the activation, over all probes. `fingerprint` is
+    that of Keras' own output on one probe (see `probes.fingerprint`), which `load` compares torch's with.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Layer:
     tensor: str
     tensor_before: str
     max_error: float | None = None
-    figures: tuple[float, ...] = ()
+    fingerprint: tuple[float, ...] = ()
 
     @property
     def size(self) -> str:
@@ -125,8 +126,8 @@ class Network:
     """What an ONNX file that we made says of itself.
 
     `input_shape` is (height, width, channels), as in Keras. `mean` and `std` (0–255 scale, one number or one per
-    channel) say how the inputs were standardised in training; None where that is not known. `figures` of the layers
-    are Keras' own, on one probe; `load` compares torch's with them. `proof` holds the conversion's figures.
+    channel) say how the inputs were standardised in training; None where that is not known. `verification` says how
+    the conversion was verified, on which probes, and what the gradient's cosine was.
     """
 
     layers: tuple[Layer, ...]
@@ -138,7 +139,7 @@ class Network:
     source_sha256: str
     graph_sha256: str
     versions: dict[str, str]
-    proof: dict[str, Any]
+    verification: dict[str, Any]
 
 
 def read(path: str | os.PathLike[str], *, check_digest: bool = True) -> tuple[onnx.ModelProto, Network]:
@@ -224,7 +225,7 @@ def _check_safe(proto: onnx.ModelProto, path: Path) -> None:
 
 
 def _description(proto: onnx.ModelProto, path: Path) -> Network:
-    """The metadata, every field checked: the file may come from a stranger."""
+    """The metadata, every field checked: the file is untrusted."""
     text = next((entry.value for entry in proto.metadata_props if entry.key == _KEY), None)
     if text is None:
         raise InputError(
@@ -233,9 +234,11 @@ def _description(proto: onnx.ModelProto, path: Path) -> Network:
         )
     try:
         data = json.loads(text)
-        if data["format"] != _FORMAT:
+        if data["format"] == 1:
+            data = _from_format_1(data)
+        elif data["format"] != _FORMAT:
             raise InputError(
-                f"{path} has metadata of format {data['format']}: this version reads format {_FORMAT}; "
+                f"{path} has metadata of format {data['format']}: this version reads formats 1 and {_FORMAT}; "
                 f"{_HOW_TO_MAKE_ONE}"
             )
         layers = tuple(_layer(entry) for entry in data["layers"])
@@ -250,7 +253,7 @@ def _description(proto: onnx.ModelProto, path: Path) -> Network:
             source_sha256=str(data["source_sha256"]),
             graph_sha256=str(data["graph_sha256"]),
             versions={str(key): str(value) for key, value in data["versions"].items()},
-            proof=dict(data["proof"]),
+            verification=dict(data["verification"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, InputError):
@@ -274,6 +277,12 @@ def _description(proto: onnx.ModelProto, path: Path) -> Network:
         )
     _check_scale(network, path)
     return network
+
+
+def _from_format_1(data: dict[str, Any]) -> dict[str, Any]:
+    """The first format's metadata under the keys of today, which are all that differs."""
+    layers = [{**entry, "fingerprint": entry["figures"]} for entry in data["layers"]]
+    return {**data, "verification": data["proof"], "layers": layers}
 
 
 def _check_layers(proto: onnx.ModelProto, network: Network, path: Path) -> None:
@@ -321,7 +330,7 @@ def _layer(entry: dict[str, Any]) -> Layer:
         tensor=str(entry["tensor"]),
         tensor_before=str(entry["tensor_before"]),
         max_error=float(entry["max_error"]),
-        figures=_floats(entry["figures"]) or (),
+        fingerprint=_floats(entry["fingerprint"]) or (),
     )
 
 

@@ -1,8 +1,8 @@
-"""Which images is a network proven on?
+"""Which images is a network verified on, and what is a layer's output known by there?
 
-The same images must come out in every process, on every machine and with every NumPy version, since figures stored in
-a file are compared with them. So the noise is made from the raw 64-bit words of Philox, whose stream NumPy guarantees
-(NEP 19), and not by the distributions of `Generator`, which may change.
+The same images and signs must come out in every process, on every machine and with every NumPy version, since what is
+stored in a file is compared with what they give. So they are made from the raw 64-bit words of Philox, whose stream
+NumPy guarantees (NEP 19), and not by the distributions of `Generator`, which may change.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MNIST_MEAN", "MNIST_STD", "digits", "noise", "standardized"]
+__all__ = ["BEFORE", "MNIST_MEAN", "MNIST_STD", "digits", "fingerprint", "noise", "standardized"]
+
+BEFORE = "before:"
+"""Where arrays go by their layer, BEFORE + the layer stands for what goes into its activation."""
 
 MNIST_MEAN, MNIST_STD = 33.318421, 78.567490
 """Mean and standard deviation of MNIST's 60,000 training images, all pixels together, on the 0–255 scale."""
@@ -66,3 +69,16 @@ def standardized(images: npt.NDArray[np.floating]) -> Images:
     axes = tuple(range(1, images.ndim))
     centred = images - images.mean(axes, keepdims=True)
     return np.asarray(centred / centred.std(axes, keepdims=True), np.float32)
+
+
+def fingerprint(activations: npt.NDArray[np.floating]) -> tuple[float, ...]:
+    """Four numbers that a layer's output on one probe is known by: mean, RMS, maximum, and a random projection.
+
+    `activations`: any shape, in Keras' layout (NHWC). The projection has fixed ±1 signs and is divided by √n, so that
+    it is of the size of the RMS and moves when any single value moves.
+    """
+    values = np.asarray(activations, np.float64).ravel()
+    words = np.random.Philox(key=1).random_raw(-(-values.size // 64))
+    signs = np.unpackbits(words.astype("<u8").view(np.uint8))[: values.size] * 2.0 - 1.0
+    projection = float(values @ signs / np.sqrt(values.size))
+    return float(values.mean()), float(np.sqrt(np.mean(values**2))), float(values.max()), projection

@@ -18,11 +18,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from oip_torch.network.probes import BEFORE
+
 __all__ = ["BEFORE", "OURS", "RUNTIMES", "Array", "Dtype", "Runtime", "Spec", "one_hot"]
 
 Array = npt.NDArray[Any]
 Dtype = Literal["float32", "float64"]
-BEFORE = "before:"
 
 
 class Runtime(ABC):

@@ -22,8 +22,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from oip_torch.base.child import Child
 from oip_torch.base.errors import RuntimeProcessError
-from oip_torch.base.messages import last_words, one_line
+from oip_torch.base.messages import one_line
 from oip_torch.comparison.runtimes import RUNTIMES, Array, Dtype
 
 __all__ = ["RuntimeProcess"]
@@ -46,7 +47,7 @@ class RuntimeProcess:
         self.seconds = 0.0  # spent on answers
         self._files = str(keras_file.resolve()), str(onnx_file.resolve())
         self._threads = threads
-        self._process: subprocess.Popen[str] | None = None
+        self._child: Child | None = None
         self._stopped = False
         self._lock = threading.Lock()  # of the two above: another thread may stop it
         self._cleanup = contextlib.ExitStack()
@@ -58,19 +59,14 @@ class RuntimeProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None:
-            with self._process as process:  # closes the pipes, whatever happens
-                with contextlib.suppress(subprocess.TimeoutExpired, OSError):
-                    process.communicate(timeout=5 if kind is None else 0)  # it ends when its stdin does
-                process.kill()
-        self._cleanup.close()
+        self._cleanup.__exit__(kind, error, trace)  # first the process, then its folder
 
     def stop(self) -> None:
         """End the process at once, whatever it computes; from another thread too. It is not started again."""
         with self._lock:
             self._stopped = True
-            if self._process is not None:
-                self._process.kill()
+            if self._child is not None:
+                self._child.kill()
 
     def layers(self, images: Array, dtype: Dtype) -> dict[str, Array]:
         """See `Runtime.layers`."""
@@ -105,18 +101,18 @@ class RuntimeProcess:
         with self._lock:
             if self._stopped:
                 raise RuntimeProcessError(f"{self.name} was stopped")
-            process = self._process = self._process or self._start()
+            child = self._child = self._child or self._start()
         np.savez(self._folder / "question.npz", allow_pickle=False, **arrays)
-        assert process.stdin is not None
-        assert process.stdout is not None
+        assert child.process.stdin is not None
+        assert child.process.stdout is not None
         try:
-            process.stdin.write(json.dumps({"method": method, "options": options}) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
+            child.process.stdin.write(json.dumps({"method": method, "options": options}) + "\n")
+            child.process.stdin.flush()
+            line = child.process.stdout.readline()
         except OSError:
             line = ""
         if not line:
-            raise RuntimeProcessError(f"{self.name} stopped (exit code {process.wait()}): {self._last_words()}")
+            raise RuntimeProcessError(f"{self.name} stopped {child.why_it_ended()}")
         answer = json.loads(line)
         if "error" in answer:
             raise RuntimeProcessError(f"{self.name} could not compute {method}: {answer['error']}")
@@ -125,33 +121,20 @@ class RuntimeProcess:
         self.seconds += time.perf_counter() - began
         return answer["names"], found
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _start(self) -> Child:
         threads = str(self._threads)
-        environment = os.environ | {
-            "OMP_NUM_THREADS": threads,
-            "TF_NUM_INTRAOP_THREADS": threads,
-            "TF_NUM_INTEROP_THREADS": "1",
-            "PYTHONIOENCODING": "utf-8",
-            "TMPDIR": str(self._folder),  # what TensorFlow leaves when it is killed goes with the folder
-        }
+        environment = {"OMP_NUM_THREADS": threads, "TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": "1"}
         if self._threads == 1:
             environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
-        if self.spec.options.get("device", "cpu") == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = "-1"  # exact float32 of the CPU, no TF32
-        with (self._folder / "stderr.txt").open("w") as errors:
-            return subprocess.Popen(  # cwd: `-m` puts it on the path, and the user's folder may hold a tensorflow.py
-                [sys.executable, "-m", "oip_torch.comparison.runtimes.process", self.name, *self._files],
-                cwd=self._folder,
-                env=environment | dict(self.spec.environment),
+        return self._cleanup.enter_context(
+            Child(
+                *("oip_torch.comparison.runtimes.process", self.name, *self._files),
+                folder=self._folder,
+                environment=environment | dict(self.spec.environment),
+                sees_gpu=self.spec.options.get("device", "cpu") != "cpu",
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                encoding="utf-8",
             )
-
-    def _last_words(self) -> str:
-        return last_words((self._folder / "stderr.txt").read_text(errors="replace"))
+        )
 
 
 def _serve(name: str, keras_file: str, onnx_file: str, answers: TextIO) -> None:
