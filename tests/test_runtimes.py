@@ -76,7 +76,7 @@ def test_a_runtime_answers(name: str, shipped: Path, mnist_onnx: Path) -> None:
                 moved, _ = runtime.gradients("Conv2D_3", maps, images + step, dtype)
                 back, _ = runtime.gradients("Conv2D_3", maps, images - step, dtype)
                 np.testing.assert_allclose(moved - back, 2 * (gradients * step).sum((1, 2, 3)), rtol=1e-5, atol=1e-13)
-            traces, finals = runtime.ascend("Conv2D_3", maps, images, dtype, steps=4, epsilon=0.01)
+            traces, finals = runtime.run_ascent("Conv2D_3", maps, images, dtype, steps=4, epsilon=0.01)
             assert traces.shape == (3, 4)
             assert traces.dtype == finals.dtype == np.dtype(dtype)
             np.testing.assert_allclose(traces[:, 0], scores, rtol=1e-5, atol=1e-6)
@@ -87,7 +87,7 @@ def test_a_runtime_answers(name: str, shipped: Path, mnist_onnx: Path) -> None:
             scores, gradients = runtime.gradients(tap, classes, images, dtype)
             np.testing.assert_allclose(scores, layers[tap][np.arange(3), classes], rtol=1e-4, atol=1e-5)
             assert (np.abs(gradients).max((1, 2, 3)) > 1e-3).all()
-            traces, _ = runtime.ascend(tap, classes, images, dtype, steps=2, epsilon=0.01)
+            traces, _ = runtime.run_ascent(tap, classes, images, dtype, steps=2, epsilon=0.01)
             np.testing.assert_allclose(traces[:, 0], scores, rtol=1e-4, atol=1e-5)
 
 
@@ -116,7 +116,7 @@ def test_an_answer_of_another_shape_is_told_as_the_runtimes_fault(tmp_path: Path
         with pytest.raises(RuntimeProcessError, match=message):
             runtime.gradients("Conv2D_1", np.array([0, 1]), images, "float32")
         with pytest.raises(RuntimeProcessError, match=r"torch gives traces of shape \(2,\): expected \(2, 7\)"):
-            runtime.ascend("Conv2D_1", np.array([0, 1]), images, "float32", steps=7, epsilon=0.01)
+            runtime.run_ascent("Conv2D_1", np.array([0, 1]), images, "float32", steps=7, epsilon=0.01)
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_nested_and_shared_layers_are_the_same_everywhere(zoo: Path, converted: 
     for name in (OURS, "tensorflow", "keras-torch"):
         with RuntimeProcess(name, file, onnx_file, threads=2) as runtime:
             layers = runtime.layers(images, "float64")
-            found[name] = layers, runtime.ascend(inner, maps, images, "float64", steps=3, epsilon=0.01)
+            found[name] = layers, runtime.run_ascent(inner, maps, images, "float64", steps=3, epsilon=0.01)
     layers, (traces, finals) = found.pop(OURS)
     for got, (got_traces, got_finals) in found.values():
         assert set(got) == set(layers)
@@ -151,7 +151,7 @@ runtime = TensorFlow(Path(sys.argv[1]), Path("unread.onnx"))
 images, maps = noise(3, (28, 28, 1)), np.array([0, 14, 29])
 found = {}
 for way in ("batched", "graph", "eager"):
-    traces, finals = runtime.ascend("Conv2D_3", maps, images, "float64", steps=5, epsilon=0.01, way=way)
+    traces, finals = runtime.run_ascent("Conv2D_3", maps, images, "float64", steps=5, epsilon=0.01, way=way)
     found[way] = [traces.tolist(), finals.ravel().tolist()]
 print(json.dumps(found))
 """

@@ -481,7 +481,9 @@ def _ascents(process: RuntimeProcess, work: _Work, advance: Callable[[int], None
     found: dict[Dtype, Ascents] = {}
     if process.spec.differentiates:
         for dtype in process.spec.dtypes:
-            traces, images = process.ascend(work.tap, work.maps, work.starts, dtype, steps=work.steps, epsilon=_EPSILON)
+            traces, images = process.run_ascent(
+                work.tap, work.maps, work.starts, dtype, steps=work.steps, epsilon=_EPSILON
+            )
             found[dtype] = Ascents(traces=traces, images=images)
             advance(_WEIGHTS[dtype])
     return found

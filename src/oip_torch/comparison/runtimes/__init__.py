@@ -39,21 +39,23 @@ class Runtime(ABC):
 
     @abstractmethod
     def layers(self, images: Array, dtype: Dtype) -> dict[str, Array]:
-        """Images (batch, height, width, channels) → each layer's output, (batch, …, maps), by the layer's name.
+        """Images (batch, height, width, channels) → each layer's output, (batch, …, channels), by the layer's name.
 
         Where a layer has an activation, what goes into it as well, by `BEFORE` + the name: an error that a ReLU hides
         on these images shows there.
         """
 
-    def gradients(self, layer: str, maps: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
+    def gradients(self, layer: str, channels: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
         """For each image the mean of its map, (batch,), and that mean's gradient with respect to the image.
 
-        `layer`: a name, or `BEFORE` + the name for what goes into the layer's activation; likewise in `ascend`.
+        `channels`: (batch,) the index of each image's map; likewise in `run_ascent`.
+
+        `layer`: a name, or `BEFORE` + the name for what goes into the layer's activation; likewise in `run_ascent`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no gradients")
 
-    def ascend(
-        self, layer: str, maps: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+    def run_ascent(
+        self, layer: str, channels: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
     ) -> tuple[Array, Array]:
         """The article's loop, written in the framework's own words: traces (batch, steps), and the final images.
 
@@ -185,6 +187,6 @@ RUNTIMES: dict[str, Spec] = {
 """By the name that the command line and the report use."""
 
 
-def one_hot(maps: Array, count: int, dtype: Dtype) -> Array:
-    """(batch,) map numbers → (batch, count), 1 at each image's map: picks maps in a batch by a product and a sum."""
-    return np.asarray(np.arange(count) == np.asarray(maps)[:, None], dtype)
+def one_hot(channels: Array, count: int, dtype: Dtype) -> Array:
+    """(batch,) indices → (batch, count), 1 at each image's own: picks channels in a batch by a product and a sum."""
+    return np.asarray(np.arange(count) == np.asarray(channels)[:, None], dtype)
