@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_tensorflow
+from conftest import ROOT, run_tensorflow
 
 import oip_torch
 from oip_torch.base.errors import RuntimeProcessError
-from oip_torch.comparison.runtimes import BEFORE, OURS, RUNTIMES, Spec, one_hot
+from oip_torch.comparison.runtimes import BEFORE, OURS, RUNTIMES, Spec, one_hot, select_runtimes
+from oip_torch.comparison.runtimes.pool import runtime_pool
 from oip_torch.comparison.runtimes.process import RuntimeProcess
+from oip_torch.comparison.runtimes.torch_module import TorchModule
 from oip_torch.network.probes import noise
 
 HERE = {name: spec for name, spec in RUNTIMES.items() if spec.options.get("device", "cpu") == "cpu"}
@@ -46,6 +49,61 @@ def test_one_hot_picks_each_images_map() -> None:
     scores = np.arange(12.0).reshape(3, 4)
     np.testing.assert_array_equal((scores * one_hot(np.array([2, 0, 3]), 4, "float64")).sum(1), [2, 4, 11])
     assert one_hot(np.array([0]), 2, "float32").dtype == np.float32
+
+
+def test_ours_and_companions_run_along_and_each_once() -> None:
+    names, missing = select_runtimes(["torch", "keras-torch", "keras-torch"], cuda=False)
+    assert (names, missing) == (["torch", "torch-plain", "keras-torch"], {})
+    assert "torch-cuda" in select_runtimes(["keras-torch"], cuda=True)[0]
+
+
+def test_a_runtime_that_fails_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Answers come in the order of the runtimes, whoever is first; an error of ours stops all of them."""
+    stopped: list[str] = []
+    monkeypatch.setattr(RuntimeProcess, "stop", lambda self: stopped.append(self.name))
+    names = ["tensorflow", "jax", "torch"]
+    asked: list[str] = []
+
+    def question(process: RuntimeProcess) -> str:
+        asked.append(process.name)
+        if process.name == "jax":
+            raise RuntimeProcessError("jax is tired")
+        return process.name.upper()
+
+    with runtime_pool(names, tmp_path / "a.keras", tmp_path / "a.onnx") as pool:
+        for _ in range(2):
+            answers = pool.ask(question)
+            assert list(answers.items()) == [("tensorflow", "TENSORFLOW"), ("torch", "TORCH")]
+        assert pool.failed == {"jax": "jax is tired"}
+        assert asked.count("jax") == 1
+    assert stopped == []
+    with pytest.raises(ZeroDivisionError), runtime_pool(names, tmp_path / "a.keras", tmp_path / "a.onnx") as pool:
+        pool.ask(lambda process: 1 / 0)
+    assert stopped == names
+
+
+def test_the_example_of_the_docs_is_a_runtime(
+    mnist_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And agrees with the torch module, in both dtypes."""
+    text = (ROOT / "docs" / "runtimes.md").read_text(encoding="utf-8")
+    module, entry = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    file = tmp_path / "onnx_reference.py"
+    file.write_text(f"{module}\nfrom oip_torch.comparison.runtimes import Spec\nENTRIES = {{\n{entry}}}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    example = importlib.import_module("onnx_reference")
+    (spec,) = example.ENTRIES.values()
+    home, cls = spec.home.split(":")
+    assert home == file.stem
+    runtime = getattr(example, cls)(Path("unread.keras"), mnist_onnx, **spec.options)
+    images = noise(1, (28, 28, 1))
+    torch_module = TorchModule(Path("unread.keras"), mnist_onnx)
+    for dtype, error in (("float32", 1e-5), ("float64", 1e-12)):
+        got, want = (each.layers(images, dtype) for each in (runtime, torch_module))
+        assert set(got) == set(want)
+        for layer, values in want.items():
+            assert got[layer].dtype == dtype
+            np.testing.assert_allclose(got[layer], values, rtol=0, atol=error * np.abs(values).max())
 
 
 @pytest.mark.slow

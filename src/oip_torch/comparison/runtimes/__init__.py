@@ -18,7 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BEFORE", "OURS", "RUNTIMES", "Array", "Dtype", "Runtime", "Spec", "one_hot"]
+from oip_torch.base.errors import InputError, unknown_name
+
+__all__ = ["BEFORE", "OURS", "RUNTIMES", "Array", "Dtype", "Runtime", "Spec", "one_hot", "select_runtimes"]
 
 Array = npt.NDArray[Any]
 Dtype = Literal["float32", "float64"]
@@ -48,9 +50,8 @@ class Runtime(ABC):
     def gradients(self, layer: str, channels: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
         """For each image the mean of its map, (batch,), and that mean's gradient with respect to the image.
 
-        `channels`: (batch,) the index of each image's map; likewise in `run_ascent`.
-
-        `layer`: a name, or `BEFORE` + the name for what goes into the layer's activation; likewise in `run_ascent`.
+        `layer`: a name, or `BEFORE` + the name for what goes into the layer's activation. `channels`: (batch,) the
+        index of each image's map. Both likewise in `run_ascent`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no gradients")
 
@@ -190,3 +191,25 @@ RUNTIMES: dict[str, Spec] = {
 def one_hot(channels: Array, count: int, dtype: Dtype) -> Array:
     """(batch,) indices → (batch, count), 1 at each image's own: picks channels in a batch by a product and a sum."""
     return np.asarray(np.arange(count) == np.asarray(channels)[:, None], dtype)
+
+
+def select_runtimes(wanted: list[str], *, cuda: bool) -> tuple[list[str], dict[str, str]]:
+    """The runtimes to start, ours and companions among them, and the command that installs each missing one.
+
+    Raises:
+        InputError: a name that is not in `RUNTIMES`, or no runtime that can read the Keras file.
+    """
+    names: list[str] = []
+    missing: dict[str, str] = {}
+    for name in dict.fromkeys([*wanted, OURS]):
+        if name not in RUNTIMES:
+            raise unknown_name("runtime", name, RUNTIMES)
+        if packages := RUNTIMES[name].missing():
+            missing[name] = f"pip install {' '.join(packages)}"
+            continue
+        usable = [each for each in (name, *RUNTIMES[name].companions) if cuda or "device" not in RUNTIMES[each].options]
+        names += [each for each in usable if each not in names]
+    if not any(RUNTIMES[name].reads == "keras" for name in names):
+        hint = "; ".join(f"`{command}`" for command in missing.values()) or "add tensorflow, jax or keras-torch"
+        raise InputError(f"none of the runtimes {', '.join(wanted)} can read the Keras file here: {hint}")
+    return names, missing
