@@ -195,7 +195,7 @@ def loop(
             keep_freed_memory()
         module = TorchModule(keras_file, onnx_file, device=device, plain=True)
         module.gradients(layer, maps[:1], starts[:1], "float32")  # loads the network
-        return lambda steps: module.ascend(layer, maps, starts, "float32", steps=steps, epsilon=EPSILON)[1]
+        return lambda steps: module.run_ascent(layer, maps, starts, "float32", steps=steps, epsilon=EPSILON)[1]
 
     import tensorflow as tf
 
@@ -203,7 +203,7 @@ def loop(
 
     runtime = TensorFlow(keras_file, onnx_file)
     parts = [slice(None)] if name == "batched" else [slice(index, index + 1) for index in range(len(maps))]
-    # Its own `ascend` traces anew in each call: a tenth of the time of a map by itself.
+    # Its own `run_ascent` traces anew in each call: a tenth of the time of a map by itself.
     steppers = [runtime.step(layer, maps[part], "float32", EPSILON) for part in parts]
     if name != "eager":
         steppers = [tf.function(step) for step in steppers]

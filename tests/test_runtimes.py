@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import run_tensorflow
+from conftest import ROOT, run_tensorflow
 
 import oip_torch
 from oip_torch.base.errors import RuntimeProcessError
-from oip_torch.comparison.runtimes import BEFORE, OURS, RUNTIMES, Spec, one_hot
+from oip_torch.comparison.runtimes import BEFORE, OURS, RUNTIMES, Spec, one_hot, select_runtimes
+from oip_torch.comparison.runtimes.pool import runtime_pool
 from oip_torch.comparison.runtimes.process import RuntimeProcess
+from oip_torch.comparison.runtimes.torch_module import TorchModule
 from oip_torch.network.probes import noise
 
 HERE = {name: spec for name, spec in RUNTIMES.items() if spec.options.get("device", "cpu") == "cpu"}
@@ -48,6 +51,61 @@ def test_one_hot_picks_each_images_map() -> None:
     assert one_hot(np.array([0]), 2, "float32").dtype == np.float32
 
 
+def test_ours_and_companions_run_along_and_each_once() -> None:
+    names, missing = select_runtimes(["torch", "keras-torch", "keras-torch"], cuda=False)
+    assert (names, missing) == (["torch", "torch-plain", "keras-torch"], {})
+    assert "torch-cuda" in select_runtimes(["keras-torch"], cuda=True)[0]
+
+
+def test_a_runtime_that_fails_is_not_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Answers come in the order of the runtimes, whoever is first; an error of ours stops all of them."""
+    stopped: list[str] = []
+    monkeypatch.setattr(RuntimeProcess, "stop", lambda self: stopped.append(self.name))
+    names = ["tensorflow", "jax", "torch"]
+    asked: list[str] = []
+
+    def question(process: RuntimeProcess) -> str:
+        asked.append(process.name)
+        if process.name == "jax":
+            raise RuntimeProcessError("jax is tired")
+        return process.name.upper()
+
+    with runtime_pool(names, tmp_path / "a.keras", tmp_path / "a.onnx") as pool:
+        for _ in range(2):
+            answers = pool.ask(question)
+            assert list(answers.items()) == [("tensorflow", "TENSORFLOW"), ("torch", "TORCH")]
+        assert pool.failed == {"jax": "jax is tired"}
+        assert asked.count("jax") == 1
+    assert stopped == []
+    with pytest.raises(ZeroDivisionError), runtime_pool(names, tmp_path / "a.keras", tmp_path / "a.onnx") as pool:
+        pool.ask(lambda process: 1 / 0)
+    assert stopped == names
+
+
+def test_the_example_of_the_docs_is_a_runtime(
+    mnist_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And agrees with the torch module, in both dtypes."""
+    text = (ROOT / "docs" / "runtimes.md").read_text(encoding="utf-8")
+    module, entry = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    file = tmp_path / "onnx_reference.py"
+    file.write_text(f"{module}\nfrom oip_torch.comparison.runtimes import Spec\nENTRIES = {{\n{entry}}}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    example = importlib.import_module("onnx_reference")
+    (spec,) = example.ENTRIES.values()
+    home, cls = spec.home.split(":")
+    assert home == file.stem
+    runtime = getattr(example, cls)(Path("unread.keras"), mnist_onnx, **spec.options)
+    images = noise(1, (28, 28, 1))
+    torch_module = TorchModule(Path("unread.keras"), mnist_onnx)
+    for dtype, error in (("float32", 1e-5), ("float64", 1e-12)):
+        got, want = (each.layers(images, dtype) for each in (runtime, torch_module))
+        assert set(got) == set(want)
+        for layer, values in want.items():
+            assert got[layer].dtype == dtype
+            np.testing.assert_allclose(got[layer], values, rtol=0, atol=error * np.abs(values).max())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HERE)
 def test_a_runtime_answers(name: str, shipped: Path, mnist_onnx: Path) -> None:
@@ -76,7 +134,7 @@ def test_a_runtime_answers(name: str, shipped: Path, mnist_onnx: Path) -> None:
                 moved, _ = runtime.gradients("Conv2D_3", maps, images + step, dtype)
                 back, _ = runtime.gradients("Conv2D_3", maps, images - step, dtype)
                 np.testing.assert_allclose(moved - back, 2 * (gradients * step).sum((1, 2, 3)), rtol=1e-5, atol=1e-13)
-            traces, finals = runtime.ascend("Conv2D_3", maps, images, dtype, steps=4, epsilon=0.01)
+            traces, finals = runtime.run_ascent("Conv2D_3", maps, images, dtype, steps=4, epsilon=0.01)
             assert traces.shape == (3, 4)
             assert traces.dtype == finals.dtype == np.dtype(dtype)
             np.testing.assert_allclose(traces[:, 0], scores, rtol=1e-5, atol=1e-6)
@@ -87,7 +145,7 @@ def test_a_runtime_answers(name: str, shipped: Path, mnist_onnx: Path) -> None:
             scores, gradients = runtime.gradients(tap, classes, images, dtype)
             np.testing.assert_allclose(scores, layers[tap][np.arange(3), classes], rtol=1e-4, atol=1e-5)
             assert (np.abs(gradients).max((1, 2, 3)) > 1e-3).all()
-            traces, _ = runtime.ascend(tap, classes, images, dtype, steps=2, epsilon=0.01)
+            traces, _ = runtime.run_ascent(tap, classes, images, dtype, steps=2, epsilon=0.01)
             np.testing.assert_allclose(traces[:, 0], scores, rtol=1e-4, atol=1e-5)
 
 
@@ -115,7 +173,7 @@ def test_an_answer_of_another_shape_is_told_as_the_runtimes_fault(tmp_path: Path
         with pytest.raises(RuntimeProcessError, match=message):
             runtime.gradients("Conv2D_1", np.array([0, 1]), images, "float32")
         with pytest.raises(RuntimeProcessError, match=r"torch gives traces of shape \(2,\): expected \(2, 7\)"):
-            runtime.ascend("Conv2D_1", np.array([0, 1]), images, "float32", steps=7, epsilon=0.01)
+            runtime.run_ascent("Conv2D_1", np.array([0, 1]), images, "float32", steps=7, epsilon=0.01)
 
 
 @pytest.mark.slow
@@ -129,7 +187,7 @@ def test_nested_and_shared_layers_are_the_same_everywhere(zoo: Path, converted: 
     for name in (OURS, "tensorflow", "keras-torch"):
         with RuntimeProcess(name, file, onnx_file, threads=2) as runtime:
             layers = runtime.layers(images, "float64")
-            found[name] = layers, runtime.ascend(inner, maps, images, "float64", steps=3, epsilon=0.01)
+            found[name] = layers, runtime.run_ascent(inner, maps, images, "float64", steps=3, epsilon=0.01)
     layers, (traces, finals) = found.pop(OURS)
     for got, (got_traces, got_finals) in found.values():
         assert set(got) == set(layers)
@@ -150,7 +208,7 @@ runtime = TensorFlow(Path(sys.argv[1]), Path("unread.onnx"))
 images, maps = noise(3, (28, 28, 1)), np.array([0, 14, 29])
 found = {}
 for way in ("batched", "graph", "eager"):
-    traces, finals = runtime.ascend("Conv2D_3", maps, images, "float64", steps=5, epsilon=0.01, way=way)
+    traces, finals = runtime.run_ascent("Conv2D_3", maps, images, "float64", steps=5, epsilon=0.01, way=way)
     found[way] = [traces.tolist(), finals.ravel().tolist()]
 print(json.dumps(found))
 """

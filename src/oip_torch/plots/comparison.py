@@ -98,7 +98,7 @@ def divergence(comparison: Compared, maps: int | Iterable[int] | None = None) ->
 
     Args:
         comparison: from `compare`.
-        maps: whose traces are drawn on the left; default: the one that parts most, and three of the strongest.
+        maps: whose traces are drawn on the left; default: the one that diverges most, and three of the strongest.
     """
     reference = comparison.ascents[comparison.reference]
     figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -149,7 +149,7 @@ def side_by_side(comparison: Compared, maps: int | Iterable[int] | None = None) 
 
     Args:
         comparison: from `compare`.
-        maps: which ones; default: the one that parts most, and three of the strongest.
+        maps: which ones; default: the one that diverges most, and three of the strongest.
     """
     runtimes = {name: made["float32"] for name, made in comparison.ascents.items() if made}
     want = runtimes[comparison.reference].images
@@ -180,7 +180,7 @@ def side_by_side(comparison: Compared, maps: int | Iterable[int] | None = None) 
 
 
 def _rows_of(comparison: Compared, maps: int | Iterable[int] | None, most: int) -> list[int]:
-    """Rows of these maps; by default the one whose scores part most, and the strongest ones."""
+    """Rows of these maps; by default the one whose scores diverge most, and the strongest ones."""
     numbers = comparison.maps.tolist()
     if maps is not None:
         wanted = whole_numbers("maps", maps)

@@ -18,9 +18,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from oip_torch.base.errors import InputError, unknown_name
 from oip_torch.network.probes import BEFORE
 
-__all__ = ["BEFORE", "OURS", "RUNTIMES", "Array", "Dtype", "Runtime", "Spec", "one_hot"]
+__all__ = ["BEFORE", "OURS", "RUNTIMES", "Array", "Dtype", "Runtime", "Spec", "one_hot", "select_runtimes"]
 
 Array = npt.NDArray[Any]
 Dtype = Literal["float32", "float64"]
@@ -40,21 +41,22 @@ class Runtime(ABC):
 
     @abstractmethod
     def layers(self, images: Array, dtype: Dtype) -> dict[str, Array]:
-        """Images (batch, height, width, channels) → each layer's output, (batch, …, maps), by the layer's name.
+        """Images (batch, height, width, channels) → each layer's output, (batch, …, channels), by the layer's name.
 
         Where a layer has an activation, what goes into it as well, by `BEFORE` + the name: an error that a ReLU hides
         on these images shows there.
         """
 
-    def gradients(self, layer: str, maps: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
+    def gradients(self, layer: str, channels: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
         """For each image the mean of its map, (batch,), and that mean's gradient with respect to the image.
 
-        `layer`: a name, or `BEFORE` + the name for what goes into the layer's activation; likewise in `ascend`.
+        `layer`: a name, or `BEFORE` + the name for what goes into the layer's activation. `channels`: (batch,) the
+        index of each image's map. Both likewise in `run_ascent`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no gradients")
 
-    def ascend(
-        self, layer: str, maps: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+    def run_ascent(
+        self, layer: str, channels: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
     ) -> tuple[Array, Array]:
         """The article's loop, written in the framework's own words: traces (batch, steps), and the final images.
 
@@ -186,6 +188,28 @@ RUNTIMES: dict[str, Spec] = {
 """By the name that the command line and the report use."""
 
 
-def one_hot(maps: Array, count: int, dtype: Dtype) -> Array:
-    """(batch,) map numbers → (batch, count), 1 at each image's map: picks maps in a batch by a product and a sum."""
-    return np.asarray(np.arange(count) == np.asarray(maps)[:, None], dtype)
+def one_hot(channels: Array, count: int, dtype: Dtype) -> Array:
+    """(batch,) indices → (batch, count), 1 at each image's own: picks channels in a batch by a product and a sum."""
+    return np.asarray(np.arange(count) == np.asarray(channels)[:, None], dtype)
+
+
+def select_runtimes(wanted: list[str], *, cuda: bool) -> tuple[list[str], dict[str, str]]:
+    """The runtimes to start, ours and companions among them, and the command that installs each missing one.
+
+    Raises:
+        InputError: a name that is not in `RUNTIMES`, or no runtime that can read the Keras file.
+    """
+    names: list[str] = []
+    missing: dict[str, str] = {}
+    for name in dict.fromkeys([*wanted, OURS]):
+        if name not in RUNTIMES:
+            raise unknown_name("runtime", name, RUNTIMES)
+        if packages := RUNTIMES[name].missing():
+            missing[name] = f"pip install {' '.join(packages)}"
+            continue
+        usable = [each for each in (name, *RUNTIMES[name].companions) if cuda or "device" not in RUNTIMES[each].options]
+        names += [each for each in usable if each not in names]
+    if not any(RUNTIMES[name].reads == "keras" for name in names):
+        hint = "; ".join(f"`{command}`" for command in missing.values()) or "add tensorflow, jax or keras-torch"
+        raise InputError(f"none of the runtimes {', '.join(wanted)} can read the Keras file here: {hint}")
+    return names, missing

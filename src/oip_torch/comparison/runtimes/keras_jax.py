@@ -18,14 +18,14 @@ __all__ = ["Jax"]
 class Jax(KerasRuntime):
     """Keras on JAX, differentiated by `jax.grad` and compiled by `jax.jit`."""
 
-    def gradients(self, layer: str, maps: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
-        scores, gradients = jax.jit(self._gradient(layer, maps, dtype))(jnp.asarray(images, dtype))
+    def gradients(self, layer: str, channels: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
+        scores, gradients = jax.jit(self._gradient(layer, channels, dtype))(jnp.asarray(images, dtype))
         return np.asarray(scores), np.asarray(gradients)
 
-    def ascend(
-        self, layer: str, maps: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+    def run_ascent(
+        self, layer: str, channels: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
     ) -> tuple[Array, Array]:
-        gradient = self._gradient(layer, maps, dtype)
+        gradient = self._gradient(layer, channels, dtype)
         least = float(1 / np.sqrt(images[0].size))  # a number of NumPy would turn float32 into float64
 
         def step(x: Any) -> tuple[Any, Any]:
@@ -43,13 +43,13 @@ class Jax(KerasRuntime):
             scores.append(score)
         return np.stack(jax.device_get(scores), 1), np.asarray(x)
 
-    def _gradient(self, layer: str, maps: Array, dtype: Dtype) -> Callable[[Any], Any]:
+    def _gradient(self, layer: str, channels: Array, dtype: Dtype) -> Callable[[Any], Any]:
         network = self.up_to(layer, dtype)
 
         def score(x: Any) -> tuple[Any, Any]:
             activations = network(x)
-            means = activations.mean(self.map_axes(activations))
-            scores = (means * one_hot(maps, means.shape[-1], dtype)).sum(1)
+            means = activations.mean(self.spatial_axes(activations))
+            scores = (means * one_hot(channels, means.shape[-1], dtype)).sum(1)
             return scores.sum(), scores
 
         def gradient(x: Any) -> tuple[Any, Any]:

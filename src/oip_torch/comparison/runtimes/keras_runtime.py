@@ -42,6 +42,6 @@ class KerasRuntime(Runtime):
         return up_to(in_dtype(self.network, dtype), name, before_activation=name != layer)
 
     @staticmethod
-    def map_axes(activations: Any) -> tuple[int, ...]:
-        """The axes to take the mean over: all but batch and maps."""
+    def spatial_axes(activations: Any) -> tuple[int, ...]:
+        """The axes to take the mean over: all but batch and channels."""
         return tuple(range(1, len(activations.shape) - 1))

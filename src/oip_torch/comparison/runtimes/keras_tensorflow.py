@@ -22,14 +22,14 @@ __all__ = ["TensorFlow"]
 class TensorFlow(KerasRuntime):
     """Keras on TensorFlow, differentiated by a GradientTape."""
 
-    def gradients(self, layer: str, maps: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
-        scores, gradients = self._gradient(layer, maps, dtype)(tf.constant(images, dtype))
+    def gradients(self, layer: str, channels: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
+        scores, gradients = self._gradient(layer, channels, dtype)(tf.constant(images, dtype))
         return scores.numpy(), gradients.numpy()
 
-    def ascend(
+    def run_ascent(
         self,
         layer: str,
-        maps: Array,
+        channels: Array,
         images: Array,
         dtype: Dtype,
         *,
@@ -37,11 +37,11 @@ class TensorFlow(KerasRuntime):
         epsilon: float,
         way: Literal["batched", "graph", "eager"] = "batched",
     ) -> tuple[Array, Array]:
-        """As `Runtime.ascend`; `way`: all maps in one `tf.function`, one map at a time in one, or eagerly."""
-        parts = [slice(None)] if way == "batched" else [slice(index, index + 1) for index in range(len(maps))]
+        """As `Runtime.run_ascent`; `way`: all maps in one `tf.function`, one map at a time in one, or eagerly."""
+        parts = [slice(None)] if way == "batched" else [slice(index, index + 1) for index in range(len(channels))]
         traces, finals = [], []
         for part in parts:
-            step = self.step(layer, np.asarray(maps)[part], dtype, epsilon)
+            step = self.step(layer, np.asarray(channels)[part], dtype, epsilon)
             if way != "eager":
                 step = tf.function(step)
             x, scores = tf.constant(images[part], dtype), []
@@ -52,22 +52,22 @@ class TensorFlow(KerasRuntime):
             finals.append(x.numpy())
         return np.concatenate(traces), np.concatenate(finals)
 
-    def _gradient(self, layer: str, maps: Array, dtype: Dtype) -> Callable[[Any], Any]:
+    def _gradient(self, layer: str, channels: Array, dtype: Dtype) -> Callable[[Any], Any]:
         network = self.up_to(layer, dtype)
 
         def gradient(x: Any) -> tuple[Any, Any]:
             with tf.GradientTape() as tape:
                 tape.watch(x)
                 activations = network(x)
-                means = tf.reduce_mean(activations, self.map_axes(activations))
-                scores = tf.reduce_sum(means * one_hot(maps, means.shape[-1], dtype), 1)
+                means = tf.reduce_mean(activations, self.spatial_axes(activations))
+                scores = tf.reduce_sum(means * one_hot(channels, means.shape[-1], dtype), 1)
             return scores, tape.gradient(scores, x)
 
         return gradient
 
-    def step(self, layer: str, maps: Array, dtype: Dtype, epsilon: float) -> Callable[[Any], Any]:
+    def step(self, layer: str, channels: Array, dtype: Dtype, epsilon: float) -> Callable[[Any], Any]:
         """One step of the loop, not traced yet: images → the next images, and the scores (batch,) of these."""
-        gradient = self._gradient(layer, maps, dtype)
+        gradient = self._gradient(layer, channels, dtype)
 
         def step(x: Any) -> tuple[Any, Any]:
             score, g = gradient(x)

@@ -16,16 +16,16 @@ __all__ = ["KerasTorch"]
 class KerasTorch(KerasRuntime):
     """Keras on torch, differentiated by autograd."""
 
-    def gradients(self, layer: str, maps: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
-        scores, gradients = self._gradient(layer, maps, torch.tensor(images, dtype=getattr(torch, dtype)), dtype)
+    def gradients(self, layer: str, channels: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
+        scores, gradients = self._gradient(layer, channels, torch.tensor(images, dtype=getattr(torch, dtype)), dtype)
         return scores.numpy(), gradients.numpy()
 
-    def ascend(
-        self, layer: str, maps: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+    def run_ascent(
+        self, layer: str, channels: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
     ) -> tuple[Array, Array]:
         x, traces = torch.tensor(images, dtype=getattr(torch, dtype)), []
         for _ in range(steps):
-            score, g = self._gradient(layer, maps, x, dtype)
+            score, g = self._gradient(layer, channels, x, dtype)
             g /= g.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-7
             x = x + epsilon * g
             centred = x - x.mean((1, 2, 3), keepdim=True)
@@ -34,11 +34,11 @@ class KerasTorch(KerasRuntime):
             traces.append(score)
         return torch.stack(traces, 1).numpy(), x.numpy()
 
-    def _gradient(self, layer: str, maps: Array, x: torch.Tensor, dtype: Dtype) -> tuple[Any, Any]:
+    def _gradient(self, layer: str, channels: Array, x: torch.Tensor, dtype: Dtype) -> tuple[Any, Any]:
         x = x.detach().requires_grad_()
         activations = self.up_to(layer, dtype)(x)
-        axes = self.map_axes(activations)
+        axes = self.spatial_axes(activations)
         means = activations.mean(axes) if axes else activations  # torch takes () for all axes
-        scores = (means * torch.from_numpy(one_hot(maps, means.shape[-1], dtype))).sum(1)
+        scores = (means * torch.from_numpy(one_hot(channels, means.shape[-1], dtype))).sum(1)
         (gradient,) = torch.autograd.grad(scores.sum(), x)
         return scores.detach(), gradient

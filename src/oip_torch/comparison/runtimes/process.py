@@ -73,21 +73,21 @@ class RuntimeProcess:
         names, arrays = self._ask("layers", {"images": images}, {"dtype": dtype})
         return dict(zip(names, arrays, strict=True))
 
-    def gradients(self, layer: str, maps: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
+    def gradients(self, layer: str, channels: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
         """See `Runtime.gradients`."""
         _, (scores, gradients) = self._ask(
-            "gradients", {"maps": maps, "images": images}, {"layer": layer, "dtype": dtype}
+            "gradients", {"channels": channels, "images": images}, {"layer": layer, "dtype": dtype}
         )
         self._check("scores", scores, (len(images),))
         self._check("gradients", gradients, images.shape)
         return scores, gradients
 
-    def ascend(
-        self, layer: str, maps: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+    def run_ascent(
+        self, layer: str, channels: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
     ) -> tuple[Array, Array]:
-        """See `Runtime.ascend`."""
+        """See `Runtime.run_ascent`."""
         options = {"layer": layer, "dtype": dtype, "steps": steps, "epsilon": epsilon}
-        _, (traces, finals) = self._ask("ascend", {"maps": maps, "images": images}, options)
+        _, (traces, finals) = self._ask("run_ascent", {"channels": channels, "images": images}, options)
         self._check("traces", traces, (len(images), steps))
         self._check("images", finals, images.shape)
         return traces, finals

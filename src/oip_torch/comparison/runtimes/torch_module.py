@@ -42,38 +42,38 @@ class TorchModule(Runtime):
         outputs |= {BEFORE + name: before[name] for name in activated}
         return {name: to_array(output) for name, output in outputs.items()}
 
-    def gradients(self, layer: str, maps: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
-        scores, gradient = self._gradient(layer, self._to_torch(images, dtype), self._numbers(maps))
+    def gradients(self, layer: str, channels: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
+        scores, gradient = self._gradient(layer, self._to_torch(images, dtype), self._indices(channels))
         return scores.cpu().numpy(), to_array(gradient)
 
-    def ascend(
-        self, layer: str, maps: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+    def run_ascent(
+        self, layer: str, channels: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
     ) -> tuple[Array, Array]:
-        x, numbers = self._to_torch(images, dtype), self._numbers(maps)
+        x, indices = self._to_torch(images, dtype), self._indices(channels)
         if not self.plain:
             settings = AscentSettings.article(steps=steps, epsilon=epsilon)
             name = layer.removeprefix(BEFORE)
             score = target_of(self._network(dtype), name, name != layer, map_mean, settings).score
-            result = gradient_ascent(score, x, numbers, settings.schedule)
+            result = gradient_ascent(score, x, indices, settings.schedule)
             return result.traces.cpu().numpy(), to_array(result.images)
         traces = []
         for _ in range(steps):
-            scores, g = self._gradient(layer, x, numbers)
+            scores, g = self._gradient(layer, x, indices)
             g = g / (g.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-7)
             x = standardize(x + epsilon * g)
             traces.append(scores)
         return torch.stack(traces, 1).cpu().numpy(), to_array(x)
 
-    def _gradient(self, layer: str, x: torch.Tensor, numbers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _gradient(self, layer: str, x: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x = x.detach().requires_grad_()
         dtype: Dtype = "float64" if x.dtype == torch.float64 else "float32"
         name = layer.removeprefix(BEFORE)
-        scores = map_mean(self._network(dtype).up_to(name, before_activation=name != layer)(x), numbers)
+        scores = map_mean(self._network(dtype).up_to(name, before_activation=name != layer)(x), indices)
         (gradient,) = torch.autograd.grad(scores.sum(), x)
         return scores.detach(), gradient
 
-    def _numbers(self, maps: Array) -> torch.Tensor:
-        return torch.as_tensor(maps, device=self.device)
+    def _indices(self, channels: Array) -> torch.Tensor:
+        return torch.as_tensor(channels, device=self.device)
 
     @cache  # noqa: B019 - the process ends with the runtime
     def _network(self, dtype: Dtype) -> FeatureModel:
