@@ -362,7 +362,7 @@ def needed_flops(model: oip.FeatureModel, layer: str) -> float:
     end = model.layers[layer]
     rows, columns, flops, last = end.height or 1, end.width or 1, 0.0, True
     for name in reversed(names[: names.index(layer) + 1]):
-        module: Any = model.module_of(name, before_activation=True)
+        module: Any = model.module_of(name, pre_activation=True)
         kind = model.layers[name].kind
         if kind == "Conv2D":
             maps = 1 if last else len(module.weight)

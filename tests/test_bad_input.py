@@ -627,7 +627,7 @@ def test_names_are_never_run(work: Path, proto: onnx.ModelProto, code: str) -> N
     model(images)
     for layer in model.layers.names:
         for before in (False, True):
-            model.up_to(layer, before_activation=before)(images)
+            model.up_to(layer, pre_activation=before)(images)
     assert os.listdir(work) == ["x.onnx"]
 
 

@@ -331,5 +331,5 @@ def test_an_older_file_has_no_ties_and_scores_after_the_activation(calibration: 
     dataset.to_netcdf(tmp_path / "old.nc", engine="h5netcdf")
     layer = Calibration.load(tmp_path / "old.nc")[LAYERS[0]]
     assert layer.tied is None
-    assert not layer.before_activation
+    assert not layer.pre_activation
     assert Calibration.from_xarray(Calibration.load(tmp_path / "old.nc").to_xarray())[LAYERS[0]].tied is None

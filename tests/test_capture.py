@@ -75,8 +75,8 @@ def test_wrong_names_offer_the_nearest(model: FeatureModel, net: nn.Module) -> N
         pass
     with pytest.raises(InputError, match="got no layer"), capture(net):
         pass
-    with pytest.raises(InputError, match="before_activation needs a FeatureModel"):
-        with capture(net, "0", before_activation=True):
+    with pytest.raises(InputError, match="pre_activation needs a FeatureModel"):
+        with capture(net, "0", pre_activation=True):
             pass
 
 

@@ -157,7 +157,7 @@ def test_starts_of_a_wrong_type(changes: dict[str, Any]) -> None:
         ({"seed": "0"}, "seed is '0'"),
         ({"objective": "peak"}, "objective is 'peak': expected one of oip_torch.objectives"),
         ({"objective": [1]}, "objective is"),
-        ({"before_activation": "yes"}, "before_activation is 'yes': expected True, False, or None"),
+        ({"pre_activation": "yes"}, "pre_activation is 'yes': expected True, False, or None"),
     ],
 )
 def test_wrong_arguments_of_ascend(model: FeatureModel, arguments: dict[str, Any], message: str) -> None:

@@ -493,7 +493,7 @@ def test_classes_go_before_their_softmax(
         assert data["layers"]["Dense_2"]["before_activation"] is before  # type: ignore[index]
         assert Oips.load(tmp_path / "out" / "oips.nc").pre_activation is before
         calibration = Calibration.load(tmp_path / "out" / "calibration.nc")
-        assert calibration["Dense_2"].before_activation is before
+        assert calibration["Dense_2"].pre_activation is before
     assert main(["ascend", str(mnist_onnx), "Dense_2", "0", *map(str, options)]) == 0
     assert "1 of 1 classes score above the maximum of 100 real images" in capsys.readouterr().out
 

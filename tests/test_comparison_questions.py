@@ -26,9 +26,7 @@ def test_the_last_convolution_is_ascended_by_default(model: oip_torch.FeatureMod
 
 def test_the_questions_are_the_same_again_and_ask_for_strong_channels(mnist_onnx: Path) -> None:
     model = oip_torch.load(mnist_onnx, device="cpu")
-    asked, again = (
-        prepare_questions(model, "Dense_2", [1, 4], before_activation=True, steps=7, seed=3) for _ in range(2)
-    )
+    asked, again = (prepare_questions(model, "Dense_2", [1, 4], pre_activation=True, steps=7, seed=3) for _ in range(2))
     assert list(asked.images) == ["noise", "digits", "OIPs"]
     for kind, rows in asked.kinds.items():
         np.testing.assert_array_equal(asked.all_images[rows], asked.images[kind])

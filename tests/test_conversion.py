@@ -108,7 +108,7 @@ def test_torch_agrees_with_tensorflow_beyond_our_own_verification(
             assert_equal(maps[layer], array[batch], layer)
         assert torch.equal(output, maps[model.network.output])
         if before:
-            with oip_torch.capture(model, *before, before_activation=True) as maps:
+            with oip_torch.capture(model, *before, pre_activation=True) as maps:
                 model(nchw(images[batch]))
             for layer, array in before.items():
                 assert_equal(maps[layer], array[batch], f"{layer} before its activation")
@@ -174,7 +174,7 @@ def test_a_layer_that_never_responds_is_verified_before_its_activation(converted
     assert model.network.verification["gradient"]["before_activation"] is True
     images = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     assert not model.up_to("Conv2D_2")(images).any()
-    assert (model.up_to("Conv2D_2", before_activation=True)(images) < -50).all()
+    assert (model.up_to("Conv2D_2", pre_activation=True)(images) < -50).all()
 
 
 @pytest.mark.slow
@@ -204,17 +204,17 @@ def test_the_shipped_network_recognises_real_digits(
 @pytest.mark.parametrize("before", [False, True])
 def test_up_to_gives_what_capture_gives(model: FeatureModel, before: bool) -> None:
     images = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-    with oip_torch.capture(model, *MNIST, before_activation=before) as maps:
+    with oip_torch.capture(model, *MNIST, pre_activation=before) as maps:
         model(images)
     for layer in MNIST:
-        assert torch.equal(model.up_to(layer, before_activation=before)(images), maps[layer]), layer
+        assert torch.equal(model.up_to(layer, pre_activation=before)(images), maps[layer]), layer
 
 
 def test_up_to_runs_no_later_module(model: FeatureModel) -> None:
     images, ran = torch.zeros(1, 1, 28, 28), []
     own = copy.deepcopy(model)
     handles = [
-        own.module_of(name, before_activation=before).register_forward_hook(
+        own.module_of(name, pre_activation=before).register_forward_hook(
             lambda *_, name=name, before=before: ran.append((name, before))
         )
         for name in MNIST
@@ -228,7 +228,7 @@ def test_up_to_runs_no_later_module(model: FeatureModel) -> None:
         assert {layer for layer, _ in ran} == set(MNIST[: index + 1])
         if name in relu_layers:
             ran.clear()
-            own.up_to(name, before_activation=True)(images)
+            own.up_to(name, pre_activation=True)(images)
             assert (name, True) in ran
             assert (name, False) not in ran
     ran.clear()
@@ -240,10 +240,10 @@ def test_the_activation_applied_to_what_goes_in_gives_what_comes_out(model: Feat
     images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(2))
     for name in ("Conv2D_1", "Conv2D_2", "Conv2D_3", "Dense_1"):
         assert model.layers[name].activation == "relu"
-        before, after = model.up_to(name, before_activation=True)(images), model.up_to(name)(images)
+        before, after = model.up_to(name, pre_activation=True)(images), model.up_to(name)(images)
         assert (before < 0).any()
         assert torch.equal(torch.relu(before), after)
-    softmax = torch.softmax(model.up_to("Dense_2", before_activation=True)(images), 1)
+    softmax = torch.softmax(model.up_to("Dense_2", pre_activation=True)(images), 1)
     torch.testing.assert_close(softmax, model(images))
 
 
@@ -254,10 +254,10 @@ def test_a_copy_computes_in_float64(model: FeatureModel) -> None:
     assert double.dtype == torch.float64
     for name in MNIST:
         for before in (False, True):
-            wide = double.up_to(name, before_activation=before)(images.double())
+            wide = double.up_to(name, pre_activation=before)(images.double())
             assert wide.dtype == torch.float64
             torch.testing.assert_close(
-                wide.float(), model.up_to(name, before_activation=before)(images), rtol=0, atol=1e-4
+                wide.float(), model.up_to(name, pre_activation=before)(images), rtol=0, atol=1e-4
             )
     assert model.dtype == torch.float32
     assert model.up_to("Conv2D_3")(images).dtype == torch.float32

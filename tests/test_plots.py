@@ -201,14 +201,14 @@ def test_no_ratio_is_told_where_the_data_does_not_excite_the_map(model: FeatureM
 def test_images_that_score_alike_are_not_ranked(model: FeatureModel, digits: tuple[np.ndarray, np.ndarray]) -> None:
     """After a softmax hundreds of digits score exactly 1."""
     images = digits[0][::5]
-    after = calibrate(model, images, "Dense_2", top=4, before_activation=False)
+    after = calibrate(model, images, "Dense_2", top=4, pre_activation=False)
     layer = after["Dense_2"]
     certain = np.flatnonzero((layer.top_scores == 1).all(1))
     assert len(certain) > 3
     assert (layer.top_ranks[certain] == 1).all()
     assert layer.tied is not None
     assert (layer.tied[certain] > 0).all()
-    oips = ascend(model, "Dense_2", certain, settings=AscentSettings.within(12), before_activation=False)
+    oips = ascend(model, "Dense_2", certain, settings=AscentSettings.within(12), pre_activation=False)
     shown = texts(plots.beside_data(oips, after, count=3))
     assert sum(text.endswith("1.00 =") for text in shown) == 3 * len(certain)
     assert any("= others score exactly as much: such images have no order." in " ".join(text.split()) for text in shown)

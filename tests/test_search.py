@@ -52,7 +52,7 @@ def test_maps_that_the_article_leaves_dead_wake(model: FeatureModel) -> None:
 
 def test_a_map_that_cannot_fire_is_reported_with_evidence(model: FeatureModel) -> None:
     silenced = copy.deepcopy(model)
-    convolution = silenced.module_of(LAYER, before_activation=True)
+    convolution = silenced.module_of(LAYER, pre_activation=True)
     with torch.no_grad():
         convolution.bias.copy_(torch.full((128,), -100.0))
     oips = ascend(silenced, LAYER, [0, 1], starts=2, settings=AscentSettings.within(30))
@@ -122,7 +122,7 @@ def test_a_leaky_network_is_the_network_where_nothing_leaks(model: FeatureModel)
     x = torch.randn(4, 1, 28, 28)
     with torch.no_grad():
         plain, leaked = leaky(model.graph_module, [model.tap(LAYER).node], activations_of(model))(x, 0.25)
-        z = model.up_to(LAYER, before_activation=True)(x)
+        z = model.up_to(LAYER, pre_activation=True)(x)
     assert torch.equal(plain, model.up_to(LAYER)(x))
     assert torch.allclose(leaked, torch.nn.functional.leaky_relu(z, 0.25), atol=1e-5)
 
@@ -219,11 +219,11 @@ def nchw(images: npt.NDArray[np.floating]) -> torch.Tensor:
 
 def halve(model: FeatureModel) -> None:
     with torch.no_grad():
-        model.module_of("Conv2D_1", before_activation=True).weight.mul_(0.5)
+        model.module_of("Conv2D_1", pre_activation=True).weight.mul_(0.5)
 
 
 def halve_data(model: FeatureModel) -> None:
-    model.module_of("Conv2D_1", before_activation=True).weight.data *= 0.5
+    model.module_of("Conv2D_1", pre_activation=True).weight.data *= 0.5
 
 
 def load_others(model: FeatureModel) -> None:
@@ -239,7 +239,7 @@ def assign_others(model: FeatureModel) -> None:
 
 
 def replace(model: FeatureModel) -> None:
-    convolution = model.module_of("Conv2D_2", before_activation=True)
+    convolution = model.module_of("Conv2D_2", pre_activation=True)
     convolution.weight = torch.nn.Parameter(convolution.weight.detach() * 0.7)
 
 
@@ -286,7 +286,7 @@ def test_a_fingerprint_is_that_of_the_weights_wherever_they_are(model: FeatureMo
     changed = own.fingerprint
     halve(own)
     with torch.no_grad():
-        own.module_of("Conv2D_1", before_activation=True).weight.mul_(4.0)  # exactly what they were
+        own.module_of("Conv2D_1", pre_activation=True).weight.mul_(4.0)  # exactly what they were
     assert own.fingerprint == model.fingerprint != changed
 
 
@@ -320,7 +320,7 @@ def test_an_image_without_a_gradient_has_not_converged(smooth: FeatureModel) -> 
         for tensor in [*own.parameters(), *own.buffers()]:
             if tensor.shape == (4,) and tensor.is_floating_point():
                 tensor.fill_(200.0)
-    oips = ascend(own, "Sigmoid_3", before_activation=False, settings=AscentSettings.article(steps=30))
+    oips = ascend(own, "Sigmoid_3", pre_activation=False, settings=AscentSettings.article(steps=30))
     assert (oips.scores == 1).all()
     assert (oips.converged_at == -1).all()
     assert set(oips.status) == {"finished"}
@@ -389,10 +389,10 @@ def test_a_map_at_0_is_dead_with_a_leak_and_without(model: FeatureModel, setting
     """And one below 0 is not: `dead` is about the activation, where it stands still, and not about the score."""
     silenced = copy.deepcopy(model)
     with torch.no_grad():
-        silenced.module_of(LAYER, before_activation=True).bias.fill_(-100.0)
+        silenced.module_of(LAYER, pre_activation=True).bias.fill_(-100.0)
     oips = ascend(silenced, LAYER, [0, 1], settings=settings)
     assert (oips.status == "dead").all()
-    before = ascend(silenced, LAYER, [0, 1], settings=settings, before_activation=True)
+    before = ascend(silenced, LAYER, [0, 1], settings=settings, pre_activation=True)
     assert (before.scores < 0).all()
     assert not set(before.status) & {"dead", "recovered"}
 
@@ -490,12 +490,12 @@ def test_classes_are_ascended_before_the_softmax(model: FeatureModel) -> None:
     assert oips.place == "Dense_2 before its softmax"
     assert "classes 0–9" in repr(oips)
     with torch.no_grad():
-        logits = model.up_to("Dense_2", before_activation=True)(nchw(oips.images))
+        logits = model.up_to("Dense_2", pre_activation=True)(nchw(oips.images))
     assert oips.scores == pytest.approx(logits[torch.arange(10), torch.arange(10)].numpy(), rel=1e-4)
     assert oips.scores == pytest.approx(oips.max_preactivation, rel=1e-6)
     assert (logits.argmax(1) == torch.arange(10)).all()
     assert len(set(np.round(oips.scores, 3))) == 10
-    after = ascend(model, "Dense_2", before_activation=False, settings=AscentSettings.within(60))
+    after = ascend(model, "Dense_2", pre_activation=False, settings=AscentSettings.within(60))
     assert not after.pre_activation
     assert (after.scores <= 1).all()
 
@@ -506,18 +506,18 @@ def test_before_or_after_is_the_layer_s_or_the_caller_s(
     settings = AscentSettings.article(steps=3)
     assert not ascend(model, LAYER, 0, settings=settings).pre_activation
     assert ascend(smooth, "Sigmoid_3", 0, settings=settings).pre_activation
-    assert not ascend(rgb, "logits", 0, settings=settings, before_activation=True).pre_activation  # the same there
-    oips = ascend(smooth, "Elu_2", starts=2, settings=settings, before_activation=True)
+    assert not ascend(rgb, "logits", 0, settings=settings, pre_activation=True).pre_activation  # the same there
+    oips = ascend(smooth, "Elu_2", starts=2, settings=settings, pre_activation=True)
     with torch.no_grad():
-        z = smooth.up_to("Elu_2", before_activation=True)(nchw(oips.images))
+        z = smooth.up_to("Elu_2", pre_activation=True)(nchw(oips.images))
     assert oips.scores == pytest.approx(map_mean(z, torch.from_numpy(oips.maps)).numpy(), rel=1e-4, abs=1e-5)
-    leaking = ascend(model, LAYER, 0, settings=AscentSettings.within(20), before_activation=True).provenance.leaking
+    leaking = ascend(model, LAYER, 0, settings=AscentSettings.within(20), pre_activation=True).provenance.leaking
     assert leaking == {"Conv2D_2": "relu"}
     data = np.random.default_rng(0).integers(0, 255, (20, 28, 28))
     for before in (None, True, False):
-        calibration = calibrate(model, data, ["Dense_2", LAYER], before_activation=before)
-        assert calibration["Dense_2"].before_activation == (before is not False)
-        assert calibration[LAYER].before_activation == bool(before)
+        calibration = calibrate(model, data, ["Dense_2", LAYER], pre_activation=before)
+        assert calibration["Dense_2"].pre_activation == (before is not False)
+        assert calibration[LAYER].pre_activation == bool(before)
     classes = ascend(model, "Dense_2", 0, settings=settings)
     with pytest.raises(
         InputError, match=r"scored 'Dense_2' after its activation, these OIPs before it: .*before_activ"
@@ -590,8 +590,8 @@ def test_images_that_leave_the_finite_numbers_are_named_and_the_rest_is_kept(
 ) -> None:
     own = copy.deepcopy(model)
     with torch.no_grad():
-        own.module_of(LAYER, before_activation=True).bias[3] = float("nan")
-        own.module_of(LAYER, before_activation=True).weight[6] = float("inf")
+        own.module_of(LAYER, pre_activation=True).bias[3] = float("nan")
+        own.module_of(LAYER, pre_activation=True).weight[6] = float("inf")
     settings = AscentSettings.within(20)
     oips = ascend(own, LAYER, range(8), starts=2, settings=settings, batch_size=4)
     assert sorted(set(oips.maps.tolist())) == [0, 1, 2, 4, 5, 7]
@@ -682,13 +682,13 @@ def test_a_dead_map_s_promise_is_its_peak(model: FeatureModel) -> None:
     """What tells its tries apart is the largest pre-activation that was reached, not what the small steps end with."""
     silenced = copy.deepcopy(model)
     with torch.no_grad():
-        silenced.module_of(LAYER, before_activation=True).bias.fill_(-100.0)
+        silenced.module_of(LAYER, pre_activation=True).bias.fill_(-100.0)
     settings = AscentSettings(steps=16, candidates=3, candidate_steps=4)
     silent = target.target_of(silenced, LAYER, False, map_mean, settings)
     batch = Batch(silent, [(0, 0), (5, 0)], 0, settings, lambda count: None)
     result = batch.by_the_peak(batch.start(torch.zeros_like(batch.channels)), batch.channels, (0, 9, 15))
     assert result.silent.all()
-    peaks = silenced.up_to(LAYER, before_activation=True)(result.snapshots[:, 2])
+    peaks = silenced.up_to(LAYER, pre_activation=True)(result.snapshots[:, 2])
     reached = peaks[torch.arange(2), batch.channels].flatten(1).amax(1)
     assert result.leaky_scores.tolist() == pytest.approx(reached.tolist(), abs=3.0)
     assert (result.leaky_scores > -100).all()

@@ -63,7 +63,7 @@ class LayerCalibration:
         top_scores: (maps, top) float, their scores.
         tied: (maps,) int, how many images of the data that are not among these have exactly the score of the last of
             them: if any, chance has chosen between equals. None: a file saved before this was counted.
-        before_activation: whether the scores are of what goes into the layer's activation, as those of OIPs can be.
+        pre_activation: whether the scores are of what goes into the layer's activation, as those of OIPs can be.
         picture_indices: (P,) int, ascending: which images of the data are kept; shared by all layers.
         pictures: (P, height, width, channels) float, these images, standardised one by one; shared by all layers.
     """
@@ -76,7 +76,7 @@ class LayerCalibration:
     picture_indices: Array = array("picture", stored="picture_index", kind=np.int64)
     pictures: Array = array("picture", "y", "x", "channel", large=True)
     tied: Array | None = array("map", default=None)
-    before_activation: bool = False
+    pre_activation: bool = False
 
     @property
     def excited(self) -> npt.NDArray[np.bool_]:
@@ -155,11 +155,11 @@ class Calibration:
                 f"this calibration is of another network: its graph has the digest {self.graph_sha256[:12]}…, {whose} "
                 f"is {str(made_by)[:12]}…; calibrate again with this model"
             )
-        if isinstance(other, Oips) and self[other.layer].before_activation != other.pre_activation:
+        if isinstance(other, Oips) and self[other.layer].pre_activation != other.pre_activation:
             ours, theirs = ("after", "before") if other.pre_activation else ("before", "after")
             raise InputError(
                 f"this calibration scored {other.layer!r} {ours} its activation, these OIPs {theirs} it: calibrate "
-                f"again with before_activation={other.pre_activation}"
+                f"again with pre_activation={other.pre_activation}"
             )
 
     def to_xarray(self) -> xr.Dataset:
@@ -178,7 +178,7 @@ class Calibration:
             attrs={
                 "oip_torch_calibration_format": _FORMAT,
                 "layers": json.dumps([[name, len(layer.maximum)] for name, layer in self.layers.items()]),
-                "before_activation": json.dumps([name for name, own in self.layers.items() if own.before_activation]),
+                "before_activation": json.dumps([name for name, own in self.layers.items() if own.pre_activation]),
                 "count": self.count,
                 "graph_sha256": self.graph_sha256,
                 "source_sha256": self.source_sha256,
@@ -204,7 +204,7 @@ class Calibration:
                 raise ValueError("a picture")
             layers, first = {}, 0
             for name, maps in sizes:
-                shared = LayerCalibration(**arrays, before_activation=name in before)
+                shared = LayerCalibration(**arrays, pre_activation=name in before)
                 layers[name] = replace(shared, **rows_of(shared, "map", np.arange(first, first + maps)))
                 first += maps
             return cls(
@@ -243,7 +243,7 @@ def calibrate(
     layers: str | Layer | Iterable[str | Layer] | None = None,
     *,
     top: int = 9,
-    before_activation: bool | None = None,
+    pre_activation: bool | None = None,
     batch_size: int = 256,
     progress: bool | None = None,
 ) -> Calibration:
@@ -263,7 +263,7 @@ def calibrate(
         layers: names, or entries of `model.layers`; None: every layer whose output has maps, (batch, maps, height,
             width).
         top: how many of the most exciting images are kept for each map; fewer where the data has fewer.
-        before_activation: score what goes into the layers' activations; None: where that is a softmax or a sigmoid. As
+        pre_activation: score what goes into the layers' activations; None: where that is a softmax or a sigmoid. As
             in `ascend`, so that scores compare.
         batch_size: images at once. All layers are scored in one pass, and memory does not grow with the scores of the
             data: a thousandth of them is kept, which the 99.9th percentile needs.
@@ -283,7 +283,7 @@ def calibrate(
             raise
         raise InputError("the images are rows of different lengths: expected an array (N, height, width)") from None
     names = _chosen_layers(model, layers)
-    before = [name for name in names if model.before_activation(name, before_activation)]
+    before = [name for name in names if model.wants_pre_activation(name, pre_activation)]
     count = len(array)
     kept = min(count, max(top, math.ceil((1 - _QUANTILE) * (count - 1)) + 2))
     tops: dict[str, Top] = {}
@@ -309,7 +309,7 @@ def calibrate(
                 tied=found.tied(top),
                 picture_indices=picture_indices,
                 pictures=pictures,
-                before_activation=name in before,
+                pre_activation=name in before,
             )
             for name, found in tops.items()
         },
@@ -341,7 +341,7 @@ def _outputs(model: FeatureModel, x: Tensor, names: list[str], before: list[str]
     if not before:
         outputs = model.every_layer(x)
         return {name: outputs[name] for name in names}
-    with capture(model, *before, before_activation=True) as caught:
+    with capture(model, *before, pre_activation=True) as caught:
         outputs = model.every_layer(x)
     return {name: caught[name] if name in before else outputs[name] for name in names}
 

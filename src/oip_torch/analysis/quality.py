@@ -131,7 +131,7 @@ def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = No
 
     def scores_of(changed: Callable[[slice], Tensor]) -> Floats:
         """(N, maps of the layer): every map's score on the images that `changed` gives, batch by batch."""
-        network, parts = model.up_to(oips.layer, before_activation=oips.pre_activation), []
+        network, parts = model.up_to(oips.layer, pre_activation=oips.pre_activation), []
         with torch.no_grad(), matmul_precision():
             for first in range(0, len(images), _BATCH):
                 parts.append(map_means(network(changed(slice(first, first + _BATCH)))).double().cpu())

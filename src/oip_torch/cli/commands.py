@@ -142,7 +142,7 @@ def ascend(
         int | None, typer.Option(help="Steps spent on each image; with the default settings the search included.")
     ] = None,
     epsilon: Annotated[float | None, typer.Option(help="Size of a step.")] = None,
-    before_activation: Before = None,
+    pre_activation: Before = None,
     memory: Annotated[
         float | None, typer.Option(metavar="GIB", help="Memory that it may take; default: half of what is free.")
     ] = None,
@@ -185,11 +185,11 @@ def ascend(
     network.layers[layer]  # a wrong name is told before the data is run through the network
     calibration = None
     if images is not None:
-        calibration = calibrate(network, images, [layer], before_activation=before_activation, progress=bars)
+        calibration = calibrate(network, images, [layer], pre_activation=pre_activation, progress=bars)
     began = time.perf_counter()
     oips = make(
         *(network, layer, chosen_maps or None),
-        starts=starts, seed=seed, settings=chosen, before_activation=before_activation, memory=most, progress=bars,
+        starts=starts, seed=seed, settings=chosen, pre_activation=pre_activation, memory=most, progress=bars,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     summary = summarize(oips, calibration)
@@ -255,7 +255,7 @@ def compare(
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of each ascent.")] = 600,
     seed: Annotated[int, typer.Option(help="Seed of the start images.")] = 0,
-    before_activation: Before = None,
+    pre_activation: Before = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for report.json and report.html.")
     ] = None,
@@ -276,7 +276,7 @@ def compare(
         maps=None if maps is None else _maps("--maps", [maps]),
         steps=steps,
         seed=seed,
-        before_activation=before_activation,
+        pre_activation=pre_activation,
         device=device,
         progress=False if quiet else None,
     )

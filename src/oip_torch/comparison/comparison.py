@@ -120,7 +120,7 @@ def compare(
     maps: int | Iterable[int] | None = None,
     steps: int = 600,
     seed: int = 0,
-    before_activation: bool | None = None,
+    pre_activation: bool | None = None,
     device: str | torch.device = "auto",
     progress: bool | None = None,
 ) -> Comparison:
@@ -138,7 +138,7 @@ def compare(
         maps: which of its maps; default: 64 of them, spread evenly.
         steps: of each ascent, which is the article's (epsilon 0.01).
         seed: of the start images.
-        before_activation: ascend what goes into the layer's activation; None: where that is a softmax or a sigmoid, as
+        pre_activation: ascend what goes into the layer's activation; None: where that is a softmax or a sigmoid, as
             in `ascend`.
         device: "auto": the torch module on CUDA as well, when present; "cpu": not; "cuda": it has to be there.
         progress: show a bar on stderr; None: only on a terminal or in a notebook.
@@ -162,8 +162,8 @@ def compare(
         notes.append(f"{onnx_file} was changed after its conversion")
 
     began = time.perf_counter()
-    before = model.before_activation(layer, before_activation)
-    questions = prepare_questions(model, layer, channels, before_activation=before, steps=steps, seed=seed)
+    before = model.wants_pre_activation(layer, pre_activation)
+    questions = prepare_questions(model, layer, channels, pre_activation=before, steps=steps, seed=seed)
     total = count_progress(names)
     with bar("comparing", total, progress) as advance, runtime_pool(names, keras_file, onnx_file) as pool:
         reference, expected = find_reference(pool, questions)

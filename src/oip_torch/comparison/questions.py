@@ -71,17 +71,17 @@ class Questions:
 
 
 def prepare_questions(
-    model: FeatureModel, layer: str, channels: list[int], *, before_activation: bool, steps: int, seed: int
+    model: FeatureModel, layer: str, channels: list[int], *, pre_activation: bool, steps: int, seed: int
 ) -> Questions:
     """Images of each kind and the channels to score in them, and the starts of the ascents.
 
     Raises:
         InputError: the ascents cannot be made: of too little memory, say.
     """
-    tap = BEFORE + layer if before_activation else layer
+    tap = BEFORE + layer if pre_activation else layer
     images = {
         kind: array.astype(np.float64)
-        for kind, array in _images(model, layer, channels, before_activation=before_activation, seed=seed).items()
+        for kind, array in _images(model, layer, channels, pre_activation=pre_activation, seed=seed).items()
     }
     starts = start_images(model.input_shape, [(channel, 0) for channel in channels], layer=layer, seed=seed)
     return Questions(
@@ -114,7 +114,7 @@ def spread_channels(count: int) -> list[int]:
 
 
 def _images(
-    model: FeatureModel, layer: str, channels: list[int], *, before_activation: bool, seed: int
+    model: FeatureModel, layer: str, channels: list[int], *, pre_activation: bool, seed: int
 ) -> dict[str, Array]:
     """By kind; OIPs are among them because they drive a network where data does not."""
     network = model.network
@@ -128,7 +128,7 @@ def _images(
     settings = AscentSettings.within(_OIP_STEPS)
     try:
         images["OIPs"] = ascend(
-            model, layer, some, seed=seed, settings=settings, before_activation=before_activation, progress=False
+            model, layer, some, seed=seed, settings=settings, pre_activation=pre_activation, progress=False
         ).images
     except InputError:
         raise
@@ -147,7 +147,7 @@ def _gradient_channels(model: FeatureModel, tap: str, images: Array) -> dict[str
     with torch.no_grad():
         outputs = model.every_layer(x)
         if layer != tap:
-            outputs[tap] = model.up_to(layer, before_activation=True)(x)
+            outputs[tap] = model.up_to(layer, pre_activation=True)(x)
     names = model.layers.names
     spread = np.linspace(0, len(names) - 1, min(len(names), _MOST_GRADIENT_LAYERS)).round().astype(int)
     rows = np.arange(len(x))

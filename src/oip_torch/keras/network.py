@@ -215,7 +215,7 @@ def in_dtype(model: Any, dtype: str) -> Any:
     return copy
 
 
-def up_to(model: Any, layer: str, *, before_activation: bool = False) -> Callable[[Any], Any]:
+def up_to(model: Any, layer: str, *, pre_activation: bool = False) -> Callable[[Any], Any]:
     """The function from images to a layer's output, or what goes into its activation; by `Recorder.run`'s names.
 
     The output of a layer of the network itself is reached without running what comes after it; anything else by
@@ -223,13 +223,13 @@ def up_to(model: Any, layer: str, *, before_activation: bool = False) -> Callabl
     """
     import keras
 
-    if not before_activation and "@" not in layer and any(entry.name == layer for entry in model.layers):
+    if not pre_activation and "@" not in layer and any(entry.name == layer for entry in model.layers):
         part = keras.Model(model.inputs, model.get_layer(layer).output)
         return lambda images: part(images, training=False)
     recorder = Recorder(in_dtype(model, model.inputs[0].dtype))
 
     def watched(images: Any) -> Any:
         calls, _ = recorder.run(images)
-        return next(call["before" if before_activation else "after"] for call in calls if call["id"] == layer)
+        return next(call["before" if pre_activation else "after"] for call in calls if call["id"] == layer)
 
     return watched

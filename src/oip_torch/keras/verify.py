@@ -89,7 +89,7 @@ def verify(model: FeatureModel, reference: Mapping[str, npt.NDArray[Any]]) -> tu
 
 def _run(model: FeatureModel, images: npt.NDArray[np.float32]) -> tuple[_Activations, _Activations]:
     """Every layer's output after and before its activation, for NHWC images, in Keras' layout."""
-    with torch.no_grad(), capture(model, *model.layers.names, before_activation=True) as maps:
+    with torch.no_grad(), capture(model, *model.layers.names, pre_activation=True) as maps:
         after = model.every_layer(to_tensor(images))
     to_arrays = [{name: to_array(tensor) for name, tensor in side.items()} for side in (after, maps)]
     return to_arrays[0], to_arrays[1]
@@ -119,7 +119,7 @@ def _gradient_cosine(
 ) -> float:
     """Smallest cosine, over the images, between torch's and Keras' gradient of a map's mean."""
     x = to_tensor(images).requires_grad_()
-    maps = model.up_to(layer, before_activation=before)(x)
+    maps = model.up_to(layer, pre_activation=before)(x)
     (gradient,) = torch.autograd.grad(maps[:, map_index].mean((1, 2)).sum(), x)
     got = to_array(gradient).reshape(len(images), -1).astype(np.float64)
     want = expected.reshape(len(images), -1).astype(np.float64)

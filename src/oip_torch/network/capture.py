@@ -48,7 +48,7 @@ class FeatureMaps(Mapping[str, Tensor]):
 
 
 @contextlib.contextmanager
-def capture(model: nn.Module, *layers: str | Layer, before_activation: bool = False) -> Iterator[FeatureMaps]:
+def capture(model: nn.Module, *layers: str | Layer, pre_activation: bool = False) -> Iterator[FeatureMaps]:
     """Catch the outputs of layers while the model runs in this thread.
 
         with oip.capture(model, "Conv2D_3") as maps:
@@ -59,7 +59,7 @@ def capture(model: nn.Module, *layers: str | Layer, before_activation: bool = Fa
         model: a `FeatureModel`, whose layers are known by their Keras names; or any module, by module path
             (`"features.3"`, as in `named_modules`). What other threads run on it is not caught.
         layers: at least one name; of a `FeatureModel` also entries of `model.layers`.
-        before_activation: what goes into the layer's activation instead of what comes out (`FeatureModel` only).
+        pre_activation: what goes into the layer's activation instead of what comes out (`FeatureModel` only).
 
     Raises:
         InputError: unknown name (the nearest are offered), or no name.
@@ -70,7 +70,7 @@ def capture(model: nn.Module, *layers: str | Layer, before_activation: bool = Fa
     if not isinstance(model, nn.Module):
         raise InputError(f"capture got {shown(model)}: expected a model, such as oip_torch.load returns")
     names = tuple(layer.name if isinstance(layer, Layer) else layer for layer in layers)
-    modules = {name: _module(model, name, before_activation) for name in names}
+    modules = {name: _module(model, name, pre_activation) for name in names}
     maps = FeatureMaps(names)
     here = threading.get_ident()
 
@@ -94,11 +94,11 @@ def capture(model: nn.Module, *layers: str | Layer, before_activation: bool = Fa
         raise CaptureError(f"layer {silent[0]!r} never ran: call the model inside the `with` block")
 
 
-def _module(model: nn.Module, name: str, before_activation: bool) -> nn.Module:
+def _module(model: nn.Module, name: str, pre_activation: bool) -> nn.Module:
     if isinstance(model, FeatureModel):
-        return model.module_of(model.layer(name).name, before_activation=before_activation)
-    if before_activation:
-        raise InputError("before_activation needs a FeatureModel: for other modules name the layer before it")
+        return model.module_of(model.layer(name).name, pre_activation=pre_activation)
+    if pre_activation:
+        raise InputError("pre_activation needs a FeatureModel: for other modules name the layer before it")
     paths: dict[str, nn.Module] = dict(model.named_modules())
     paths.pop("", None)
     if not isinstance(name, str):

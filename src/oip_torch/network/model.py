@@ -126,21 +126,21 @@ class FeatureModel(nn.Module):
         classifies = self.layers[layer].activation in ("softmax", "sigmoid")
         return "class" if classifies and layer == self.network.output else "unit"
 
-    def before_activation(self, layer: str, wanted: bool | None) -> bool:
+    def wants_pre_activation(self, layer: str, wanted: bool | None) -> bool:
         """Whether what goes into the layer's activation is looked at, rather than what comes out.
 
         `wanted` None: where the activation saturates, as a softmax or a sigmoid does. False where there is none.
         """
         entry = self.layers[layer]
         if wanted is not None and not isinstance(wanted, (bool, np.bool_)):
-            raise InputError(f"before_activation is {shown(wanted)}: expected True, False, or None for the default")
+            raise InputError(f"pre_activation is {shown(wanted)}: expected True, False, or None for the default")
         chosen = entry.activation in _SATURATING if wanted is None else bool(wanted)
         return chosen and self._taps[layer].before is not None
 
-    def tap(self, layer: str, *, before_activation: bool = False) -> Tap:
+    def tap(self, layer: str, *, pre_activation: bool = False) -> Tap:
         """Where the layer's output can be looked at, or what goes into its activation."""
         tap = self._taps[self.layers[layer].name]
-        return tap.pre_activation if before_activation else tap
+        return tap.pre_activation if pre_activation else tap
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, channels, height, width) → the Keras network's output, (batch, classes) for a classifier.
@@ -169,18 +169,18 @@ class FeatureModel(nn.Module):
         by_node = dict(zip(self._outputs, outputs if isinstance(outputs, list) else [outputs], strict=True))
         return {layer.name: by_node[self._taps[layer.name].node] for layer in self.layers}
 
-    def module_of(self, layer: str, *, before_activation: bool = False) -> nn.Module:
+    def module_of(self, layer: str, *, pre_activation: bool = False) -> nn.Module:
         """The submodule whose output is the layer's, to register hooks on."""
-        tap = self.tap(layer, before_activation=before_activation)
+        tap = self.tap(layer, pre_activation=pre_activation)
         node = next(node for node in self.graph_module.graph.nodes if node.name == tap.node)
         return self.graph_module.get_submodule(str(node.target))
 
-    def up_to(self, layer: str, *, before_activation: bool = False) -> fx.GraphModule:
+    def up_to(self, layer: str, *, pre_activation: bool = False) -> fx.GraphModule:
         """The network up to a layer and no further, sharing this model's weights.
 
         Returns a module: images (batch, channels, height, width) → (batch, maps, height, width), or (batch, units).
         """
-        part = truncate(self.graph_module, [self.tap(layer, before_activation=before_activation).node])
+        part = truncate(self.graph_module, [self.tap(layer, pre_activation=pre_activation).node])
         (end,) = (node for node in part.graph.nodes if node.op == "output")
         end.args = (end.args[0][0],)
         part.recompile()

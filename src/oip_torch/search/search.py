@@ -50,7 +50,7 @@ def ascend(
     seed: int = 0,
     settings: AscentSettings | None = None,
     objective: Objective | ScoreFunction = map_mean,
-    before_activation: bool | None = None,
+    pre_activation: bool | None = None,
     batch_size: int | None = None,
     memory: int | None = None,
     progress: bool | None = None,
@@ -69,7 +69,7 @@ def ascend(
         objective: what is maximised, see `oip_torch.objectives`: a value of that module, or a function of one's own,
             (activations, channels) → (batch,). That has to score each image by its own activations alone: one that lets
             images enter each other's scores would give other results with another `batch_size`, and is refused.
-        before_activation: maximise what goes into the layer's activation instead of what comes out. None: where the
+        pre_activation: maximise what goes into the layer's activation instead of what comes out. None: where the
             activation is a softmax or a sigmoid, which end at 1 whatever goes in, so that all scores would be 1.
         batch_size: images at once, at most; default by device.
         memory: bytes that this may take beyond what the process holds already: on a CPU for the work and its results,
@@ -102,7 +102,7 @@ def ascend(
     memory = None if memory is None else whole("memory", memory, 1)
     if not isinstance(objective, Objective):
         objective = Objective.of(objective)
-    target = target_of(model, layer, model.before_activation(layer, before_activation), objective, settings)
+    target = target_of(model, layer, model.wants_pre_activation(layer, pre_activation), objective, settings)
     fingerprint = model.fingerprint
     plan = plan_of(target, len(numbers) * starts, settings, batch_size, memory)
     keys = [(number, start) for number in numbers for start in range(starts)]

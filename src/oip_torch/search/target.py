@@ -49,7 +49,7 @@ class Target:
     @property
     def leaking(self) -> dict[str, str]:
         """The layers whose activations leak on the way, and which activations these are."""
-        tap = self.model.tap(self.layer, before_activation=self.pre_activation)
+        tap = self.model.tap(self.layer, pre_activation=self.pre_activation)
         layers = self.model.layers
         return {name: str(layers[name].activation) for name in nearest_activations(self.model, tap)}
 
@@ -68,9 +68,9 @@ def target_of(
         InputError: the objective cannot be maximised, or reads a layer that is not there.
     """
     taps = {
-        place: model.tap(layer, before_activation=pre_activation)
+        place: model.tap(layer, pre_activation=pre_activation)
         if place is Place.LAYER
-        else model.tap(str(place), before_activation=model.before_activation(str(place), None))
+        else model.tap(str(place), pre_activation=model.wants_pre_activation(str(place), None))
         for place in objective.places
     }
     image = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
@@ -109,5 +109,5 @@ def target_of(
         score=main,
         to_peak=to_peak,
         from_peak=from_peak,
-        pre_activations=model.up_to(layer, before_activation=True),
+        pre_activations=model.up_to(layer, pre_activation=True),
     )

@@ -39,7 +39,7 @@ class KerasRuntime(Runtime):
     def up_to(self, layer: str, dtype: Dtype) -> Callable[[Any], Any]:
         """Images → the layer's output, or with `BEFORE` what goes into its activation, in `dtype`."""
         name = layer.removeprefix(BEFORE)
-        return up_to(in_dtype(self.network, dtype), name, before_activation=name != layer)
+        return up_to(in_dtype(self.network, dtype), name, pre_activation=name != layer)
 
     @staticmethod
     def spatial_axes(activations: Any) -> tuple[int, ...]:

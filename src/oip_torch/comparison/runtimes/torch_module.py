@@ -37,7 +37,7 @@ class TorchModule(Runtime):
     def layers(self, images: Array, dtype: Dtype) -> dict[str, Array]:
         network = self._network(dtype)
         activated = [layer.name for layer in network.layers if layer.tensor_before != layer.tensor]
-        with torch.no_grad(), capture(network, *network.layers.names, before_activation=True) as before:
+        with torch.no_grad(), capture(network, *network.layers.names, pre_activation=True) as before:
             outputs = network.every_layer(self._to_torch(images, dtype))
         outputs |= {BEFORE + name: before[name] for name in activated}
         return {name: to_array(output) for name, output in outputs.items()}
@@ -68,7 +68,7 @@ class TorchModule(Runtime):
         x = x.detach().requires_grad_()
         dtype: Dtype = "float64" if x.dtype == torch.float64 else "float32"
         name = layer.removeprefix(BEFORE)
-        scores = map_mean(self._network(dtype).up_to(name, before_activation=name != layer)(x), indices)
+        scores = map_mean(self._network(dtype).up_to(name, pre_activation=name != layer)(x), indices)
         (gradient,) = torch.autograd.grad(scores.sum(), x)
         return scores.detach(), gradient
 
