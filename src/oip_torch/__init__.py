@@ -22,21 +22,23 @@ if TYPE_CHECKING:
     from oip_torch.network.load import load
     from oip_torch.network.model import FeatureModel
     from oip_torch.network.onnx_file import Layer, Network
-    from oip_torch.optim.settings import AscentSettings
+    from oip_torch.optim import objectives
+    from oip_torch.optim.schedule import Criterion, Schedule
+    from oip_torch.optim.settings import AscentSettings, Fallback, Screening, Snapshots, StopSettings
     from oip_torch.optim.starts import StartSettings, start_images
     from oip_torch.results.oips import Oips
+    from oip_torch.results.provenance import Provenance
     from oip_torch.search.search import ascend
 
+_MODULES = {"objectives": "optim.objectives", "plots": "plots"}
 _HOMES = {
-    "Calibration": "analysis.calibration",
-    "Comparison": "comparison.comparison",
-    "Quality": "analysis.quality",
-    "assess": "analysis.quality",
-    "calibrate": "analysis.calibration",
-    "read_images": "base.image_files",
     "AscentSettings": "optim.settings",
+    "Calibration": "analysis.calibration",
     "CaptureError": "base.errors",
+    "Comparison": "comparison.comparison",
     "ConversionError": "base.errors",
+    "Criterion": "optim.schedule",
+    "Fallback": "optim.settings",
     "FeatureMaps": "network.capture",
     "FeatureModel": "network.model",
     "InputError": "base.errors",
@@ -44,13 +46,22 @@ _HOMES = {
     "Network": "network.onnx_file",
     "OipError": "base.errors",
     "Oips": "results.oips",
+    "Provenance": "results.provenance",
+    "Quality": "analysis.quality",
+    "Schedule": "optim.schedule",
+    "Screening": "optim.settings",
+    "Snapshots": "optim.settings",
     "StartSettings": "optim.starts",
+    "StopSettings": "optim.settings",
     "VerificationError": "base.errors",
     "ascend": "search.search",
+    "assess": "analysis.quality",
+    "calibrate": "analysis.calibration",
     "capture": "network.capture",
     "compare": "comparison.comparison",
     "convert": "keras.convert",
     "load": "network.load",
+    "read_images": "base.image_files",
     "start_images": "optim.starts",
 }
 
@@ -60,6 +71,8 @@ __all__ = [
     "CaptureError",
     "Comparison",
     "ConversionError",
+    "Criterion",
+    "Fallback",
     "FeatureMaps",
     "FeatureModel",
     "InputError",
@@ -67,8 +80,13 @@ __all__ = [
     "Network",
     "OipError",
     "Oips",
+    "Provenance",
     "Quality",
+    "Schedule",
+    "Screening",
+    "Snapshots",
     "StartSettings",
+    "StopSettings",
     "VerificationError",
     "ascend",
     "assess",
@@ -77,6 +95,7 @@ __all__ = [
     "compare",
     "convert",
     "load",
+    "objectives",
     "plots",
     "read_images",
     "start_images",
@@ -84,8 +103,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plots":
-        return importlib.import_module("oip_torch.plots")
+    if name in _MODULES:
+        return importlib.import_module(f"oip_torch.{_MODULES[name]}")
     if name == "__version__":
         from importlib.metadata import version
 

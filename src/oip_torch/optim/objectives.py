@@ -26,6 +26,7 @@ __all__ = [
     "Place",
     "Reads",
     "ScoreFunction",
+    "Term",
     "channel_of_each",
     "check_objective",
     "map_mean",
