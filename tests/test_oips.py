@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from oip_torch import AscentSettings, FeatureModel, InputError, Oips, ascend
+from oip_torch.results.fields import array
+from oip_torch.search import search
+from oip_torch.search.batch import Batch
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +116,64 @@ def test_a_netcdf_file_of_others(tmp_path: Path, oips: Oips) -> None:
         Oips.load(tmp_path / "part.nc")
     with pytest.raises(InputError, match=r"expected a NetCDF file, with the ending \.nc"):
         oips.save(tmp_path / "oips.zip")
+
+
+def test_files_of_format_1_are_read(oips: Oips) -> None:
+    """As version 0.1 wrote them: flat settings, notes in a dictionary, two other names."""
+    dataset = oips.to_xarray().rename({"max_preactivation": "largest_before"})
+    dataset["status"] = ("image", np.array(["woken", *oips.status[1:].tolist()], object))
+    settings = {"steps": 9, "epsilon": 0.01, "epsilon_last": None, "momentum": 0.0, "leak": 0.0, "candidates": 1}
+    settings |= {"candidate_steps": 25, "candidate_epsilon": 3.0, "finalists": 1, "waking": False, "stages": None}
+    settings |= {"stop": "steps", "tolerance": 5e-4, "patience": 4, "first_check": 10, "snapshots": None}
+    settings |= {"doublings": 6, "tf32": False, "start": dataclasses.asdict(AscentSettings().start)}
+    info = {"seed": 4, "graph_sha256": "ab", "before_activation": True, "activation": "relu", "way": "some steps"}
+    info |= {"not_finite": [[3, 0]], "image_steps": 54, "versions": {"torch": "2.9"}, "noun": "map"}
+    dataset.attrs = {"oip_torch_format": 1, "layer": "Conv2D_3", "settings": json.dumps(settings)}
+    dataset.attrs["info"] = json.dumps(info)
+    again = Oips.from_xarray(dataset)
+    assert again.settings == AscentSettings.article(steps=9)
+    assert again.provenance.fingerprint == "ab"
+    assert again.provenance.not_finite == ((3, 0),)
+    assert (again.provenance.seed, again.place) == (4, "Conv2D_3 before its relu")
+    assert again.status.tolist() == ["recovered", *oips.status[1:].tolist()]
+    assert np.array_equal(again.max_preactivation, oips.max_preactivation)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda dataset: dataset.drop_vars("traces"),
+        lambda dataset: dataset.assign_attrs(settings="[]"),
+        lambda dataset: dataset.assign_attrs(settings='{"schedule": {"steps": "many"}}'),
+        lambda dataset: dataset.assign_attrs(settings='{"schedule": {"speed": 1}}'),
+        lambda dataset: dataset.assign_attrs(provenance='{"versions": 3}'),
+        lambda dataset: dataset.assign_attrs(oip_torch_format=3),
+        lambda dataset: dataset.assign(status=("image", ["?"] * dataset.sizes["image"])),
+        lambda dataset: dataset.rename({"y": "x", "x": "y"}),
+    ],
+)
+def test_datasets_that_are_no_oips(oips: Oips, damage: Callable[[xr.Dataset], xr.Dataset]) -> None:
+    with pytest.raises(InputError, match="dataset") as told:
+        Oips.from_xarray(damage(oips.to_xarray()))
+    assert "\n" not in str(told.value)
+
+
+def test_one_more_figure_is_a_field_and_a_line(
+    model: FeatureModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The example in CONTRIBUTING.md: the field here, the line in `Batch.run`; the rest follows."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class More(Oips):
+        contrast: np.ndarray = array("image")
+
+    run = Batch.run
+    monkeypatch.setattr(search, "Oips", More)
+    monkeypatch.setattr(
+        Batch, "run", lambda self: (all_ := run(self)) | {"contrast": np.ptp(all_["images"], (1, 2, 3))}
+    )
+    oips = ascend(model, "Conv2D_3", [0, 2, 3], settings=AscentSettings.article(steps=3), batch_size=2)
+    assert oips.contrast.tolist() == np.ptp(oips.images, (1, 2, 3)).tolist()
+    assert oips.select(maps=[3]).contrast == oips.contrast[2]
+    assert More.load(oips.save(tmp_path / "oips.nc")).contrast.tolist() == oips.contrast.tolist()
+    assert Oips.load(tmp_path / "oips.nc").maps.tolist() == [0, 2, 3]

@@ -324,8 +324,7 @@ class AscentSettings:
         """The settings that `to_dict` gave, also after a way through JSON; or those of a file of version 0.1."""
 
         def made(kind: type, values: dict[str, Any]) -> Any:
-            parts = {field.name: field for field in fields(kind) if field.name in values}
-            return kind(**{name: item(values[name]) for name in parts})
+            return kind(**{name: item(value) for name, value in values.items()})
 
         def item(value: Any) -> Any:
             if isinstance(value, dict):
