@@ -136,6 +136,15 @@ def test_the_classifiers_name_the_pythons_that_are_allowed() -> None:
     assert named == PYTHONS == ["3.11", "3.12", "3.13"]
 
 
+def test_hosted_ci_runs_on_the_pythons_that_are_allowed() -> None:
+    (matrix,) = re.findall(r"python: \[(.*)\]", (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    assert re.findall(r"[\d.]+", matrix) == PYTHONS
+
+
+def test_the_citation_is_of_this_version() -> None:
+    assert f"\nversion: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 def for_an_index(text: str) -> str:
     """A README as the build puts it into the package's metadata."""
     for change in PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
