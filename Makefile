@@ -1,18 +1,18 @@
-# make demo | test | check | notebooks | bench | lowest | dist | lock | clean; each installs first what it needs, once.
-# make lowest runs the quick tests with the lowest versions that pyproject.toml allows, in an environment of its own.
+# make demo | test | quick | check | format | notebooks | docs | bench | lowest | dist | lock | hooks | clean; each installs
+# first what it needs, which takes no time where nothing is missing.
+# make quick runs the quick tests; make lowest runs them with the lowest versions that pyproject.toml allows, in an
+# environment of its own. make hooks has git run `make check` before each commit.
+# make notebooks STORE=1 writes the outputs into the notebooks themselves, not into out/notebooks.
 # BENCH="--only growth" or "--without-rivals" goes to benchmarks/bench.py.
 # VENV=PATH lets several clones share one environment; PYTHON=PATH chooses the interpreter (3.11 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
-CONSTRAINTS ?= constraints.txt
+LOCK ?= requirements.lock
+NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
+EXECUTED ?= out/notebooks
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.oip_torch-installed
-KEY = $(shell cat pyproject.toml $(CONSTRAINTS) | cksum) $(CURDIR)
 
-COMPILE = $(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-python-downloads \
-  --no-header --no-annotate --no-emit-index-url --upgrade
-
-.PHONY: demo test check format notebooks bench lowest dist lock install clean
+.PHONY: demo test quick check format notebooks docs bench lowest dist lock hooks install clean
 
 demo: install
 	$(BIN)/python scripts/demo.py
@@ -20,6 +20,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+quick: install
+	$(BIN)/python -m pytest -m "not slow"
 
 check: install
 	$(BIN)/ruff format --check src tests scripts benchmarks
@@ -31,41 +34,58 @@ format: install
 	$(BIN)/ruff format src tests scripts benchmarks
 	$(BIN)/ruff check --fix src tests scripts benchmarks
 
+# nbconvert, since nbmake and `jupyter execute` store this run's times and versions, which would make every run a change;
+# and nbmake writes in place only. Bars would be stored as they stood at first.
 notebooks: install
-	$(BIN)/python scripts/run_notebooks.py
+	TQDM_DISABLE=1 $(BIN)/jupyter nbconvert --to notebook --execute --ExecutePreprocessor.timeout=900 \
+	  --ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec \
+	  $(if $(STORE),--inplace,--output-dir $(EXECUTED)) $(NOTEBOOKS)
+
+# The variable silences an advertisement alone. With --quiet mkdocs would not count its warnings, and never be strict.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: install
 	$(BIN)/python benchmarks/bench.py $(BENCH)
 
 lowest:
-	$(MAKE) install VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
-	.venv-lowest/bin/python -m pytest -m "not slow"
+	$(MAKE) quick VENV=.venv-lowest LOCK=requirements-lowest.lock
 
 dist: install
-	$(BIN)/python -m pip install --quiet twine
 	rm -rf dist
 	$(BIN)/hatchling build
-	$(BIN)/twine check --strict dist/*
+	$(BIN)/uv tool run --python $(BIN)/python twine check --strict dist/*
 
+# Not uv.lock: it names the index, and the address of every file there, while a clone may have another index. These files
+# hold versions and hashes alone, for all the Pythons and systems at once.
 lock: install
-	$(BIN)/python -m pip install --quiet uv
-	{ head -n 1 constraints.txt; $(COMPILE); } > constraints.new
-	mv constraints.new constraints.txt
-	{ head -n 1 constraints-lowest.txt; $(COMPILE) --resolution lowest-direct; } > constraints.new
-	mv constraints.new constraints-lowest.txt
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --output-file requirements-lowest.lock --resolution lowest-direct
 
-# The stamp names the files' checksum and the clone, so that only a change installs anew, and a shared environment
-# follows the clone that uses it. A terminal sees pip at work; a log does not want its hundreds of lines.
-install:
-	@[ "$$(cat $(STAMP) 2>/dev/null)" = "$(KEY)" ] && exit 0; set -e; \
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+COMPILE = $(INDEX); $(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+  --no-python-downloads --generate-hashes --no-annotate --custom-compile-command "make lock" --upgrade --quiet
+
+hooks: install
+	$(BIN)/pre-commit install
+
+# Both calls end at once where all is there already. The lock pins what builds the project, too: no isolation. As a line
+# of requirements "-e ." is built anew only after a change of pyproject.toml, or for another clone.
+install: $(BIN)/uv
+	@$(INDEX); call="$(BIN)/uv pip install --python $(BIN)/python $$([ -t 2 ] || echo --quiet)"; \
+	$$call --require-hashes --requirements $(LOCK) && echo "-e ." | $$call --no-deps --no-build-isolation --requirements -
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	  echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1 || true): expected Python 3.11 to 3.13; run make PYTHON=/path/to/python3.12" >&2; \
-	  exit 2; }; \
-	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV); \
-	echo "installing into $(VENV): the first time about 9 GB, most of it torch with CUDA and TensorFlow, in 3 minutes or more ..."; \
-	if [ -t 1 ]; then quiet=; else quiet=--quiet; fi; \
-	$(BIN)/python -m pip install $$quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'; \
-	echo "$(KEY)" > $(STAMP)
+	  exit 2; }
+	@echo "installing into $(VENV): the first time about 9 GB, most of it torch with CUDA and TensorFlow, in a minute or more ..."
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@sed -n '/^uv==/,/[^\\]$$/p' $(LOCK) | \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement /dev/stdin
+
+# uv does not read pip's settings, so it is told which index they name, if any.
+INDEX = index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}}; \
+  [ -z "$$index" ] || export UV_DEFAULT_INDEX="$$index"
 
 clean:
 	rm -rf out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -25,19 +25,22 @@ def test_there_are_notebooks() -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_and_stays_as_it_is(path: Path, tmp_path: Path) -> None:
     before = path.read_bytes()
-    command = [sys.executable, str(ROOT / "scripts" / "run_notebooks.py"), str(path), "-o", str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    where = [f"BIN={Path(sys.executable).parent}", f"NOTEBOOKS={path}", f"EXECUTED={tmp_path}"]
+    command = ["make", "--assume-old=install", "notebooks", *where]  # nothing is installed from a test
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[-3000:]
     assert path.read_bytes() == before
     executed = nbformat.read(tmp_path / path.name, as_version=4)
     assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
+    assert executed.metadata.keys() == {"kernelspec"}  # no version and no time of this run
+    assert not any(cell.metadata for cell in executed.cells)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_is_stored_with_its_outputs(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert outputs, "run scripts/run_notebooks.py --store"
+    assert outputs, "run make notebooks STORE=1"
     assert not [output for output in outputs if output.output_type == "error"]
     pictures = [
         o for o in outputs if "image/png" in o.get("data", {}) or "base64" in o.get("data", {}).get("text/html", "")

@@ -83,16 +83,32 @@ def test_what_is_declared_for_users_is_imported() -> None:
     assert declared("compare") - imported((ROOT / "src").rglob("*.py")) == NOT_IMPORTED_BY_US
 
 
+LOCKS = ["requirements.lock", "requirements-lowest.lock"]
+
+
+def locked(name: str) -> list[Requirement]:
+    """What a lock file pins: a package once for each set of Pythons and systems that needs a version of its own."""
+    lines = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
+    return [Requirement(line.split(" --hash=")[0]) for line in lines if not line.startswith("#")]
+
+
 def pins(name: str) -> dict[str, set[Version]]:
-    """The versions that a constraints file names for each package, over all Pythons."""
+    """The versions that a lock file names for each package, over all Pythons."""
     found: dict[str, set[Version]] = {}
-    for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            requirement = Requirement(line)
-            (pin,) = requirement.specifier
-            assert pin.operator == "=="
-            found.setdefault(requirement.name, set()).add(Version(pin.version))
+    for requirement in locked(name):
+        (pin,) = requirement.specifier
+        assert pin.operator == "=="
+        found.setdefault(requirement.name, set()).add(Version(pin.version))
     return found
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_has_a_hash_for_every_version_and_names_no_address(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "://" not in text
+    blocks = re.findall(r"^[^#\s].*(?:\n .*)*", text, re.MULTILINE)
+    assert len(blocks) == len(locked(name)) > 100
+    assert [block for block in blocks if "--hash=sha256:" not in block] == []
 
 
 REQUIREMENTS = [
@@ -106,18 +122,27 @@ REQUIREMENTS = [
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
 def test_the_lowest_version_allowed_is_in_the_tested_set(requirement: Requirement) -> None:
     (bound,) = [Version(each.version) for each in requirement.specifier if each.operator == ">="]
-    assert bound in pins("constraints-lowest.txt")[requirement.name], "run make lock, and then make lowest"
+    assert bound in pins("requirements-lowest.lock")[requirement.name], "run make lock, and then make lowest"
 
 
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
 def test_the_locked_version_is_allowed(requirement: Requirement) -> None:
-    locked = pins("constraints.txt")[requirement.name]
-    assert any(version in requirement.specifier for version in locked), "run make lock"
+    versions = pins("requirements.lock").get(requirement.name, set())
+    assert any(version in requirement.specifier for version in versions), "run make lock"
 
 
 def test_the_classifiers_name_the_pythons_that_are_allowed() -> None:
     named = [text.split(" :: ")[-1] for text in PROJECT["classifiers"] if " :: 3." in text]
     assert named == PYTHONS == ["3.11", "3.12", "3.13"]
+
+
+def test_hosted_ci_runs_on_the_pythons_that_are_allowed() -> None:
+    (matrix,) = re.findall(r"python: \[(.*)\]", (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    assert re.findall(r"[\d.]+", matrix) == PYTHONS
+
+
+def test_the_citation_is_of_this_version() -> None:
+    assert f"\nversion: {PROJECT['version']}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def for_an_index(text: str) -> str:

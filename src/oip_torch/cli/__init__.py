@@ -148,7 +148,7 @@ def _give_up(number: int, frame: FrameType | None) -> NoReturn:
     """Something holds the command up, or the interrupt was lost in somebody's `except:`."""
     try:
         if os.isatty(2):
-            os.write(2, b"\r\x1b[2K\x1b[?25h")  # the progress bar goes, and the cursor that it hides comes back
+            os.write(2, b"\r\x1b[2K")  # the progress bar goes
         os.write(2, b"error: interrupted\n")
         os.set_blocking(1, False)  # perhaps it is a reader that does not read who holds it up
         os.write(1, _answer(sys.argv[1:], [], "interrupted").encode())

@@ -59,8 +59,9 @@ def convert(
     Args:
         source: the Keras network, .keras or .h5.
         output: where the ONNX file goes; by default beside the source, with the ending .onnx.
-        mean, std: how the network's inputs were standardised, on the 0–255 scale, one number or one per channel. For
-            28x28x1 inputs MNIST's are taken if none are given.
+        mean: what was subtracted from the network's inputs, on the 0–255 scale, one number or one per channel. For
+            28x28x1 inputs MNIST's figures are taken if none are given.
+        std: what they were divided by then, likewise.
         device: where the returned model is put; the verification runs on the CPU.
         progress: show the stages on stderr; None: only on a terminal or in a notebook.
 
