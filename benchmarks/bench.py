@@ -1,12 +1,12 @@
 """All benchmarks, one after the other, and a figure.
 
     make bench
-    python benchmarks/bench.py [-o FOLDER] [--rounds N] [--only PART ...] [--without-rivals]
+    python benchmarks/bench.py [-o FOLDER] [--rounds N] [--only PART ...] [--without-rivals] [--against SRC]
 
 Each part writes FOLDER/PART.json and prints its tables in Markdown; the figure is drawn from the files that are in
-FOLDER, so that `--only` without a part draws it anew. All parts take three quarters of an hour on two cores, speed.py
-twenty minutes of it, and the first time longer: the rivals' environments are made then. What is committed of the
-results lies in benchmarks/results.
+FOLDER, so that `--only` without a part draws it anew. All parts take an hour on two cores, speed.py half of it, and the
+first time longer: the rivals' environments are made then. With `--against` the part speed is against.py: this checkout
+of the package beside another one. What is committed of the results lies in benchmarks/results.
 """
 
 from __future__ import annotations
@@ -20,13 +20,7 @@ from typing import Any
 
 from bench_tools import ROOT, tell, workplace
 
-PARTS = {  # whether it wants the shipped network, and takes turns
-    "speed": (True, True),
-    "growth": (True, True),
-    "startup": (True, True),
-    "large": (False, True),
-    "gpu": (True, False),
-}
+PARTS = ("speed", "growth", "startup", "large", "gpu")
 OURS, OTHERS = "#c44e52", "#8c96a3"
 
 
@@ -34,15 +28,17 @@ def run(options: argparse.Namespace) -> list[str]:
     """The parts; returns the names of those that failed."""
     failed = []
     with workplace(options.network) as (_, network):
-        for name in options.only:
-            wants_network, takes_turns = PARTS[name]
-            command = [sys.executable, str(Path(__file__).with_name(f"{name}.py"))]
-            command += ["-o", str(options.output / f"{name}.json")]
-            command += ["--network", str(network)] if wants_network else []
-            command += ["--rounds", str(options.rounds)] if takes_turns and options.rounds else []
-            command += ["--without-rivals"] if name == "speed" and options.without_rivals else []
+        for part in options.only:
+            name, more = part, ["--network", str(network)] if part != "large" else []
+            more += ["--rounds", str(options.rounds)] if part != "gpu" and options.rounds else []
+            if part == "speed" and options.against:
+                # Each tree converts the network for itself, unless it is given.
+                name, more = "against", [str(options.against), *(more if options.network else more[2:])]
+            elif part == "speed" and options.without_rivals:
+                more.append("--without-rivals")
             print(f"## {name}\n", flush=True)
-            if subprocess.run(command).returncode != 0:
+            script, output = Path(__file__).with_name(f"{name}.py"), options.output / f"{name}.json"
+            if subprocess.run([sys.executable, str(script), "-o", str(output), *more]).returncode != 0:
                 failed.append(name)
     return failed
 
@@ -129,6 +125,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="of every part that takes turns; default: each its own")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--without-rivals", action="store_true")
+    parser.add_argument("--against", type=Path, metavar="SRC", help="time another checkout's src folder beside ours")
     parser.add_argument("--network", type=Path, metavar="FILE.onnx", help="the shipped network, converted already")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

@@ -13,136 +13,93 @@ apart and are not shares of a ceiling.
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
+import bench_tools as bench
 import numpy as np
-from bench_tools import (
-    LOOPS,
-    described,
-    in_own_process,
-    markdown,
-    number,
-    parser,
-    ratios,
-    span,
-    spread,
-    tell,
-    timed_ascent,
-    timed_loop,
-    turns,
-    write,
-)
+from bench_tools import LOOPS, ratios, spread
 
 LAYERS = ("conv3_block4_out", "conv4_block6_out")
-MEAN, STD = (123.7, 116.8, 103.9), (58.4, 57.1, 57.4)  # of ImageNet
+IMAGENET = {"mean": (123.7, 116.8, 103.9), "std": (58.4, 57.1, 57.4)}
 CONTESTANTS = {"batched": LOOPS["batched"], "plain": LOOPS["plain"], "article": "oip.ascend, the article's settings"}
+COLUMNS = {
+    "title": "contestant",
+    "seconds_per_image_step": "s per image-step (least to most)",
+    "gflops": "GFLOP/s (least to most)",
+    "article_over_it": "oip.ascend's time over it (least to most)",
+    "before_mb": "memory before, MB",
+    "peak_mb": "peak, MB",
+    "grown_mb": "grown, MB",
+    "predicted_mb": "predicted, MB",
+}
 
 
-def save_resnet(path: str, side: int) -> dict[str, Any]:
+def save_resnet(path: str, side: int) -> None:
     """ResNet50, untrained. Runs on TensorFlow."""
     import keras
 
     keras.utils.set_random_seed(0)
     keras.applications.ResNet50(weights=None, input_shape=(side, side, 3), classes=10).save(path)
-    return {}
-
-
-def convert(keras_file: str, network: str) -> dict[str, Any]:
-    """In a process of its own, since it takes gigabytes; returns what the caller wants to know of the network."""
-    import oip_torch as oip
-
-    model = oip.convert(keras_file, network, mean=MEAN, std=STD, device="cpu", progress=False)
-    return {"shape": model.input_shape, "maps": {layer.name: layer.maps for layer in model.layers}}
-
-
-def counted(network: str, layer: str) -> dict[str, Any]:
-    """Operations of an image-step on the plain network, forward and back to the image."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    import oip_torch as oip
-
-    model = oip.load(network, device="cpu")
-    x = torch.randn(1, *model.input_shape, requires_grad=True)
-    with FlopCounterMode(display=False) as counter:
-        model.up_to(layer)(x).sum().backward()
-    return {"flops": counter.get_total_flops()}
 
 
 def measure(options: Any, folder: Path) -> dict[str, Any]:
     import oip_torch as oip
 
-    keras_file, network = folder / "resnet50.keras", folder / "resnet50.onnx"
-    tell("making ResNet50")
-    in_own_process(save_resnet, path=keras_file, side=options.side)
-    tell("converting it")
-    made = in_own_process(convert, keras_file=keras_file, network=network)
+    files = {"keras_file": folder / "resnet50.keras", "network": folder / "resnet50.onnx"}
+    bench.tell("making ResNet50, and converting it")
+    bench.in_own_process(save_resnet, path=files["keras_file"], side=options.side)
+    made = bench.in_own_process(bench.convert, **files, **IMAGENET)
     jobs: dict[tuple[str, str], dict[str, Any]] = {}
     for layer in options.layers:
         every = made["maps"][layer]
         maps = np.linspace(0, every - 1, min(options.maps, every)).round().astype(int).tolist()
-        starts = folder / f"{layer}.npy"
         images = oip.start_images(tuple(made["shape"]), [(index, 0) for index in maps], layer=layer)
-        np.save(starts, images.numpy().transpose(0, 2, 3, 1))
-        usual = {"onnx_file": network, "layer": layer, "maps": maps, "steps": options.steps}
-        for name in ("batched", "plain"):
-            jobs[layer, name] = usual | {"name": name, "keras_file": keras_file, "starts": starts}
-        jobs[layer, "article"] = usual | {"way": "article", "starts": 1}
-    done: dict[tuple[str, str], list[dict[str, Any]]] = {job: [] for job in jobs}
-    for job in turns(list(jobs), options.rounds):
-        function = timed_ascent if job[1] == "article" else timed_loop
-        done[job].append(in_own_process(function, **jobs[job]))
+        np.save(folder / f"{layer}.npy", images.numpy().transpose(0, 2, 3, 1))
+        for name in CONTESTANTS:
+            starts = 1 if name == "article" else folder / f"{layer}.npy"
+            job = {"name": name, "layer": layer, "maps": maps, "starts": starts, "steps": options.steps}
+            jobs[layer, name] = files | job
+    done = bench.play(jobs, options.rounds)
     layers = {}
     for layer in options.layers:
-        flops, rows = in_own_process(counted, network=network, layer=layer)["flops"], {}
+        flops = bench.in_own_process(bench.counted, network=files["network"], layer=layer, needed=False)
+        own, rows = [found["seconds"] / found["image_steps"] for found in done[layer, "article"]], {}
         for name, title in CONTESTANTS.items():
-            found = done[layer, name]
-            times = [turn["microseconds"] for turn in found]
-            rows[name] = {
+            found = bench.spreads(done[layer, name])
+            times = [each["seconds"] / each["image_steps"] for each in done[layer, name]]
+            rows[name] = {key: found[key] for key in ("before_mb", "peak_mb", "grown_mb")} | {
                 "title": title,
-                "seconds_per_image_step": spread([value / 1e6 for value in times]),
-                "gflops": spread([flops / value / 1e3 for value in times]),
-                "before_mb": spread([turn["before_mb"] for turn in found]),
-                "peak_mb": spread([turn["peak_mb"] for turn in found]),
-                "predicted_mb": found[0]["predicted_mb"],
-                "article_over_it": ratios([turn["microseconds"] for turn in done[layer, "article"]], times),
+                "seconds_per_image_step": spread(times),
+                "gflops": spread([flops / value / 1e9 for value in times]),
+                "predicted_mb": done[layer, name][0]["predicted_mb"],
+                "article_over_it": ratios(own, times),
             }
-        layers[layer] = {"maps": jobs[layer, "plain"]["maps"], "gflop_per_image_step": flops / 1e9, "contestants": rows}
+        maps = jobs[layer, "plain"]["maps"]
+        layers[layer] = {"maps": maps, "gflop_per_image_step": flops / 1e9, "contestants": rows}
     return layers
 
 
 def text(result: dict[str, Any]) -> str:
-    head = [
-        *("contestant", "s per image-step", "GFLOP/s", "oip.ascend's time over it"),
-        *("memory before, MB", "peak, MB", "grown, MB", "predicted, MB"),
-    ]
-    blocks = [described(), f"ResNet50 at {result['side']}×{result['side']}, {result['steps']} steps:"]
+    blocks = [f"ResNet50 at {result['side']}×{result['side']}, {result['steps']} steps:"]
     for layer, of in result["layers"].items():
-        rows = []
-        for row in of["contestants"].values():
-            before, peak = row["before_mb"]["median"], row["peak_mb"]["median"]
-            memory = [before, peak, peak - before, row["predicted_mb"]]
-            times = [span(row[key]) for key in ("seconds_per_image_step", "gflops", "article_over_it")]
-            rows.append([row["title"], *times, *map(number, memory)])
         needed = f"{of['gflop_per_image_step']:.2f} GFLOP an image-step"
-        blocks += [f"{layer}, {len(of['maps'])} maps, {needed}:", markdown(head, rows)]
+        table = bench.table(of["contestants"].values(), COLUMNS)
+        blocks += [f"{layer}, {len(of['maps'])} maps, {needed}:", table]
     return "\n\n".join(blocks)
 
 
 def main() -> None:
-    made = parser(__doc__, "large", rounds=3, network=False)
+    made = bench.parser(__doc__, "large", rounds=3, network=False)
     made.add_argument("--steps", type=int, default=20)
     made.add_argument("--side", type=int, default=224)
     made.add_argument("--maps", type=int, default=8, help="how many")
     made.add_argument("--layers", nargs="*", default=LAYERS)
     options = made.parse_args()
-    with tempfile.TemporaryDirectory(prefix="oip-bench-") as name:
-        layers = measure(options, Path(name))
     settings = {"rounds": options.rounds, "steps": options.steps, "side": options.side}
-    result = settings | {"layers": layers}
-    write(result, options.output, text(result))
+    with bench.workplace(Path()) as (folder, _):
+        result = settings | {"layers": measure(options, folder)}
+    bench.write(result, options.output, text(result))
 
 
 if __name__ == "__main__":

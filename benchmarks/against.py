@@ -1,0 +1,75 @@
+"""Is the package of this checkout slower than that of another one?
+
+    python benchmarks/against.py PATH_TO_OTHER_SRC [--rounds 5]
+    make bench BENCH="--only speed --without-rivals --against PATH_TO_OTHER_SRC"
+
+All 128 maps of Conv2D_3 by the article's settings and by the default, from both source trees, each in a process of its
+own, taking turns; every other round runs backwards. The ratio of times is taken within a round. Only names are used
+that are public in both. The same images to the bit are the same work; where they differ, times do not compare alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import bench_tools as bench
+import numpy as np
+from bench_tools import LAYER, MAPS
+
+WAYS = {"article": "the article's settings", "within": "the default, search included"}
+
+
+def turn(source: str, network: str, way: str, steps: int, images: str) -> list[float]:
+    """Seconds of the ascents by the package in a source tree; `images` receives the final images."""
+    import oip_torch as oip
+
+    if Path(oip.__file__).parents[1] != Path(source):
+        raise RuntimeError(f"the package was to come from {source}, and came from {oip.__file__}")
+    model, make = oip.load(network, device="cpu"), oip.AscentSettings
+    settings = make.article(steps=steps) if way == "article" else make.within(steps)
+
+    def run() -> None:
+        np.save(images, oip.ascend(model, LAYER, settings=settings, progress=False).images)
+
+    return bench.times(run)
+
+
+def main() -> None:
+    made = bench.parser(__doc__, "against", rounds=5)
+    made.add_argument("source", type=Path, metavar="PATH_TO_OTHER_SRC", help="the folder that holds its oip_torch")
+    made.add_argument("--steps", type=int, default=600)
+    options = made.parse_args()
+    trees = {"this": bench.ROOT / "src", "other": options.source.resolve()}
+    if not (trees["other"] / "oip_torch" / "__init__.py").is_file():
+        made.error(f"{options.source} holds no oip_torch: give the src folder of a checkout")
+    import torch
+    from torch.utils.benchmark import Compare, Measurement
+    from torch.utils.benchmark.utils.common import TaskSpec
+
+    done: dict[tuple[str, str], list[Measurement]] = {(way, tree): [] for way in WAYS for tree in trees}
+    apart = dict.fromkeys(WAYS, 0.0)
+    with bench.workplace(options.network) as (folder, network):
+        for way, tree in bench.turns(list(done), options.rounds):
+            job = {"network": network, "way": way, "steps": options.steps, "images": folder / f"{way}-{tree}.npy"}
+            found = bench.in_own_process(turn, package=trees[tree], source=trees[tree], **job)
+            names = {"label": f"{MAPS} maps of {LAYER}", "sub_label": WAYS[way], "description": tree}
+            task = TaskSpec("oip.ascend", "", **names, num_threads=torch.get_num_threads())
+            done[way, tree].append(Measurement(1, found, task))
+        for way in WAYS:
+            one, other = (np.load(folder / f"{way}-{tree}.npy") for tree in trees)
+            apart[way] = float(np.abs(one - other).max())
+    rows: dict[str, Any] = {}
+    for way, title in WAYS.items():
+        this, other = ([found.median for found in done[way, tree]] for tree in trees)
+        rows[way] = {"title": title, "ratio": bench.ratios(this, other), "pixels_apart": apart[way]}
+        rows[way] |= {"this_seconds": bench.spread(this), "other_seconds": bench.spread(other)}
+        rows[way]["same"] = "yes" if apart[way] == 0 else f"no, up to {apart[way]:.1e} of a deviation apart"
+    columns = {"title": "", "ratio": "this over the other: median (least to most)", "same": "the same images"}
+    every = Compare([found for each in done.values() for found in each])
+    result = {"rounds": options.rounds, "steps": options.steps, "ways": rows}
+    bench.write(result, options.output, f"{str(every).strip()}\n\n{bench.table(rows.values(), columns)}")
+
+
+if __name__ == "__main__":
+    main()
