@@ -10,6 +10,7 @@ that are public in both. The same images to the bit are the same work; where the
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,18 @@ def main() -> None:
     from torch.utils.benchmark.utils.common import TaskSpec
 
     done: dict[tuple[str, str], list[Measurement]] = {(way, tree): [] for way in WAYS for tree in trees}
-    apart = dict.fromkeys(WAYS, 0.0)
-    with bench.workplace(options.network) as (folder, network):
+    with tempfile.TemporaryDirectory(prefix="oip-bench-") as folder:
+        networks = dict.fromkeys(trees, options.network)
+        for tree, source in trees.items() if options.network is None else ():
+            networks[tree] = f"{folder}/{tree}.onnx"  # each converts it for itself: what the file says may have changed
+            bench.in_own_process(bench.convert, package=source, keras_file=bench.KERAS, network=networks[tree])
         for way, tree in bench.turns(list(done), options.rounds):
-            job = {"network": network, "way": way, "steps": options.steps, "images": folder / f"{way}-{tree}.npy"}
-            found = bench.in_own_process(turn, package=trees[tree], source=trees[tree], **job)
+            job = {"source": trees[tree], "network": networks[tree], "images": f"{folder}/{way}-{tree}.npy"}
+            found = bench.in_own_process(turn, package=trees[tree], way=way, steps=options.steps, **job)
             names = {"label": f"{MAPS} maps of {LAYER}", "sub_label": WAYS[way], "description": tree}
             task = TaskSpec("oip.ascend", "", **names, num_threads=torch.get_num_threads())
             done[way, tree].append(Measurement(1, found, task))
-        for way in WAYS:
-            one, other = (np.load(folder / f"{way}-{tree}.npy") for tree in trees)
-            apart[way] = float(np.abs(one - other).max())
+        apart = {way: float(np.ptp([np.load(f"{folder}/{way}-{tree}.npy") for tree in trees], 0).max()) for way in WAYS}
     rows: dict[str, Any] = {}
     for way, title in WAYS.items():
         this, other = ([found.median for found in done[way, tree]] for tree in trees)

@@ -36,10 +36,7 @@ LOOPS = {  # the loops that `loop` knows
 }
 WITH_GC = "import gc; gc.enable()"  # timers switch it off, but it belongs to what a user waits for
 
-_Case = TypeVar("_Case", str, tuple[str, ...])
-
-
-# The call
+_Case = TypeVar("_Case", str, tuple[str, str])
 
 
 def parser(doc: str | None, name: str, *, rounds: int | None = None, network: bool = True) -> argparse.ArgumentParser:
@@ -108,9 +105,6 @@ def versions() -> dict[str, str]:
     return {name: found[name] for name in ("oip_torch", "torch", "tensorflow", "keras", "numpy") if name in found}
 
 
-# Turns
-
-
 def in_own_process(function: Callable[..., Any], *, package: Path | None = None, **arguments: Any) -> Any:
     """`function(**arguments)` in a new process: TensorFlow and torch crash in one, and memory is told apart only so.
 
@@ -154,12 +148,23 @@ def turns(cases: Sequence[_Case], rounds: int) -> Iterator[_Case]:
             yield case
 
 
-def play(jobs: dict[_Case, dict[str, Any]], rounds: int) -> dict[_Case, list[dict[str, Any]]]:
-    """Of each job, the arguments of `turn`, what came out in each round."""
-    done: dict[_Case, list[dict[str, Any]]] = {case: [] for case in jobs}
+def parts_of(
+    jobs: dict[tuple[str, str], dict[str, Any]], rounds: int, *, here: bool = False
+) -> dict[str, list[dict[str, Any]]]:
+    """By part its rows: `jobs` holds the arguments of `turn` by part and title, a row medians over the rounds.
+
+    Each turn is a process of its own, if not all of them are to be run `here`.
+    """
+    done: dict[tuple[str, str], list[dict[str, Any]]] = {case: [] for case in jobs}
     for case in turns(list(jobs), rounds):
-        done[case].append(in_own_process(turn, **jobs[case]))
-    return done
+        done[case].append(turn(**jobs[case]) if here else in_own_process(turn, **jobs[case]))
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for (part, title), found in done.items():
+        row: dict[str, Any] = {"amount": int(title) if title.isdigit() else title}
+        for key, value in found[0].items():
+            row[key] = value if value is None or key == "images" else spread([each[key] for each in found])
+        parts.setdefault(part, []).append(row)
+    return parts
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -167,47 +172,37 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": float(np.median(values)), "all": [float(value) for value in values]}
 
 
-def spreads(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The spread of every figure over the rounds; None for what was not measured."""
-    return {key: None if found[0][key] is None else spread([each[key] for each in found]) for key in found[0]}
-
-
 def ratios(ones: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
     """Of each round's two, since both met the same minutes of the machine."""
     return spread([one / other for one, other in zip(ones, others, strict=True)])
 
 
-# What is measured
-
-
 def turn(
     name: str,
-    network: str,
+    network: str | Path,
     steps: int,
-    starts: Any = 1,
     layer: str = LAYER,
-    maps: Any = None,
     device: str = "cpu",
-    keras_file: str = str(KERAS),
     images: str | None = None,
-    batch_size: int | None = None,
-    **changes: Any,
+    **job: Any,
 ) -> dict[str, Any]:
-    """Time and memory of a job: one of `LOOPS`, or `oip.ascend` by the settings "article" or "within", and `changes`.
+    """Time and memory of a job: one of `LOOPS`, or `oip.ascend` by the settings "article" or "within".
 
-    A loop takes its start images from the .npy file `starts`, `oip.ascend` so many of each map. Loading is not timed,
+    `job` are further arguments of `loop` or of `oip.ascend`; its "changes" those of the settings. Loading is not timed,
     and the first of the runs is not either: it traces, compiles, and tells the memory. `images` receives its result.
     """
     work: Callable[[], Any]
     if name in LOOPS:
-        work = loop(name, Path(keras_file), Path(network), layer, np.array(maps), np.load(starts), steps, device)
+        work = loop(name, Path(network), steps, layer, device, **job)
     else:
         import oip_torch as oip
 
-        make = oip.AscentSettings
+        make, changes = oip.AscentSettings, job.pop("changes", {})
         settings = make.article(steps=steps, **changes) if name == "article" else make.within(steps, **changes)
-        job = {"starts": starts, "settings": settings, "batch_size": batch_size, "progress": False}
-        work = partial(oip.ascend, oip.load(network, device=device), layer, maps, **job)
+        model = oip.load(network, device=device)
+        work = partial(oip.ascend, model, layer, settings=settings, progress=False, **job)
+    if "torch" in sys.modules:
+        import torch.utils.benchmark  # noqa: F401  before memory is looked at: it takes some
     before, first = memory_mb(device, from_now=True)["now"], {}
 
     def run() -> None:
@@ -218,8 +213,8 @@ def turn(
                 np.save(images, result if isinstance(result, np.ndarray) else result.images)
 
     seconds = float(np.median(times(run)))
-    rates = {"microseconds": seconds / first["image_steps"] * 1e6, "seconds_per_oip": seconds / first["images"]}
-    return first | {"seconds": seconds, "grown_mb": first["peak_mb"] - before} | rates
+    first |= {"seconds": seconds, "grown_mb": first["peak_mb"] - before}
+    return first | {"microseconds": seconds / first["image_steps"] * 1e6, "seconds_per_oip": seconds / first["images"]}
 
 
 def times(run: Callable[[], Any]) -> list[float]:
@@ -249,27 +244,28 @@ def sizes(result: np.ndarray | oip.Oips, steps: int) -> dict[str, Any]:
 
 
 def loop(
-    name: str, keras_file: Path, onnx_file: Path, layer: str, maps: Any, starts: Any, steps: int, device: str
+    name: str, network: Path, steps: int, layer: str, device: str, maps: Any, starts: str, keras_file: Any = KERAS
 ) -> Callable[[], np.ndarray]:
-    """One of the loops that others would write: returns final images (batch, height, width, channels).
+    """One of the loops that others would write: maps (batch,), start images in an .npy file → the final images.
 
-    TensorFlow's functions are traced when they are first called.
+    Images are (batch, height, width, channels). TensorFlow's functions are traced when they are first called.
     """
+    maps, x0 = np.array(maps), np.load(starts)
     if name in ("plain", "kept"):
         from oip_torch.base.platform import keep_freed_memory
         from oip_torch.comparison.runtimes.torch_module import TorchModule
 
         if name == "kept":
             keep_freed_memory()
-        module = TorchModule(keras_file, onnx_file, device=device, plain=True)
-        module.gradients(layer, maps[:1], starts[:1], "float32")  # loads the network
-        return lambda: module.ascend(layer, maps, starts, "float32", steps=steps, epsilon=EPSILON)[1]
+        module = TorchModule(Path(keras_file), network, device=device, plain=True)
+        module.gradients(layer, maps[:1], x0[:1], "float32")  # loads the network
+        return lambda: module.ascend(layer, maps, x0, "float32", steps=steps, epsilon=EPSILON)[1]
 
     import tensorflow as tf
 
     from oip_torch.comparison.runtimes.keras_tensorflow import TensorFlow
 
-    runtime = TensorFlow(keras_file, onnx_file)
+    runtime = TensorFlow(Path(keras_file), network)
     parts = [slice(None)] if name == "batched" else [slice(index, index + 1) for index in range(len(maps))]
     # Its own `ascend` traces anew in each call: a tenth of the time of a map by itself.
     steppers = [runtime.step(layer, maps[part], "float32", EPSILON) for part in parts]
@@ -279,7 +275,7 @@ def loop(
     def work() -> np.ndarray:
         finals = []
         for part, step in zip(parts, steppers, strict=True):
-            x, scores = tf.constant(starts[part]), []
+            x, scores = tf.constant(x0[part]), []
             for _ in range(steps):
                 x, score = step(x)
                 scores.append(score)
@@ -325,7 +321,7 @@ def ceiling(device: str = "cpu", side: int = 2048, floats: int = 1 << 26, tf32: 
     return {"gflops": 2 * side**3 / product / 1e9, "copy_gb": 2 * source.nbytes / least("target.copy_(source)") / 1e9}
 
 
-def counted(network: str, layer: str, needed: bool) -> float:
+def counted(network: str | Path, layer: str, needed: bool) -> float:
     """Operations of an image-step, forward and back to the image, by torch's count.
 
     All of the plain network up to the layer; or only what is `needed`, on a chain of convolutions and poolings without
@@ -350,9 +346,6 @@ def counted(network: str, layer: str, needed: bool) -> float:
     with FlopCounterMode(display=False) as counter:
         work(x).sum().backward()
     return float(counter.get_total_flops())
-
-
-# Tables
 
 
 def table(rows: Iterable[dict[str, Any]], columns: dict[str, str]) -> str:
@@ -386,6 +379,18 @@ def target(what: str, asked: float, values: dict[str, Any], *, least: bool = Fal
     met = values["median"] >= asked if least else values["median"] <= asked
     bound = "at least" if least else "at most"
     return {"what": what, "bound": bound, "asked": asked, "measured": values, "met": met}
+
+
+def parts_text(parts: dict[str, list[dict[str, Any]]], titles: dict[str, str], **more: str) -> str:
+    """A table for each part: what `turn` tells, and the columns `more`."""
+    columns = {"seconds": "s", "ms": "ms per OIP", "microseconds": "µs per image-step (least to most)", **more}
+    for key in ("memory before", "peak", "grown", "predicted", "result"):
+        columns[f"{key.split()[-1]}_mb"] = f"{key}, MB"
+    texts = []
+    for part, rows in parts.items():
+        shown = [row | {"ms": row["seconds_per_oip"]["median"] * 1e3} for row in rows]
+        texts.append(table(shown, {"amount": titles[part], **columns}))
+    return "\n\n".join(texts)
 
 
 def targets_table(targets: Iterable[dict[str, Any]]) -> str:

@@ -34,72 +34,29 @@ SIZES: dict[str, Any] = {
 }
 SMALL = {"starts": 1, "budgets": (2,), "batches": (128,), "batch_steps": 3, "loop_images": 128, "loop_steps": 3}
 SMALL |= {"ceiling": {"side": 256, "floats": 1 << 20}}
-TIMES = {"images": "images", "seconds": "s", "image_steps": "image-steps", "microseconds": "µs per image-step"}
-MEMORY = {"grown_mb": "grown, MB", "predicted_mb": "predicted, MB"}
 
 
-def measure(device: str, sizes: dict[str, Any], network: Path, folder: Path) -> dict[str, Any]:
-    """The rows of the tables; each ascent in this process, one after the other."""
+def cases(device: str, sizes: dict[str, Any], network: Path, starts: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """What is measured, by part and title."""
     import oip_torch as oip
 
-    model, usual = oip.load(network, device="cpu"), {"network": str(network), "device": device}
-    flops = bench.counted(str(network), LAYER, needed=True)
-    tops = {basis: bench.ceiling(device, tf32=tf32, **sizes["ceiling"]) for tf32, basis in BASIS.items()}
-    whole, batches, loops = [], [], []
+    model, every = oip.load(network, device="cpu"), {}
     for budget in sizes["budgets"]:
         for layer in (layer for layer in model.layers if (layer.height or 1) > 1):
-            bench.tell(f"{layer.name}, {budget} image-steps")
-            found = bench.turn("within", **usual, layer=layer.name, steps=budget, starts=sizes["starts"])
-            whole.append({"budget": budget, "layer": layer.name, "maps": layer.maps} | found)
+            job = {"name": "within", "layer": layer.name, "steps": budget, "starts": sizes["starts"]}
+            every["whole_network", f"{layer.name}, {budget}"] = job
     for tf32, basis in BASIS.items():
         for size in sizes["batches"]:
-            bench.tell(f"batches of {size}, {basis}")
-            job = {"steps": sizes["batch_steps"], "starts": size // MAPS, "batch_size": size, "tf32": tf32}
-            row = {"batch": size, "precision": basis} | bench.turn("article", **usual, **job)
-            rate = flops / row["microseconds"] / 1e3
-            row |= {"gflops": rate, "share_of_ceiling": rate / tops[basis]["gflops"]}
-            batches.append(row | {"images_per_second": size / row["seconds"]})
-    bench.tell("loops")
+            job = {"name": "article", "steps": sizes["batch_steps"], "starts": size // MAPS, "batch_size": size}
+            every["over_batches", f"{basis}, {size}"] = job | {"changes": {"tf32": tf32}}
     keys = [(index, start) for index in range(MAPS) for start in range(sizes["loop_images"] // MAPS)]
-    np.save(folder / "starts.npy", oip.start_images(model.input_shape, keys, layer=LAYER).permute(0, 2, 3, 1).numpy())
-    ours = {"name": "article", "starts": sizes["loop_images"] // MAPS}
-    for title, job in {
-        LOOPS["plain"]: {"name": "plain", "maps": [key[0] for key in keys], "starts": str(folder / "starts.npy")},
-        "oip.ascend, the article's settings": ours,
-        "the same, an image leaves when it has converged": ours | {"stop": "converged"},
-    }.items():
-        loops.append({"title": title} | bench.turn(**usual, **job, steps=sizes["loop_steps"]))
-    measured = {"ceiling": tops, "whole_network": whole, "over_batches": batches, "loops": loops}
-    return sizes | {"needed_mflop_per_image_step": flops / 1e6, "product_side": sizes["ceiling"]["side"]} | measured
-
-
-def text(result: dict[str, Any]) -> str:
-    """The tables in Markdown."""
-    whole = []
-    for budget in result["budgets"]:
-        of = [row for row in result["whole_network"] if row["budget"] == budget]
-        total = {key: sum(row[key] for row in of) for key in ("maps", "alive", "images", "seconds", "image_steps")}
-        total |= {"layer": "**all**", "microseconds": total["seconds"] / total["image_steps"] * 1e6}
-        whole += [row | {"budget": budget, "alive": f"{row['alive']} of {row['maps']}"} for row in (*of, total)]
-    tops = [{"basis": basis} | top for basis, top in result["ceiling"].items()]
-    product = f"GFLOP/s of a {result['product_side']}³ matrix product"
-    rates = {"images_per_second": "images/s", "gflops": "GFLOP/s", "share_of_ceiling": "of the ceiling"}
-    cuda = f", CUDA {result['cuda']}" if result["cuda"] else ""
-    needed = f"{result['needed_mflop_per_image_step']:.1f} MFLOP an image-step"
-    return "\n\n".join(
-        [
-            f"Device: {result['device']}{cuda}. Needed: {needed}.",
-            bench.table(tops, {"basis": "ceiling", "gflops": product, "copy_gb": "GB/s of a copy"}),
-            f"The whole network, {result['starts']} starts of each map:",
-            bench.table(whole, {"budget": "budget", "layer": "layer", **TIMES, "alive": "maps alive", **MEMORY}),
-            f"{LAYER}, the article's settings, {result['batch_steps']} steps:",
-            bench.table(
-                result["over_batches"], {"precision": "precision", "batch": "batch", **rates, **TIMES, **MEMORY}
-            ),
-            f"{result['loop_images']} images of {LAYER}, {result['loop_steps']} steps:",
-            bench.table(result["loops"], {"title": "loop", **TIMES}),
-        ]
-    )
+    np.save(starts, oip.start_images(model.input_shape, keys, layer=LAYER).permute(0, 2, 3, 1).numpy())
+    ours = {"name": "article", "starts": sizes["loop_images"] // MAPS, "steps": sizes["loop_steps"]}
+    plain = {"name": "plain", "maps": [key[0] for key in keys], "starts": starts}
+    every["loops", LOOPS["plain"]] = ours | plain
+    every["loops", "oip.ascend, the article's settings"] = ours
+    every["loops", "the same, an image leaves when it has converged"] = ours | {"changes": {"stop": "converged"}}
+    return {case: {"network": network, "device": device} | job for case, job in every.items()}
 
 
 def main() -> None:
@@ -110,18 +67,35 @@ def main() -> None:
     options = made.parse_args()
     import torch
 
-    on_card, output = options.device == "cuda", options.output
+    on_card, sizes, tops = options.device == "cuda", SIZES | (SMALL if options.small else {}), {}
     if on_card and not torch.cuda.is_available():
         print("no GPU: torch finds no card that CUDA runs on here, so nothing is measured on one\n")
         return
-    device = torch.cuda.get_device_name() if on_card else bench.machine()["processor"]
+    device = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}" if on_card else bench.machine()["processor"]
     with bench.workplace(options.network) as (folder, network):
-        result = measure(options.device, SIZES | (SMALL if options.small else {}), network, folder)
-    result = {"device": device, "cuda": torch.version.cuda if on_card else None} | result
+        for tf32, basis in BASIS.items():
+            tops[basis] = bench.ceiling(options.device, tf32=tf32, **sizes["ceiling"])
+        flops = bench.counted(network, LAYER, needed=True)
+        parts = bench.parts_of(cases(options.device, sizes, network, folder / "starts.npy"), rounds=1, here=True)
+    for row in parts["over_batches"]:
+        rate = flops / row["microseconds"]["median"] / 1e3
+        row |= {"gflops": rate, "share_of_ceiling": rate / tops[row["amount"].split(",")[0]]["gflops"]}
+    for row in (row for rows in parts.values() for row in rows):
+        row["images_per_second"] = row["images"] / row["seconds"]["median"]
+    result = {"device": device, "needed_mflop_per_image_step": flops / 1e6, "ceilings": tops, **sizes, **parts}
+    titles = {"whole_network": f"layer, image-steps ({sizes['starts']} starts of each map)"}
+    titles |= {"over_batches": f"precision, batch ({LAYER}, the article's settings, {sizes['batch_steps']} steps)"}
+    titles |= {"loops": f"loop ({sizes['loop_images']} images of {LAYER}, {sizes['loop_steps']} steps)"}
+    more = {"images_per_second": "images/s", "gflops": "GFLOP/s", "share_of_ceiling": "of the ceiling"}
+    product = f"GFLOP/s of a {sizes['ceiling']['side']}³ matrix product"
+    rows = [{"basis": basis} | top for basis, top in tops.items()]
+    ceilings = bench.table(rows, {"basis": "ceiling", "gflops": product, "copy_gb": "GB/s of a copy"})
+    text = f"Device: {device}. Needed: {flops / 1e6:.1f} MFLOP an image-step of {LAYER}.\n\n{ceilings}"
+    output = options.output
     if output is None and on_card and not options.small:
-        slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+        slug = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
         output = bench.ROOT / "benchmarks" / "results" / f"gpu-{slug}.json"
-    bench.write(result, output, text(result))
+    bench.write(result, output, f"{text}\n\n{bench.parts_text(parts, titles, **more, alive='maps alive')}")
 
 
 if __name__ == "__main__":

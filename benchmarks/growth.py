@@ -22,14 +22,11 @@ from typing import Any
 import bench_tools as bench
 from bench_tools import MAPS
 
-STEPS, SIDE_STEPS, OF_A_LAYER = 60, 30, 64
+SIDE_STEPS, OF_A_LAYER = 30, 64
 IMAGES = (128, 256, 512, 1024, 2048, 4096)
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
 SIDES = (28, 56, 112, 224)
 WAYS = {"within": "{} image-steps, search included", "article": "the article's settings, {} steps"}
-COLUMNS = {"seconds": "s", "ms": "ms per OIP", "microseconds": "µs per image-step (least to most)"}
-COLUMNS |= {"before_mb": "memory before, MB", "peak_mb": "peak, MB", "grown_mb": "grown, MB"}
-COLUMNS |= {"predicted_mb": "predicted, MB", "result_mb": "of it the results, MB"}
 
 
 def save_cnn(path: str, side: int) -> None:
@@ -54,8 +51,8 @@ def converted(side: int, folder: Path) -> Path:
     return onnx_file
 
 
-def cases(options: Any, network: Path, folder: Path) -> dict[str, dict[str, Any]]:
-    """What is measured, by "part amount": the arguments of `bench.turn`."""
+def cases(options: Any, network: Path, folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """What is measured, by part and amount."""
     import oip_torch as oip
 
     def job(maps: int, images: int, **others: Any) -> dict[str, Any]:
@@ -64,65 +61,45 @@ def cases(options: Any, network: Path, folder: Path) -> dict[str, dict[str, Any]
 
     every = {}
     for way in WAYS:
-        every |= {f"images-{way} {count}": job(min(MAPS, count), count, name=way) for count in options.images}
-    every |= {f"maps {count}": job(count, count) for count in options.maps}
+        every |= {(f"images-{way}", str(count)): job(min(MAPS, count), count, name=way) for count in options.images}
+    every |= {("maps", str(count)): job(count, count) for count in options.maps}
     for layer in oip.load(network, device="cpu").layers:
         if options.layers is None or layer.name in options.layers:
-            every[f"layers {layer.name}"] = job(min(OF_A_LAYER, layer.maps), OF_A_LAYER, layer=layer.name)
+            every["layers", layer.name] = job(min(OF_A_LAYER, layer.maps), OF_A_LAYER, layer=layer.name)
     for side in options.sides:
-        every[f"sides {side}"] = job(32, 32, network=converted(side, folder), steps=SIDE_STEPS)
+        every["sides", str(side)] = job(32, 32, network=converted(side, folder), steps=SIDE_STEPS)
     return every
 
 
-def summary(done: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """By part, the amounts in their order, each with medians over the rounds."""
-    parts: dict[str, Any] = {}
-    for name, found in done.items():
-        part, amount = name.split()
-        row = {"amount": int(amount) if amount.isdigit() else amount, **bench.spreads(found)}
-        parts.setdefault(part, []).append(row | {"images": found[0]["images"]})
-    return parts
-
-
-def flatness(parts: dict[str, Any], steps: int) -> list[dict[str, Any]]:
+def flatness(rows: list[dict[str, Any]], title: str) -> list[dict[str, Any]]:
     """How far apart the least and the most are over the range of images, in percent of the least."""
     targets = []
-    for way, title in WAYS.items():
-        rows = parts.get(f"images-{way}", [])
-        if len(rows) > 1:
-            where = f"from {rows[0]['amount']} to {rows[-1]['amount']} images, {title.format(steps)}, in %"
-            for key, what in (("seconds_per_oip", "time per OIP"), ("peak_mb", "peak memory")):
-                medians = [row[key]["median"] for row in rows]
-                apart = bench.spread([100 * (max(medians) / min(medians) - 1)])
-                targets.append(bench.target(f"{what}: spread {where}", 15, apart))
+    where = f"from {rows[0]['amount']} to {rows[-1]['amount']} images, {title}, in %"
+    for key, what in (("seconds_per_oip", "time per OIP"), ("peak_mb", "peak memory")):
+        medians = [row[key]["median"] for row in rows]
+        apart = bench.spread([100 * (max(medians) / min(medians) - 1)])
+        targets.append(bench.target(f"{what}: spread {where}", 15, apart))
     return targets
-
-
-def text(result: dict[str, Any]) -> str:
-    """The tables in Markdown."""
-    titles = {f"images-{way}": f"images ({title.format(result['steps'])})" for way, title in WAYS.items()}
-    titles |= {"maps": f"maps ({WAYS['within'].format(result['steps'])})", "layers": f"layer ({OF_A_LAYER} images)"}
-    titles |= {"sides": f"side of the image (32 maps, {SIDE_STEPS} image-steps)"}
-    blocks = [f"Medians of {result['rounds']} rounds."]
-    for part, rows in result["parts"].items():
-        rows = [row | {"ms": row["seconds_per_oip"]["median"] * 1e3} for row in rows]
-        blocks.append(bench.table(rows, {"amount": titles[part]} | COLUMNS))
-    return "\n\n".join([*blocks, *([bench.targets_table(result["targets"])] if result["targets"] else [])])
 
 
 def main() -> None:
     made = bench.parser(__doc__, "growth", rounds=3)
-    made.add_argument("--steps", type=int, default=STEPS, help="image-steps for each image")
+    made.add_argument("--steps", type=int, default=60, help="image-steps for each image")
     made.add_argument("--images", type=int, nargs="*", default=IMAGES)
     made.add_argument("--maps", type=int, nargs="*", default=COUNTS)
     made.add_argument("--layers", nargs="*", help="default: all of them")
     made.add_argument("--sides", type=int, nargs="*", default=SIDES)
     options = made.parse_args()
     with bench.workplace(options.network) as (folder, network):
-        parts = summary(bench.play(cases(options, network, folder), options.rounds))
-    targets = flatness(parts, options.steps)
+        parts = bench.parts_of(cases(options, network, folder), options.rounds)
+    ways, targets = {way: title.format(options.steps) for way, title in WAYS.items()}, []
+    for way, title in ways.items():
+        targets += flatness(parts[f"images-{way}"], title) if options.images else []
+    titles = {f"images-{way}": f"images ({title})" for way, title in ways.items()}
+    titles |= {"maps": f"maps ({ways['within']})", "layers": f"layer ({OF_A_LAYER} images)"}
+    titles |= {"sides": f"side of the image (32 maps, {SIDE_STEPS} image-steps)"}
     result = {"rounds": options.rounds, "steps": options.steps, "parts": parts, "targets": targets}
-    bench.write(result, options.output, text(result))
+    bench.write(result, options.output, f"{bench.parts_text(parts, titles)}\n\n{bench.targets_table(targets)}")
 
 
 if __name__ == "__main__":

@@ -13,26 +13,14 @@ apart and are not shares of a ceiling.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import tempfile
 
 import bench_tools as bench
 import numpy as np
-from bench_tools import LOOPS, ratios, spread
+from bench_tools import LOOPS
 
 LAYERS = ("conv3_block4_out", "conv4_block6_out")
 IMAGENET = {"mean": (123.7, 116.8, 103.9), "std": (58.4, 57.1, 57.4)}
-CONTESTANTS = {"batched": LOOPS["batched"], "plain": LOOPS["plain"], "article": "oip.ascend, the article's settings"}
-COLUMNS = {
-    "title": "contestant",
-    "seconds_per_image_step": "s per image-step (least to most)",
-    "gflops": "GFLOP/s (least to most)",
-    "article_over_it": "oip.ascend's time over it (least to most)",
-    "before_mb": "memory before, MB",
-    "peak_mb": "peak, MB",
-    "grown_mb": "grown, MB",
-    "predicted_mb": "predicted, MB",
-}
 
 
 def save_resnet(path: str, side: int) -> None:
@@ -43,52 +31,6 @@ def save_resnet(path: str, side: int) -> None:
     keras.applications.ResNet50(weights=None, input_shape=(side, side, 3), classes=10).save(path)
 
 
-def measure(options: Any, folder: Path) -> dict[str, Any]:
-    import oip_torch as oip
-
-    files = {"keras_file": folder / "resnet50.keras", "network": folder / "resnet50.onnx"}
-    bench.tell("making ResNet50, and converting it")
-    bench.in_own_process(save_resnet, path=files["keras_file"], side=options.side)
-    made = bench.in_own_process(bench.convert, **files, **IMAGENET)
-    jobs: dict[tuple[str, str], dict[str, Any]] = {}
-    for layer in options.layers:
-        every = made["maps"][layer]
-        maps = np.linspace(0, every - 1, min(options.maps, every)).round().astype(int).tolist()
-        images = oip.start_images(tuple(made["shape"]), [(index, 0) for index in maps], layer=layer)
-        np.save(folder / f"{layer}.npy", images.numpy().transpose(0, 2, 3, 1))
-        for name in CONTESTANTS:
-            starts = 1 if name == "article" else folder / f"{layer}.npy"
-            job = {"name": name, "layer": layer, "maps": maps, "starts": starts, "steps": options.steps}
-            jobs[layer, name] = files | job
-    done = bench.play(jobs, options.rounds)
-    layers = {}
-    for layer in options.layers:
-        flops = bench.in_own_process(bench.counted, network=files["network"], layer=layer, needed=False)
-        own, rows = [found["seconds"] / found["image_steps"] for found in done[layer, "article"]], {}
-        for name, title in CONTESTANTS.items():
-            found = bench.spreads(done[layer, name])
-            times = [each["seconds"] / each["image_steps"] for each in done[layer, name]]
-            rows[name] = {key: found[key] for key in ("before_mb", "peak_mb", "grown_mb")} | {
-                "title": title,
-                "seconds_per_image_step": spread(times),
-                "gflops": spread([flops / value / 1e9 for value in times]),
-                "predicted_mb": done[layer, name][0]["predicted_mb"],
-                "article_over_it": ratios(own, times),
-            }
-        maps = jobs[layer, "plain"]["maps"]
-        layers[layer] = {"maps": maps, "gflop_per_image_step": flops / 1e9, "contestants": rows}
-    return layers
-
-
-def text(result: dict[str, Any]) -> str:
-    blocks = [f"ResNet50 at {result['side']}×{result['side']}, {result['steps']} steps:"]
-    for layer, of in result["layers"].items():
-        needed = f"{of['gflop_per_image_step']:.2f} GFLOP an image-step"
-        table = bench.table(of["contestants"].values(), COLUMNS)
-        blocks += [f"{layer}, {len(of['maps'])} maps, {needed}:", table]
-    return "\n\n".join(blocks)
-
-
 def main() -> None:
     made = bench.parser(__doc__, "large", rounds=3, network=False)
     made.add_argument("--steps", type=int, default=20)
@@ -96,10 +38,32 @@ def main() -> None:
     made.add_argument("--maps", type=int, default=8, help="how many")
     made.add_argument("--layers", nargs="*", default=LAYERS)
     options = made.parse_args()
-    settings = {"rounds": options.rounds, "steps": options.steps, "side": options.side}
-    with bench.workplace(Path()) as (folder, _):
-        result = settings | {"layers": measure(options, folder)}
-    bench.write(result, options.output, text(result))
+    import oip_torch as oip
+
+    jobs, titles, flops = {}, {}, {}
+    with tempfile.TemporaryDirectory(prefix="oip-bench-") as folder:
+        files = {"keras_file": f"{folder}/resnet50.keras", "network": f"{folder}/resnet50.onnx"}
+        bench.tell("making ResNet50, and converting it")
+        bench.in_own_process(save_resnet, path=files["keras_file"], side=options.side)
+        network = bench.in_own_process(bench.convert, **files, **IMAGENET)
+        for layer in options.layers:
+            maps = np.linspace(0, network["maps"][layer] - 1, options.maps).round().astype(int).tolist()
+            images = oip.start_images(tuple(network["shape"]), [(index, 0) for index in maps], layer=layer)
+            np.save(f"{folder}/{layer}.npy", images.permute(0, 2, 3, 1).numpy())
+            job = {"network": files["network"], "layer": layer, "maps": maps, "steps": options.steps}
+            others = {"keras_file": files["keras_file"], "starts": f"{folder}/{layer}.npy"}
+            jobs |= {(layer, LOOPS[name]): job | others | {"name": name} for name in ("batched", "plain")}
+            jobs[layer, "oip.ascend, the article's settings"] = job | {"name": "article"}
+            flops[layer] = bench.in_own_process(bench.counted, network=files["network"], layer=layer, needed=False)
+            titles[layer] = f"{layer}: {flops[layer] / 1e9:.2f} GFLOP an image-step"
+        layers = bench.parts_of(jobs, options.rounds)
+    for layer, rows in layers.items():
+        for row in rows:
+            row["gflops"] = bench.spread([flops[layer] / micros / 1e3 for micros in row["microseconds"]["all"]])
+            row["article_over_it"] = bench.ratios(rows[-1]["microseconds"]["all"], row["microseconds"]["all"])
+    more = {"gflops": "GFLOP/s (least to most)", "article_over_it": "oip.ascend's time over it (least to most)"}
+    result = {"rounds": options.rounds, "steps": options.steps, "side": options.side, "layers": layers}
+    bench.write(result, options.output, bench.parts_text(layers, titles, **more))
 
 
 if __name__ == "__main__":

@@ -19,16 +19,6 @@ import oip_torch as oip
 
 LAYERS = ("Conv2D_1", "Conv2D_2", "Conv2D_3")
 STAGES = (15, 35, 65, 85)  # the article's (20, 50, 100, 400) would not leave room for a search within 600
-COLUMNS = {
-    "layer": "layer",
-    "way": "way",
-    "image_steps": "image-steps per map",
-    "alive": "alive",
-    "above_data": "above the data",
-    "median": "median strength",
-    "least": "least",
-    "below": "below 1",
-}
 
 
 def ways() -> dict[str, oip.AscentSettings]:
@@ -54,10 +44,10 @@ def ways() -> dict[str, oip.AscentSettings]:
     }
 
 
-def measure(path: Path, data: Path | None) -> list[dict[str, Any]]:
+def measure(path: Path, data: Path | None) -> str:
     model = oip.load(path)
     calibration = None if data is None else oip.calibrate(model, oip.read_images(data), list(LAYERS))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for layer in LAYERS:
         reference = np.empty(0)
         for name, settings in ways().items():
@@ -65,20 +55,12 @@ def measure(path: Path, data: Path | None) -> list[dict[str, Any]]:
             reference = oips.scores if name == "article" else reference
             live, ratio = oips.scores > 0, oips.scores[reference > 0] / reference[reference > 0]
             above = "" if calibration is None else (oips.scores > calibration[layer].maximum)[live].sum()
-            rows.append(
-                {
-                    "layer": layer,
-                    "way": name,
-                    "image_steps": f"{oips.info['image_steps'] / len(oips):.0f}",
-                    "alive": f"{live.sum()} of {len(oips)}",
-                    "above_data": above and f"{above} of {live.sum()}",
-                    "median": f"{np.median(ratio):.3f}",
-                    "least": f"{ratio.min():.3f}",
-                    "below": int((ratio < 0.999).sum()),
-                }
-            )
-            bench.tell(bench.table(rows[-1:], COLUMNS).splitlines()[-1])
-    return rows
+            row = {"layer": layer, "way": name, "image-steps per map": round(oips.info["image_steps"] / len(oips))}
+            row |= {"alive": f"{live.sum()} of {len(oips)}", "above the data": above and f"{above} of {live.sum()}"}
+            row |= {"median strength": f"{np.median(ratio):.3f}", "least": f"{ratio.min():.3f}"}
+            rows.append(row | {"below 1": (ratio < 0.999).sum()})
+            bench.tell(str(rows[-1]))
+    return bench.table(rows, {title: title for title in rows[0]})
 
 
 def main() -> None:
@@ -87,7 +69,7 @@ def main() -> None:
     made.add_argument("networks", type=Path, nargs="+")
     made.add_argument("--data", type=Path)
     options = made.parse_args()
-    tables = {path.stem: bench.table(measure(path, options.data), COLUMNS) for path in options.networks}
+    tables = {path.stem: measure(path, options.data) for path in options.networks}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text("\n".join(f"### {name}\n\n{table}\n" for name, table in tables.items()))
 

@@ -85,9 +85,16 @@ def turn(name: str, network: Path, folder: Path, steps: int, environments: Path)
     """One contestant, in a process of its own; images.npy receives the final images."""
     contestant = CONTESTANTS[name]
     if contestant.rival is not None:
-        python, script = environment(contestant.rival, environments), f"run_{contestant.rival.replace('-', '_')}.py"
-        command = [str(python), str(RIVALS / script), str(KERAS), str(network), str(folder), "--steps", str(steps)]
-        return bench.answer([*command, *(["--waking"] if name.endswith("waking") else [])])
+        call = [
+            environment(contestant.rival, environments),
+            RIVALS / "run.py",
+            contestant.rival,
+            KERAS,
+            network,
+            folder,
+        ]
+        waking = ["--waking"] if name.endswith("waking") else []
+        return bench.answer([*map(str, call), "--steps", str(steps), *waking])
     job: dict[str, Any] = {"network": network, "steps": steps, "images": folder / "images.npy"}
     if contestant.way is None:
         job |= {"maps": list(range(contestant.maps)), "starts": folder / f"starts-{contestant.maps}.npy"}
@@ -106,10 +113,8 @@ def measure(
     model = oip.load(network, device="cpu")
     scorer, every = model.up_to(LAYER), torch.arange(MAPS)
     starts = oip.start_images(model.input_shape, [(index, 0) for index in range(MAPS)], layer=LAYER)
-    starts = starts.numpy().transpose(0, 2, 3, 1)
-    np.save(folder / "starts.npy", starts)
-    for count in {contestant.maps for contestant in CONTESTANTS.values()}:
-        np.save(folder / f"starts-{count}.npy", starts[:count])
+    for contestant in CONTESTANTS.values():
+        np.save(folder / f"starts-{contestant.maps}.npy", starts[: contestant.maps].permute(0, 2, 3, 1).numpy())
     left_out: dict[str, str] = {}
     done: dict[str, list[dict[str, Any]]] = {name: [] for name in ("ceiling", *names)}
     for name in bench.turns(list(done), rounds):

@@ -53,21 +53,16 @@ def main() -> None:
             torch.from_numpy(oips.images.transpose(0, 3, 1, 2).copy()).requires_grad_(),
             torch.from_numpy(oips.maps),
         )
-        outputs = [network.up_to(layer)(x) for network in (model, with_tf32(model))]
-        scores = [map_mean(output, maps) for output in outputs]
+        output, other = (network.up_to(layer)(x) for network in (model, with_tf32(model)))
+        scores = [map_mean(each, maps) for each in (output, other)]
         gradients = [torch.autograd.grad(score.sum(), x)[0].flatten(1).double() for score in scores]
         relative = ((scores[1] - scores[0]).abs() / scores[0]).detach()
         turned = 1 - nn.functional.cosine_similarity(*gradients)
-        rows.append(
-            {
-                "layer": layer,
-                "output": f"{(outputs[1] - outputs[0]).abs().max() / outputs[0].abs().max():.1e}",
-                "scores": f"{relative.median():.1e} ({relative.max():.1e})",
-                "gradient": f"{turned.median():.1e} ({turned.max():.1e})",
-            }
-        )
-    head = {"output": "output: largest error over its maximum", "scores": "scores: relative error"}
-    print(bench.table(rows, {"layer": "layer", **head, "gradient": "gradient: 1 - cosine"}))
+        row = {"layer": layer}
+        row |= {"output: largest error over its maximum": f"{(other - output).abs().max() / output.abs().max():.1e}"}
+        row |= {"scores: relative error": f"{relative.median():.1e} ({relative.max():.1e})"}
+        rows.append(row | {"gradient: 1 - cosine": f"{turned.median():.1e} ({turned.max():.1e})"})
+    print(bench.table(rows, {title: title for title in rows[0]}))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python benchmarks/tricks.py [--rounds 9]
 
-One part at a time is left out, in turns, in one process and one thread: the article's steps, with the leak so that no
-image leaves, on the maps of each convolution that respond to their start (64 at most). Printed are the median µs per
-image-step; where a part is left out and they are more, it pays.
+One part at a time is left out, in turns, in one process and one thread: `oip.ascend` by the article's settings, on the
+maps of each convolution that respond to their start (64 at most), since others would leave after the first step.
+Printed are the median µs per image-step; where a part is left out and they are more, it pays.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
         model = oip.load(network, device="cpu")
     first = {layer: oip.ascend(model, layer, settings=oip.AscentSettings.article(steps=1)) for layer in LAYERS}
     maps = {layer: oips.maps[oips.scores > 0][:IMAGES].tolist() for layer, oips in first.items()}
-    settings = oip.AscentSettings.article(steps=options.steps, leak=0.3)
+    settings = oip.AscentSettings.article(steps=options.steps)
     found = []
     for layer, part in bench.turns([(layer, part) for part in without for layer in LAYERS], options.rounds):
         job = {"ascend": oip.ascend, "model": model, "layer": layer, "maps": maps[layer], "settings": settings}
