@@ -10,102 +10,62 @@ Python's own start is not in it.
 from __future__ import annotations
 
 import sys
-import time
-from dataclasses import dataclass
-from typing import Any
+import timeit
 
-from bench_tools import (
-    KERAS,
-    described,
-    markdown,
-    parser,
-    printed,
-    span,
-    spread,
-    target,
-    targets_table,
-    turns,
-    workplace,
-    write,
-)
+import bench_tools as bench
 
-
-@dataclass(frozen=True)
-class Measure:
-    title: str
-    statement: str = ""  # its time in the process, after `before`
-    before: str = ""
-    command: str = ""  # or that of `oip` and these words
-    asked: float | None = None  # at most so many seconds
-
-
-MEASURES = {
-    "torch": Measure("`import torch`", "import torch"),
-    "package": Measure("`import oip_torch`", "import oip_torch"),
-    "package-after-torch": Measure(
-        "`import oip_torch` after `import torch`", "import oip_torch", before="import torch", asked=0.2
-    ),
-    "load": Measure("`import oip_torch`, `oip.load(FILE)`", "import oip_torch as oip; oip.load({network!r})"),
-    "load-after-torch": Measure(
-        "the same after `import torch`", "import oip_torch as oip; oip.load({network!r})", before="import torch"
-    ),
-    "layers": Measure("`oip layers FILE`", command="layers {network}", asked=4),
-    "first": Measure(
+LOAD = "import oip_torch as oip; oip.load({network!r})"
+MEASURES = {  # title; statement, and what is done before it, or the words of a command; at most so many seconds
+    "torch": ("`import torch`", "import torch", "pass", None),
+    "package": ("`import oip_torch`", "import oip_torch", "pass", None),
+    "package-after-torch": ("`import oip_torch` after `import torch`", "import oip_torch", "import torch", 0.2),
+    "load": ("`import oip_torch`, `oip.load(FILE)`", LOAD, "pass", None),
+    "load-after-torch": ("the same after `import torch`", LOAD, "import torch", None),
+    "layers": ("`oip layers FILE`", "layers {network}", None, 4),
+    "first": (
         "`oip ascend FILE Conv2D_3 17`, pictures included",
-        command="ascend {network} Conv2D_3 17 --quiet --device cpu -o {folder}/oips",
+        "ascend {network} Conv2D_3 17 --quiet --device cpu -o {folder}/oips",
+        None,
+        None,
     ),
-    "convert": Measure(
+    "convert": (
         "`oip convert MODEL` of the shipped network",
-        command="convert {keras} -o {folder}/again.onnx --quiet --device cpu",
-        asked=25,
+        "convert {keras} -o {folder}/again.onnx --quiet --device cpu",
+        None,
+        25,
     ),
 }
 
 
-def seconds(measure: Measure, **names: str) -> float:
+def seconds(name: str, **names: str) -> float:
     """One turn."""
-    if measure.command:
-        words = [word.format(**names) for word in measure.command.split()]
-        began = time.perf_counter()
-        printed([sys.executable, "-m", "oip_torch", *words])
-        return time.perf_counter() - began
-    lines = (
-        *(measure.before, "import time", "began = time.perf_counter()"),
-        *(measure.statement.format(**names), "print(time.perf_counter() - began)"),
-    )
-    return float(printed([sys.executable, "-c", "\n".join(lines)]))
-
-
-def text(result: dict[str, Any]) -> str:
-    rows = [[row["title"], span(row["seconds"])] for row in result["measures"].values()]
-    return "\n\n".join(
-        [
-            described(),
-            f"Seconds, medians of {result['rounds']} rounds (least to most):",
-            markdown(["", "s"], rows),
-            targets_table(result["targets"]),
-        ]
-    )
+    _, work, before, _ = MEASURES[name]
+    if before is None:
+        command = [sys.executable, "-m", "oip_torch", *(word.format(**names) for word in work.split())]
+        return timeit.timeit(lambda: bench.printed(command), number=1)
+    call = f"timeit.timeit({work.format(**names)!r}, {f'{bench.WITH_GC}; {before}'!r}, number=1)"
+    return float(bench.answer([sys.executable, "-c", f"import timeit; print({call})"]))
 
 
 def main() -> None:
-    made = parser(__doc__, "startup", rounds=5)
+    made = bench.parser(__doc__, "startup", rounds=5)
     made.add_argument("--only", nargs="*", choices=MEASURES, default=list(MEASURES))
     options = made.parse_args()
     found: dict[str, list[float]] = {name: [] for name in MEASURES if name in options.only}
-    with workplace(options.network) as (folder, network):
-        names = {"network": str(network), "folder": str(folder), "keras": str(KERAS)}
+    with bench.workplace(options.network) as (folder, network):
+        names = {"network": str(network), "folder": str(folder), "keras": str(bench.KERAS)}
         for name in found:
-            seconds(MEASURES[name], **names)
-        for name in turns(list(found), options.rounds):
-            found[name].append(seconds(MEASURES[name], **names))
-    rows = {
-        name: {"title": MEASURES[name].title, "seconds": spread(times), "asked": MEASURES[name].asked}
-        for name, times in found.items()
-    }
-    targets = [target(row["title"], row["asked"], row["seconds"]) for row in rows.values() if row["asked"] is not None]
+            seconds(name, **names)
+        for name in bench.turns(list(found), options.rounds):
+            found[name].append(seconds(name, **names))
+    rows, targets = {}, []
+    for name, times in found.items():
+        title, _, _, asked = MEASURES[name]
+        rows[name] = {"title": title, "seconds": bench.spread(times), "asked": asked}
+        targets += [] if asked is None else [bench.target(title, asked, rows[name]["seconds"])]
+    table = bench.table(rows.values(), {"title": "", "seconds": "s: median (least to most)"})
     result = {"rounds": options.rounds, "measures": rows, "targets": targets}
-    write(result, options.output, text(result))
+    bench.write(result, options.output, f"{table}\n\n{bench.targets_table(targets)}")
 
 
 if __name__ == "__main__":

@@ -2,104 +2,56 @@
 
     python benchmarks/tricks.py [--rounds 9]
 
-One part at a time is left out, in turns, in one process: the article's loop on 64 images, one thread, every convolution
-of the shipped network. Printed is the median time over that of the whole engine; above 1 the part pays.
+One part at a time is left out, in turns, in one process and one thread: `oip.ascend` by the article's settings, on the
+maps of each convolution that respond to their start (64 at most), since others would leave after the first step.
+Printed are the median µs per image-step; where a part is left out and they are more, it pays.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import tempfile
-import time
-from collections.abc import Iterator
-from functools import cache, partial
-from pathlib import Path
+from contextlib import nullcontext
 from unittest import mock
 
-import numpy as np
-import torch
+import bench_tools as bench
 
-import oip_torch as oip
-from oip_torch.base import platform
-from oip_torch.network import passes as engine
-from oip_torch.optim import ascent
-from oip_torch.optim.objectives import map_mean
-from oip_torch.optim.starts import start_images
-
-ROOT = Path(__file__).resolve().parent.parent
-LAYERS = ("Conv2D_1", "Conv2D_2", "Conv2D_3")
-STEPS, IMAGES = 20, 64
-
-
-@contextlib.contextmanager
-def without(part: str) -> Iterator[None]:
-    """The engine without one of its parts."""
-    nothing = {
-        "identity reshapes left out": (engine, "_fix_reshapes", lambda network: None),
-        "pooling before the ReLU": (engine, "_pool_first", lambda network: None),
-        "no unread rows and columns": (engine, "_cut_unread", lambda network: None),
-        "one map of the last convolution": (ascent, "is_of_one_map", lambda *_: False),
-        "channels innermost": (engine, "_channels_last", lambda module: module),
-        "gradient of the first convolution by a product": (engine, "_FEW", 0),
-    }
-    if part == "(whole engine)":
-        yield
-    else:
-        with mock.patch.object(*nothing[part]):
-            yield
-
-
-PARTS = (
-    "(whole engine)",
-    "identity reshapes left out",
-    "pooling before the ReLU",
-    "no unread rows and columns",
-    "one map of the last convolution",
-    "channels innermost",
-    "gradient of the first convolution by a product",
-)
-
-
-def responding(model: oip.FeatureModel, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps and start images that they respond to: others would leave the batch after the first step."""
-    count = model.layers[layer].maps
-    keys = [(index % count, index // count) for index in range(8 * IMAGES)]
-    x, maps = start_images(model.input_shape, keys, layer=layer), torch.tensor([key[0] for key in keys])
-    with torch.no_grad():
-        chosen = (map_mean(model.up_to(layer)(x), maps) > 0).nonzero().flatten()[:IMAGES]
-    assert len(chosen) == IMAGES
-    return maps[chosen], x[chosen]
+LAYERS, STEPS, IMAGES = ("Conv2D_1", "Conv2D_2", "Conv2D_3"), 60, 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
+    made = bench.parser(__doc__, "tricks", rounds=9)
+    made.add_argument("--steps", type=int, default=STEPS)
+    options = made.parse_args()
+    import torch
+    from torch.utils.benchmark import Compare, Measurement, Timer
+
+    import oip_torch as oip
+    from oip_torch.network import passes
+    from oip_torch.optim.objectives import Objective
+
+    without = {
+        "(whole engine)": nullcontext(),
+        "identity reshapes left out": mock.patch.object(passes, "_fix_reshapes", return_value=None),
+        "pooling before the ReLU": mock.patch.object(passes, "_pool_first", return_value=None),
+        "no unread rows and columns": mock.patch.object(passes, "_cut_unread", return_value=None),
+        "one map of the last convolution": mock.patch.object(Objective, "reads_one_channel", False),
+        "channels innermost": mock.patch.object(passes, "_channels_last", lambda module: module),
+        "gradient of the first convolution by a product": mock.patch.object(passes, "_FEW", 0),
+    }
     torch.set_num_threads(1)
-    platform.keep_freed_memory()
-    with tempfile.TemporaryDirectory() as name:
-        model = oip.convert(ROOT / "models" / "mnist_cnn.keras", Path(name) / "network.onnx", device="cpu")
-    print("| without | " + " | ".join(LAYERS) + " |\n|---|" + "---|" * len(LAYERS))
-    found: dict[tuple[str, str], list[float]] = {(part, layer): [] for part in PARTS for layer in LAYERS}
-    awake = {layer: responding(model, layer) for layer in LAYERS}
-    for _ in range(rounds):
-        for part, layer in found:
-            maps, x = awake[layer]
-            climbed = cache(partial(model.climbed, layer))  # the first ascent builds the network, the second is timed
-            with without(part):
-                for steps in (2, STEPS):
-                    schedule = oip.AscentSettings.article(steps=steps).schedule
-                    began = time.perf_counter()
-                    ascent.climb(climbed, x, maps, schedule, map_mean)
-            found[part, layer].append((time.perf_counter() - began) / STEPS / IMAGES * 1e6)
-    for part in PARTS:
-        cells = []
-        for layer in LAYERS:
-            ratio = np.array(found[part, layer]) / np.array(found["(whole engine)", layer])
-            micros = np.median(found[part, layer])
-            cells.append(f"{np.median(ratio):.2f} ({micros:.0f} µs)")
-        print(f"| {part} | " + " | ".join(cells) + " |", flush=True)
+    with bench.workplace(options.network) as (_, network):
+        model = oip.load(network, device="cpu")
+    first = {layer: oip.ascend(model, layer, settings=oip.AscentSettings.article(steps=1)) for layer in LAYERS}
+    maps = {layer: oips.maps[oips.scores > 0][:IMAGES].tolist() for layer, oips in first.items()}
+    settings = oip.AscentSettings.article(steps=options.steps)
+    found = []
+    for layer, part in bench.turns([(layer, part) for part in without for layer in LAYERS], options.rounds):
+        job = {"ascend": oip.ascend, "model": model, "layer": layer, "maps": maps[layer], "settings": settings}
+        call = "ascend(model, layer, maps, settings=settings, progress=False)"
+        timer = Timer(call, globals=job, label="µs per image-step", sub_label=part, description=layer)
+        with without[part]:
+            times = timer.blocked_autorange().raw_times
+        found.append(Measurement(options.steps * len(maps[layer]), times, timer._task_spec))
+    print(Compare(found))
 
 
 if __name__ == "__main__":

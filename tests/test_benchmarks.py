@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
-CALLS = {  # large.py takes minutes: converting ResNet50 alone does
+CALLS: dict[str, list[str | Path]] = {  # large.py takes minutes: converting ResNet50 alone does
     "speed": ["--rounds", "1", "--steps", "3", "--without-rivals", "--only", "graph"],
     "growth": [
         *("--rounds", "1", "--steps", "3", "--images", "8", "16", "--maps", "1"),
@@ -24,12 +28,14 @@ CALLS = {  # large.py takes minutes: converting ResNet50 alone does
     ],
     "startup": ["--rounds", "1", "--only", "package-after-torch", "layers"],
     "gpu": ["--device", "cpu", "--small"],
+    "against": [ROOT / "src", "--rounds", "1", "--steps", "3"],  # beside itself
 }
 TABLES = {
     "speed": "| TensorFlow, tf.function, one batch |",
     "growth": "| time per OIP: spread from 8 to 16 images, 3 image-steps, search included, in % |",
     "startup": "| `oip layers FILE` |",
-    "gpu": "| TF32 | 128 |",
+    "gpu": "| TF32, 128 |",
+    "against": "the default, search included",
 }
 
 
@@ -73,14 +79,57 @@ def test_a_part_prints_tables_and_writes_finite_numbers(name: str, printed: dict
     assert TABLES[name] in printed[name]
     assert {"machine", "versions"} < result.keys()
     assert all(math.isfinite(value) and value >= 0 for value in numbers(result))
-    times = {
-        "speed": lambda: [row["job_seconds"]["median"] for row in result["contestants"].values()],
-        "growth": lambda: [row["seconds"]["median"] for rows in result["parts"].values() for row in rows],
-        "startup": lambda: [row["seconds"]["median"] for row in result["measures"].values()],
+    rows = {
+        "speed": lambda: [row["job_seconds"] for row in result["contestants"].values()],
+        "growth": lambda: [row["seconds"] for rows in result["parts"].values() for row in rows],
+        "startup": lambda: [row["seconds"] for row in result["measures"].values()],
         "gpu": lambda: [row["seconds"] for key in ("whole_network", "over_batches", "loops") for row in result[key]],
+        "against": lambda: [row[f"{tree}_seconds"] for row in result["ways"].values() for tree in ("this", "other")],
     }[name]()
-    assert len(times) == {"speed": 4, "growth": 7, "startup": 2, "gpu": 5 + 2 + 3}[name]
-    assert all(value > 0 for value in times)
+    assert len(rows) == {"speed": 4, "growth": 7, "startup": 2, "gpu": 5 + 2 + 3, "against": 4}[name]
+    assert all(row["median"] > 0 for row in rows)
+
+
+def test_work_is_counted_and_equal(printed: dict[str, str], folder: Path) -> None:
+    speed = json.loads((folder / "speed.json").read_text())
+    products = 24 * 24 * 32 * 9 + 10 * 10 * 64 * 32 * 9 + 3 * 3 * 1 * 64 * 9  # what one map of Conv2D_3 reads
+    assert speed["needed_mflop_per_image_step"] == pytest.approx(2 * 2 * products / 1e6)
+    for name, steps in {"graph": 8, "batched": 3 * 128, "quick": 3 * 128}.items():  # a share of its steps: one
+        assert speed["contestants"][name]["image_steps"] == [steps]
+    against = json.loads((folder / "against.json").read_text())
+    assert [row["same"] for row in against["ways"].values()] == ["yes", "yes"]
+
+
+def test_another_folder_than_a_source_tree_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "against.py"), str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "holds no oip_torch: give the src folder of a checkout" in result.stderr
+
+
+def test_each_part_of_the_engine_can_be_left_out(mnist_onnx: Path) -> None:
+    text = benchmark("tricks", "--rounds", "1", "--steps", "1", "--network", mnist_onnx)
+    assert len([line for line in text.splitlines() if line.count("|") == 3]) == 1 + 7
+
+
+def test_a_rival_is_timed_by_its_second_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script's frame, around a package that stands in: none of them is installed here."""
+    monkeypatch.setattr(sys, "argv", ["run.py", "lucent", "a.keras", "a.onnx", str(tmp_path), "--steps", "4"])
+    starts, calls = np.random.default_rng(0).normal(size=(2, 5, 5, 1)).astype(np.float32), []
+    np.save(tmp_path / "starts-128.npy", starts)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")  # the module sets it: put back afterwards
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    module = runpy.run_path(str(ROOT / "benchmarks" / "rivals" / "run.py"))
+    stand_in = lambda job: lambda steps: calls.append(steps) or 3 * job.starts + 1  # noqa: E731
+    module["RIVALS"]["lucent"] = (stand_in, ("numpy",))
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
+        module["main"]()
+    told = json.loads(stdout.getvalue())
+    assert calls == [4, 4]
+    assert told["seconds"] > 0
+    assert told["image_steps"] == 2 * 4
+    images = np.load(tmp_path / "images.npy")
+    np.testing.assert_allclose([images.mean((1, 2, 3)), images.std((1, 2, 3))], [[0, 0], [1, 1]], atol=1e-5)
 
 
 def test_the_figure_is_drawn_and_a_missing_card_is_told(
