@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import run_tensorflow
+from conftest import nchw, run_tensorflow
 
 import oip_torch
 from oip_torch.base.tensors import standardize
@@ -132,10 +132,6 @@ def tensorflow(given: Arrays, shipped: Path, tmp_path_factory: pytest.TempPathFa
     np.savez(folder / "given.npz", **given)
     run_tensorflow(TENSORFLOW, shipped, folder, str(STEPS_64), str(STEPS_32))
     return dict(np.load(folder / "found.npz"))
-
-
-def nchw(array: npt.NDArray[np.floating]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 
 def relative(got: npt.NDArray[np.floating], expected: npt.NDArray[np.floating]) -> float:

@@ -8,7 +8,6 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import score_of
@@ -21,7 +20,6 @@ from oip_torch.base.platform import matmul_precision
 from oip_torch.network.extract import activations_of, extract, leaky, truncate
 from oip_torch.network.passes import _BackByProduct, _WindowSums, optimize_graph
 from oip_torch.optim.ascent import gradient_ascent
-from oip_torch.optim.objectives import map_mean
 from oip_torch.search import target
 
 
@@ -258,17 +256,3 @@ def test_products_are_rounded_as_asked_and_as_before_afterwards() -> None:
             assert flags() == (expected, expected)
             1 / 0  # noqa: B018
         assert flags() == before
-
-
-def test_an_objective_of_ones_own_sees_all_maps(model: oip_torch.FeatureModel) -> None:
-    seen = set()
-
-    def contrast(activations: Tensor, maps: Tensor) -> Tensor:
-        """How far the map is above the layer's mean."""
-        seen.add(activations.shape[1])
-        return map_mean(activations, maps) - activations.mean((1, 2, 3))
-
-    settings = oip_torch.AscentSettings.article(steps=3)
-    oips = oip_torch.ascend(model, "Conv2D_3", [14, 29], settings=settings, objective=contrast)
-    assert seen == {128}
-    assert (np.diff(oips.traces, axis=1) > 0).all()

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import pytest
 import torch
-from conftest import score_of
+from conftest import nchw, score_of
 
 from oip_torch import (
     AscentSettings,
@@ -32,7 +31,7 @@ from oip_torch import (
     load,
     start_images,
 )
-from oip_torch.network.extract import activations_of, extract, leaky
+from oip_torch.network.extract import extract
 from oip_torch.optim.ascent import Ascents, gradient_ascent
 from oip_torch.optim.objectives import map_mean
 from oip_torch.search import plan, target
@@ -118,15 +117,6 @@ def test_flat_layers_have_units(model: FeatureModel, layer: str) -> None:
     assert (oips.scores > 0).all()
 
 
-def test_a_leaky_network_is_the_network_where_nothing_leaks(model: FeatureModel) -> None:
-    x = torch.randn(4, 1, 28, 28)
-    with torch.no_grad():
-        plain, leaked = leaky(model.graph_module, [model.tap(LAYER).node], activations_of(model))(x, 0.25)
-        z = model.up_to(LAYER, pre_activation=True)(x)
-    assert torch.equal(plain, model.up_to(LAYER)(x))
-    assert torch.allclose(leaked, torch.nn.functional.leaky_relu(z, 0.25), atol=1e-5)
-
-
 @pytest.mark.slow
 def test_every_layer_of_another_network_can_be_ascended(converted: Callable[[str], Path]) -> None:
     """With swish, average pooling, and a Dense layer on maps, whose pre-activation ONNX computes on a side branch."""
@@ -172,19 +162,6 @@ def test_starts_are_told_apart_and_the_best_is_found(model: FeatureModel) -> Non
     assert best.scores.tolist() == [oips.scores[:3].max(), oips.scores[3:].max()]
 
 
-def test_an_objective_of_one_s_own(model: FeatureModel) -> None:
-    def peak(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-        return activations[torch.arange(len(maps)), maps].flatten(1).amax(1)
-
-    oips = ascend(model, LAYER, [0, 3], settings=AscentSettings.within(20), objective=peak)
-    images = torch.from_numpy(oips.images.transpose(0, 3, 1, 2).copy())
-    with torch.no_grad():
-        activations = model.up_to(LAYER)(images)
-    assert oips.scores == pytest.approx(peak(activations, torch.tensor([0, 3])).numpy(), rel=1e-4)
-    assert (oips.scores > map_mean(activations, torch.tensor([0, 3])).numpy()).all()
-    assert oips.provenance.objective == "peak"
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -208,95 +185,6 @@ def of_smooth(oips: Oips, smooth: FeatureModel) -> npt.NDArray[np.floating]:
     with torch.no_grad():
         activations = smooth.up_to(oips.layer)(nchw(oips.images))
     return map_mean(activations, torch.from_numpy(oips.maps)).numpy()
-
-
-def nchw(images: npt.NDArray[np.floating]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
-
-
-# Weights that change
-
-
-def halve(model: FeatureModel) -> None:
-    with torch.no_grad():
-        model.module_of("Conv2D_1", pre_activation=True).weight.mul_(0.5)
-
-
-def halve_data(model: FeatureModel) -> None:
-    model.module_of("Conv2D_1", pre_activation=True).weight.data *= 0.5
-
-
-def load_others(model: FeatureModel) -> None:
-    state = {name: tensor * 0.5 if "weight" in name else tensor for name, tensor in model.state_dict().items()}
-    model.load_state_dict(state)
-
-
-def assign_others(model: FeatureModel) -> None:
-    state = {
-        name: tensor * 0.9 if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
-    }
-    model.load_state_dict(state, assign=True)
-
-
-def replace(model: FeatureModel) -> None:
-    convolution = model.module_of("Conv2D_2", pre_activation=True)
-    convolution.weight = torch.nn.Parameter(convolution.weight.detach() * 0.7)
-
-
-def fine_tune(model: FeatureModel) -> None:
-    model.requires_grad_(True)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
-    model(torch.randn(4, 1, 28, 28)).square().sum().backward()
-    optimizer.step()
-
-
-@pytest.mark.parametrize("change", [halve, halve_data, load_others, assign_others, replace, fine_tune])
-@pytest.mark.parametrize("settings", [AscentSettings.article(steps=5), AscentSettings.within(60)])
-def test_the_weights_in_use_are_looked_at(
-    model: FeatureModel, change: Callable[[FeatureModel], None], settings: AscentSettings
-) -> None:
-    own = copy.deepcopy(model)
-    before = ascend(own, LAYER, [0, 3], settings=settings)
-    assert before.provenance.weights == "as converted"
-    assert before.provenance.fingerprint == own.fingerprint == own.network.graph_sha256
-    change(own)
-    after = ascend(own, LAYER, [0, 3], settings=settings)
-    with torch.no_grad():
-        said = map_mean(own.up_to(LAYER)(nchw(after.images)), torch.tensor([0, 3])).numpy()
-        first = map_mean(own.up_to(LAYER)(nchw(after.snapshots[:, 0])), torch.tensor([0, 3])).numpy()
-    assert after.scores == pytest.approx(said, rel=1e-4)
-    assert after.traces[:, 0] == pytest.approx(first, rel=1e-4, abs=1e-6)
-    assert not np.allclose(after.scores, before.scores, rtol=1e-2)
-    assert after.provenance.weights == "changed since the conversion"
-    assert after.provenance.fingerprint == own.fingerprint != own.network.graph_sha256
-    calibration = calibrate(own, np.arange(784).reshape(1, 28, 28) % 250, LAYER, top=1)
-    with pytest.raises(InputError, match="this calibration is of another network"):
-        calibration.check(before)
-    calibration.check(after)
-    assess(own, after, calibration)
-    with pytest.raises(InputError, match="made with another network"):
-        assess(own, before)
-
-
-def test_a_fingerprint_is_that_of_the_weights_wherever_they_are(model: FeatureModel, mnist_onnx: Path) -> None:
-    own = load(mnist_onnx, device="cpu")
-    assert own.fingerprint == model.fingerprint == own.network.graph_sha256
-    assert copy.deepcopy(own).double().fingerprint == own.fingerprint
-    halve(own)
-    changed = own.fingerprint
-    halve(own)
-    with torch.no_grad():
-        own.module_of("Conv2D_1", pre_activation=True).weight.mul_(4.0)  # exactly what they were
-    assert own.fingerprint == model.fingerprint != changed
-
-
-def test_an_unchecked_file_s_digest_is_that_of_what_it_holds(mnist_onnx: Path, tmp_path: Path) -> None:
-    proto = onnx.load(mnist_onnx)
-    weights = next(tensor for tensor in proto.graph.initializer if len(tensor.dims) == 4)
-    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 0.5, weights.name))
-    onnx.save(proto, tmp_path / "other.onnx")
-    own, other = load(mnist_onnx, device="cpu"), load(tmp_path / "other.onnx", device="cpu", check=False)
-    assert own.fingerprint != other.fingerprint
 
 
 # What is called converged, dead and woken
@@ -406,80 +294,6 @@ def test_a_map_that_has_responded_is_not_dead(model: FeatureModel) -> None:
     assert (oips.status[(oips.traces == 0).all(1) & (oips.scores == 0)] == "dead").all()
 
 
-# Objectives
-
-
-def falling(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    return -map_mean(activations, maps)
-
-
-def difference(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    return map_mean(activations, maps) - map_mean(activations, (maps + 1) % activations.shape[1])
-
-
-def log_probability(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    means = activations.flatten(2).mean(2) if activations.ndim > 2 else activations
-    return torch.log_softmax(means, 1)[torch.arange(len(maps)), maps]
-
-
-@pytest.mark.parametrize("objective", [falling, difference, log_probability])
-@pytest.mark.parametrize("layer", ["Conv2D_2", "Conv2D_3", "Dense_1"])
-def test_objectives_at_0_and_below_are_not_taken_for_sleep(
-    model: FeatureModel, objective: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], layer: str
-) -> None:
-    settings = AscentSettings.within(100)
-    oips = ascend(model, layer, range(12), settings=settings, objective=objective)
-    without = dataclasses.replace(settings, fallback=None)
-    straight = ascend(model, layer, range(12), settings=without, objective=objective)
-    with torch.no_grad():
-        activations = model.up_to(layer)(nchw(oips.images))[torch.arange(12), torch.arange(12)].reshape(12, -1)
-    dead = torch.from_numpy(oips.status == "dead")
-    assert (activations[dead] == 0).all()
-    assert not dead[torch.from_numpy(oips.scores > 0)].any()
-    assert objective is not falling or not set(oips.status) & {"dead", "recovered"}
-    assert objective is not log_probability or (oips.scores <= 0).all()
-    assert (oips.scores >= straight.scores - 1e-4).all()
-    with torch.no_grad():
-        said = objective(model.up_to(layer)(nchw(oips.images)), torch.arange(12))
-    assert oips.scores == pytest.approx(said.numpy(), rel=1e-3, abs=1e-4)
-
-
-def alike(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Diversity, as one would write it: each image's score falls with its likeness to the others of the batch."""
-    rows = activations[torch.arange(len(maps)), maps].flatten(1)
-    return rows.mean(1) - 0.1 * (rows @ rows.T).mean(1)
-
-
-def ranked(activations: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Coupled without a gradient."""
-    means = map_mean(activations, maps)
-    return means / means.detach().abs().mean()
-
-
-@pytest.mark.parametrize(
-    ("objective", "message"),
-    [
-        (alike, "alike lets images enter each other's scores, .* from its own activations alone"),
-        (ranked, "ranked lets images enter each other's scores"),
-        (
-            lambda a, maps: a.mean(),
-            r"gave shape \(\) for 4 images: expected a tensor of one score for each, of shape \(4,\)",
-        ),
-        (lambda a, maps: [0.0] * len(maps), "for 4 images: expected a tensor of one score for each"),
-        (lambda a, maps: map_mean(a, maps).detach(), "has no gradient"),
-        (lambda a, maps: (a.flatten(1).argmax(1)).float(), "has no gradient"),
-        (
-            lambda a, maps: a["Conv2D_3"],
-            r"failed on activations of shape \(4, 128, 3, 3\) and channels of shape \(4,\): .*",
-        ),
-    ],
-)
-def test_objectives_that_cannot_be_maximised(model: FeatureModel, objective: Any, message: str) -> None:
-    with pytest.raises(InputError, match=message) as told:
-        ascend(model, LAYER, [0, 3], objective=objective)
-    assert "\n" not in str(told.value)
-
-
 # What goes into an activation
 
 
@@ -520,7 +334,7 @@ def test_before_or_after_is_the_layer_s_or_the_caller_s(
         assert calibration[LAYER].pre_activation == bool(before)
     classes = ascend(model, "Dense_2", 0, settings=settings)
     with pytest.raises(
-        InputError, match=r"scored 'Dense_2' after its activation, these OIPs before it: .*before_activ"
+        InputError, match=r"scored 'Dense_2' after its activation, these OIPs before it: .*pre_activ"
     ):
         calibration.check(classes)
     quality = assess(model, classes)
