@@ -135,7 +135,7 @@ def test_an_h5_file_gives_the_same_network(
 def test_the_runtimes_of_keras_run_the_augmentation_layers(zoo: Path, converted: Callable[[str], Path]) -> None:
     """RandomGrayscale draws a seed at inference too, which a function that JAX traces must not store.
 
-    And Rescaling's scale is the same number in all of them, in float64 too: with 1 / 127.5 itself they part by 6e-8.
+    And Rescaling's scale is the same number in all of them, in float64 too: with 1 / 127.5 itself they differ by 6e-8.
     """
     images = np.random.default_rng(0).uniform(0, 255, (2, 12, 10, 3))
     onnx_file = converted("augmented.h5")

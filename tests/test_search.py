@@ -1,4 +1,4 @@
-"""Finding an OIP for every map: waking, candidates, many starts, threads."""
+"""Finding an OIP for every map: the fallback, candidates, many starts, threads."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from oip_torch.search.batch import Batch, _after, _better
 LAYER = "Conv2D_3"
 
 
-def test_maps_that_the_article_leaves_dead_wake(model: FeatureModel) -> None:
+def test_maps_that_the_article_leaves_dead_are_recovered(model: FeatureModel) -> None:
     article = ascend(model, LAYER, range(32), settings=AscentSettings.article(steps=5))
     dead = article.maps[article.status == "dead"]
     assert len(dead) > 5
-    woken = ascend(model, LAYER, dead, settings=AscentSettings.within(60))
-    assert (woken.scores > 0).all()
-    assert woken.provenance.leaking == {LAYER: "relu"}
+    recovered = ascend(model, LAYER, dead, settings=AscentSettings.within(60))
+    assert (recovered.scores > 0).all()
+    assert recovered.provenance.leaking == {LAYER: "relu"}
 
 
 def test_a_map_that_cannot_fire_is_reported_with_evidence(model: FeatureModel) -> None:
@@ -59,15 +59,15 @@ def test_a_map_that_cannot_fire_is_reported_with_evidence(model: FeatureModel) -
     assert (oips.scores == 0).all()
     assert (oips.max_preactivation < 0).all()
     assert (oips.max_preactivation > -100).all()  # it was tried: the pre-activation has risen
-    assert oips.provenance.image_steps <= 4 * 30  # what was tried to wake them is within the budget
+    assert oips.provenance.image_steps <= 4 * 30  # the fallback is within the budget
 
 
-def test_sleeping_maps_climb_by_their_peak(model: FeatureModel) -> None:
-    """Among others that are awake, within the same budget, and with all that belongs to an image in its own row."""
+def test_inactive_maps_are_optimised_by_their_peak(model: FeatureModel) -> None:
+    """Among others that are active, within the same budget, and with all that belongs to an image in its own row."""
     settings = AscentSettings.within(100, snapshots=(0, 20, 51))
     oips = ascend(model, "Conv2D_2", settings=settings)
-    woken = oips.status == "recovered"
-    assert woken.any()
+    recovered = oips.status == "recovered"
+    assert recovered.any()
     assert (oips.status == "dead").any()
     assert (oips.status == "finished").any()
     assert oips.provenance.image_steps <= 100 * len(oips)
@@ -83,31 +83,31 @@ def test_sleeping_maps_climb_by_their_peak(model: FeatureModel) -> None:
             assert map_mean(activations, torch.from_numpy(oips.maps)).numpy() == pytest.approx(scores, abs=1e-5)
 
 
-def test_more_finalists_find_no_weaker_images(model: FeatureModel) -> None:
+def test_more_survivors_find_no_weaker_images(model: FeatureModel) -> None:
     one = AscentSettings(steps=12, candidates=4, candidate_steps=4, survivors=1)
     scores = [
-        ascend(model, LAYER, [0, 3, 14], settings=dataclasses.replace(one, survivors=finalists)).scores
-        for finalists in (1, 2, 4)
+        ascend(model, LAYER, [0, 3, 14], settings=dataclasses.replace(one, survivors=survivors)).scores
+        for survivors in (1, 2, 4)
     ]
     assert (scores[0] <= scores[1] * (1 + 1e-5)).all()
     assert (scores[1] <= scores[2] * (1 + 1e-5)).all()
 
 
-def test_a_climb_that_loses_gives_back_what_it_began_with(model: FeatureModel) -> None:
+def test_an_ascent_that_loses_gives_back_what_it_began_with(model: FeatureModel) -> None:
     wild = AscentSettings(steps=1, epsilon=100.0, epsilon_last=None, candidates=3, candidate_steps=20, survivors=1)
     oips = ascend(model, LAYER, [0, 3, 14], settings=wild)
     assert (oips.scores >= oips.traces[:, 0]).all()
 
 
-def test_a_pooling_layer_wakes_by_the_activation_before_it(model: FeatureModel) -> None:
+def test_a_pooling_layer_is_recovered_by_the_activation_before_it(model: FeatureModel) -> None:
     oips = ascend(model, "Max_Pool_2", settings=AscentSettings.article(steps=5))
     dead = oips.maps[oips.status == "dead"].tolist()
     kin = ascend(model, "Conv2D_2", dead, settings=AscentSettings.within(30))
     can = [number for number, score in zip(dead, kin.scores, strict=True) if score > 0.1][:3]
-    woken = ascend(model, "Max_Pool_2", can, settings=AscentSettings.within(60))
+    recovered = ascend(model, "Max_Pool_2", can, settings=AscentSettings.within(60))
     assert can
-    assert (woken.scores > 0).all()
-    assert woken.provenance.leaking == {"Conv2D_2": "relu"}
+    assert (recovered.scores > 0).all()
+    assert recovered.provenance.leaking == {"Conv2D_2": "relu"}
 
 
 @pytest.mark.parametrize("layer", ["Dense_1", "Dense_2", "Flatten"])
@@ -128,10 +128,9 @@ def test_every_layer_of_another_network_can_be_ascended(converted: Callable[[str
 
 
 def test_the_best_candidate_goes_on(model: FeatureModel) -> None:
-    trial = AscentSettings.within(1)
     one = AscentSettings(steps=1, candidates=1, epsilon=1e-6, epsilon_last=None)
     many = AscentSettings(steps=1, candidates=6, candidate_steps=8, epsilon=1e-6, epsilon_last=None)
-    assert trial.screening.candidates == 1
+    assert AscentSettings.within(1).screening.candidates == 1
     few = AscentSettings(steps=1, candidates=2, candidate_steps=8, epsilon=1e-6, epsilon_last=None)
     scores = [ascend(model, LAYER, [0, 3, 14], settings=s).scores for s in (one, few, many)]
     assert (scores[0] < scores[1]).all()
@@ -187,11 +186,11 @@ def of_smooth(oips: Oips, smooth: FeatureModel) -> npt.NDArray[np.floating]:
     return map_mean(activations, torch.from_numpy(oips.maps)).numpy()
 
 
-# What is called converged, dead and woken
+# What is called converged, dead and recovered
 
 
 def test_a_silent_map_has_not_converged(model: FeatureModel) -> None:
-    """Maps that fire late: with the leak they sleep for some dozens of steps, and their score stands still at 0."""
+    """Maps that fire late: with the leak they are inactive for dozens of steps, and their score stands still at 0."""
     oips = ascend(model, LAYER, range(48), settings=AscentSettings())
     late = (oips.traces[:, 30:34] == 0).all(1) & (oips.scores > 0)
     assert late.any()
@@ -214,11 +213,11 @@ def test_an_image_without_a_gradient_has_not_converged(smooth: FeatureModel) -> 
     assert set(oips.status) == {"finished"}
 
 
-def test_woken_images_stop_where_they_converge(model: FeatureModel) -> None:
+def test_recovered_images_stop_where_they_converge(model: FeatureModel) -> None:
     settings = AscentSettings(steps=200, stop="converged", tolerance=0.05)
     oips = ascend(model, "Conv2D_2", range(32), settings=settings)
-    woken = oips.status == "recovered"
-    stopped = woken & (oips.converged_at >= 0)
+    recovered = oips.status == "recovered"
+    stopped = recovered & (oips.converged_at >= 0)
     assert stopped.any()
     for row in np.flatnonzero(stopped):
         at = int(oips.converged_at[row])
@@ -227,7 +226,7 @@ def test_woken_images_stop_where_they_converge(model: FeatureModel) -> None:
     assert oips.provenance.image_steps < 600 * len(oips)
 
 
-def test_without_a_leak_the_plan_measures_what_waking_builds(
+def test_without_a_leak_the_plan_measures_what_the_fallback_builds(
     model: FeatureModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[object] = []
@@ -256,7 +255,7 @@ def test_without_a_leak_the_plan_measures_what_waking_builds(
 
 
 def test_a_network_without_dead_regions_is_ascended_like_any_other(smooth: FeatureModel) -> None:
-    """tanh and ELU: a negative score is no sign of sleep, with a leak or without."""
+    """tanh and ELU: a negative score is no sign of an inactive map, with a leak or without."""
     for settings in (
         AscentSettings.article(steps=20),
         AscentSettings.within(60),
@@ -286,11 +285,11 @@ def test_a_map_at_0_is_dead_with_a_leak_and_without(model: FeatureModel, setting
 
 
 def test_a_map_that_has_responded_is_not_dead(model: FeatureModel) -> None:
-    """Steps that are far too large put maps to sleep: the trace shows that they had been awake."""
+    """Steps that are far too large leave maps inactive: the trace shows that they had responded."""
     oips = ascend(model, LAYER, starts=2, settings=AscentSettings.article(steps=2, epsilon=30.0))
-    fell_asleep = (oips.traces > 0).any(1) & (oips.scores == 0)
-    assert fell_asleep.any()
-    assert not (oips.status[fell_asleep] == "dead").any()
+    fell_silent = (oips.traces > 0).any(1) & (oips.scores == 0)
+    assert fell_silent.any()
+    assert not (oips.status[fell_silent] == "dead").any()
     assert (oips.status[(oips.traces == 0).all(1) & (oips.scores == 0)] == "dead").all()
 
 
@@ -333,9 +332,7 @@ def test_before_or_after_is_the_layer_s_or_the_caller_s(
         assert calibration["Dense_2"].pre_activation == (before is not False)
         assert calibration[LAYER].pre_activation == bool(before)
     classes = ascend(model, "Dense_2", 0, settings=settings)
-    with pytest.raises(
-        InputError, match=r"scored 'Dense_2' after its activation, these OIPs before it: .*pre_activ"
-    ):
+    with pytest.raises(InputError, match=r"scored 'Dense_2' after its activation, these OIPs before it: .*pre_activ"):
         calibration.check(classes)
     quality = assess(model, classes)
     assert quality.scores == pytest.approx(classes.scores, rel=1e-4)
@@ -362,14 +359,14 @@ def test_an_ascent_needs_no_gradients_of_the_caller_s(
     own, settings = load(mnist_onnx, device="cpu"), AscentSettings.within(60)
     expected = ascend(own, LAYER, range(4), settings=settings)
     data = np.random.default_rng(0).integers(0, 255, (20, 28, 28))
-    figures = calibrate(own, data, LAYER)[LAYER].maximum
+    maximum = calibrate(own, data, LAYER)[LAYER].maximum
     try:
         torch.set_num_threads(workers)
         with context():
             there = load(mnist_onnx, device="cpu")
             runs = [ascend(network, LAYER, range(4), settings=settings, batch_size=2) for network in (own, there)]
             wide = there.double()
-            assert calibrate(own, data, LAYER)[LAYER].maximum == pytest.approx(figures, rel=1e-5)
+            assert calibrate(own, data, LAYER)[LAYER].maximum == pytest.approx(maximum, rel=1e-5)
             quality = assess(own, runs[0])
         runs += [ascend(network, LAYER, range(4), settings=settings, batch_size=2) for network in (own, wide)]
     finally:
@@ -422,7 +419,7 @@ def test_images_that_leave_the_finite_numbers_are_named_and_the_rest_is_kept(
 # The way from the start to the result
 
 
-def test_the_way_begins_with_the_start_and_holds_the_trial(model: FeatureModel) -> None:
+def test_the_way_begins_with_the_start_and_holds_the_screening(model: FeatureModel) -> None:
     settings = AscentSettings(steps=10, candidates=4, candidate_steps=5, survivors=2, snapshots=(0, 3, 4, 5, 14))
     assert (settings.screening_steps, settings.way_steps) == (5, 15)
     numbers = [3, 14, 17, 56]
@@ -441,21 +438,21 @@ def test_the_way_begins_with_the_start_and_holds_the_trial(model: FeatureModel) 
     assert (article.screening_steps, article.traces.shape) == (0, (1, 7))
 
 
-def test_of_the_candidates_the_most_promising_goes_on(smooth: FeatureModel) -> None:
+def test_the_candidate_with_the_highest_leaky_score_survives(smooth: FeatureModel) -> None:
     settings = AscentSettings(steps=1, candidates=6, candidate_steps=8, survivors=1, epsilon=1e-6, epsilon_last=None)
     oips = ascend(smooth, "Elu_2", settings=settings)
     score = score_of(smooth, "Elu_2", settings)
     for number in range(8):
         keys = [(number, 0, candidate) for candidate in range(6)]
         x = start_images(smooth.input_shape, keys, layer="Elu_2")
-        trials = gradient_ascent(score, x, torch.full((6,), number), settings.screening_schedule)
-        best = int(trials.leaky_scores.argmax())
+        screened = gradient_ascent(score, x, torch.full((6,), number), settings.screening_schedule)
+        best = int(screened.leaky_scores.argmax())
         found = oips.snapshots[oips.maps == number][:, 0]
         assert np.abs(found[0].transpose(2, 0, 1) - x[best].numpy()).max() < 1e-5
 
 
 def test_of_two_tries_that_stay_dead_the_nearer_one_is_the_evidence() -> None:
-    """By what is promised where the scores are equal: the first of two tries is not always the better one."""
+    """By the leaky score where the scores are equal: the first of two tries is not always the better one."""
     nothing = torch.zeros(3, 0)
 
     def tries(image: float, scores: list[float], leaky_scores: list[float]) -> Ascents:
@@ -473,7 +470,7 @@ def test_of_two_tries_that_stay_dead_the_nearer_one_is_the_evidence() -> None:
 
 
 def test_two_ascents_are_one_way() -> None:
-    """A map that responded in its trial alone has responded; steps that lose give back what they began with."""
+    """A map that responded in the screening alone has responded; steps that lose give back what they began with."""
 
     def part(image: float, trace: list[float], score: float, converged_at: int, responded: bool) -> Ascents:
         images = torch.full((1, 1, 2, 2), image)
@@ -492,7 +489,7 @@ def test_two_ascents_are_one_way() -> None:
     assert way.snapshots.mean((2, 3, 4)).tolist() == [[1.0, 2.0]]
 
 
-def test_a_dead_map_s_promise_is_its_peak(model: FeatureModel) -> None:
+def test_a_dead_map_s_leaky_score_is_its_peak(model: FeatureModel) -> None:
     """What tells its tries apart is the largest pre-activation that was reached, not what the small steps end with."""
     silenced = copy.deepcopy(model)
     with torch.no_grad():
