@@ -229,11 +229,11 @@ def times(run: Callable[[], Any]) -> list[float]:
 
 
 def sizes(result: np.ndarray | oip.Oips, steps: int) -> dict[str, Any]:
-    """How much a job did: images, and image-steps that were computed; what memory it estimated, and gave back."""
+    """Images and image-steps that a job computed; the memory it was estimated to take and gave back."""
     if isinstance(result, np.ndarray):
         return {"images": len(result), "image_steps": len(result) * steps, "predicted_mb": None, "result_mb": None}
     # An image whose first gradient is 0 takes the steps after it as they are.
-    still = (result.traces == result.traces[:, :1]).all(1).sum() if not result.settings.schedule.leaks else 0
+    still = (result.traces == result.traces[:, :1]).all(1).sum() if result.settings.schedule.leak == 0 else 0
     return {
         "images": len(result),
         "image_steps": int(result.provenance.image_steps - still * (result.traces.shape[1] - 1)),

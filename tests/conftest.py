@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 import oip_torch
 from oip_torch.optim.loop import Score
@@ -46,6 +47,11 @@ def _run(*arguments: str | Path) -> str:
 def score_of(model: oip_torch.FeatureModel, layer: str, settings: oip_torch.AscentSettings | None = None) -> Score:
     """Of the method: the mean of a map, by default in the article's settings."""
     return target_of(model, layer, False, map_mean, settings or oip_torch.AscentSettings.article()).score
+
+
+def nchw(images: npt.NDArray[Any]) -> torch.Tensor:
+    """(batch, height, width, channels), as results have them, as (batch, channels, height, width)."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
 def without(*packages: str) -> str:

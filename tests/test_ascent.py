@@ -9,52 +9,14 @@ import pytest
 import torch
 from conftest import score_of
 
-from oip_torch import AscentSettings, FeatureModel, InputError, StartSettings, ascend, start_images
+from oip_torch import AscentSettings, FeatureModel, StartSettings, ascend, start_images
 from oip_torch.base.tensors import standardize
 from oip_torch.optim.ascent import gradient_ascent
 from oip_torch.optim.objectives import map_mean
-from oip_torch.optim.schedule import Criterion, Schedule
-from oip_torch.optim.settings import logarithmic_steps
+from oip_torch.optim.schedule import Schedule
 from oip_torch.search import plan, target
 
 LAYER = "Conv2D_3"
-
-
-def test_the_article_to_the_letter() -> None:
-    article = AscentSettings.article()
-    assert (article.schedule.steps, article.schedule.epsilon, article.schedule.leak) == (600, 0.01, 0.0)
-    assert (article.screening.candidates, article.fallback) == (1, None)
-    assert article.image_steps == 600
-    assert {article.schedule.at(step) for step in range(600)} == {(0.01, 0.0, 0.0)}
-    assert article.snapshot_steps() == (0, 9, 18, 36, 72, 144, 288, 599)
-    assert article.stopping.criterion == Criterion(tolerance=5e-4, patience=4, first_check=10)
-
-
-@pytest.mark.parametrize("steps", [1, 2, 3, 10, 63, 64, 65, 400, 600])
-def test_logarithmic_steps_stay_inside(steps: int) -> None:
-    chosen = logarithmic_steps(steps)
-    assert chosen[0] == 0
-    assert chosen[-1] == steps - 1
-    assert list(chosen) == sorted(set(chosen))
-
-
-@pytest.mark.parametrize("budget", [1, 2, 5, 13, 60, 100, 299, 600, 1000])
-def test_a_budget_is_kept(budget: int) -> None:
-    settings = AscentSettings.within(budget)
-    assert budget - settings.survivors < settings.image_steps <= budget
-
-
-def test_the_defaults_are_the_budget_of_600() -> None:
-    assert AscentSettings.within(600) == AscentSettings()
-
-
-def test_schedules_fall_from_the_first_to_the_last() -> None:
-    schedule = Schedule(steps=50, epsilon=2.0, epsilon_last=0.1, leak=0.3, momentum=0.8)
-    steps = [schedule.at(step) for step in range(50)]
-    assert steps[0] == (2.0, 0.3, 0.0)
-    assert steps[-1] == pytest.approx((0.1, 0.0, 0.8))
-    for values in list(zip(*steps, strict=True))[:2]:
-        assert list(values) == sorted(values, reverse=True)
 
 
 def test_one_step_is_the_equation(model: FeatureModel) -> None:
@@ -103,8 +65,8 @@ def test_images_stay_standardised(model: FeatureModel) -> None:
 def test_a_batch_gives_what_single_runs_give(model: FeatureModel) -> None:
     """Largest difference of a pixel, measured over 40 steps of the article: 1.1e-4 in float32, 0 in float64.
 
-    Over 600 steps float32 parts by up to 0.24, since rounding decides which way an image takes; float64 stays at 0. So
-    what is left in float32 is rounding, and the batch as such changes nothing.
+    Over 600 steps float32 diverges by up to 0.24, since rounding decides which way an image takes; float64 stays at 0.
+    So what is left in float32 is rounding, and the batch as such changes nothing.
     """
     settings = AscentSettings.article(steps=40)
     maps = [0, 1, 3, 4, 6, 8, 9, 11]
@@ -193,48 +155,6 @@ def test_stages_add_the_shorter_wavelengths_later(model: FeatureModel) -> None:
 
 def test_standardize_of_a_uniform_image_is_finite() -> None:
     assert not standardize(torch.full((2, 1, 8, 8), 3.0)).any()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"steps": 0}, "steps is 0: expected a whole number, 1 or more"),
-        ({"steps": 2.5}, "steps is 2.5"),
-        ({"epsilon": 0.0}, "epsilon is 0.0: expected a number above 0"),
-        ({"epsilon": float("nan")}, "epsilon is nan"),
-        ({"epsilon_last": -1.0}, "epsilon_last is -1.0"),
-        ({"momentum": 1.0}, "momentum is 1.0: expected a number from 0 to below 1"),
-        ({"survivors": 0}, "survivors is 0"),
-        ({"leak": 1.5}, "leak is 1.5: expected a number from 0 to 1"),
-        ({"candidates": 0}, "candidates is 0"),
-        ({"stop": "soon"}, "expected 'steps' or 'converged'"),
-        ({"snapshots": (600,)}, "snapshot at step 600: expected steps from 0 to 224"),
-        ({"stages": (20, 40)}, "expected 4 numbers of steps"),
-    ],
-)
-def test_wrong_settings(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        AscentSettings(**changes)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("first_check", [0, 1, 3, 10])
-@pytest.mark.parametrize("patience", [1, 2, 4, 30])
-def test_converged_is_told_from_the_traces_as_step_by_step(first_check: int, patience: int) -> None:
-    settings = AscentSettings(tolerance=0.1, patience=patience, first_check=first_check)
-    traces = torch.rand(200, 24, generator=torch.Generator().manual_seed(first_check + patience)) * 0.3 + 1
-    traces[0, 12:] = torch.nan  # it has left
-    expected = []
-    for trace in traces.tolist():
-        calm, at = 0, -1
-        for step in range(1, 24):
-            small = abs(trace[step] - trace[step - 1]) / (abs(trace[step]) + 1e-7) < 0.1
-            calm = calm + 1 if small and step >= first_check else 0
-            if calm >= patience and at < 0:
-                at = step
-        expected.append(at)
-    nowhere = torch.full((200,), torch.nan)  # a score that no silent map has
-    assert settings.stopping.criterion.met_at(traces, nowhere).tolist() == expected
-    assert (max(expected) > 0) == (patience < 30)
 
 
 def test_images_that_nothing_moves_leave_after_one_step_and_end_as_if_they_had_stayed(

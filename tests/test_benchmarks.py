@@ -1,4 +1,4 @@
-"""The benchmarks run, in their smallest form, and write what they promise: their figures are not judged here."""
+"""The benchmarks run, in their smallest form, and write what they say they do: their numbers are not judged here."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from oip_torch import (
     FeatureModel,
     InputError,
     Oips,
-    StartSettings,
     ascend,
     assess,
     calibrate,
@@ -90,50 +89,6 @@ def test_plain_values_can_be_saved() -> None:
     for wrong in ("1", None, True, float("nan"), np.inf):
         with pytest.raises(InputError, match=r"epsilon is .*: expected a finite number"):
             number("epsilon", wrong)
-
-
-def test_settings_of_numpy_scalars_are_those_of_plain_numbers() -> None:
-    given = AscentSettings(
-        steps=np.int64(20),  # type: ignore[arg-type]
-        epsilon=np.float32(0.5),  # type: ignore[arg-type]
-        snapshots=np.array([0, 5]),  # type: ignore[arg-type]
-        start=StartSettings(sides=np.array([3, 7]), factors=torch.tensor([0.5, 1.0])),  # type: ignore[arg-type]
-    )
-    same = AscentSettings(
-        steps=20, epsilon=0.5, snapshots=(0, 5), start=StartSettings(sides=(3, 7), factors=(0.5, 1.0))
-    )
-    assert given == same
-    assert json.loads(json.dumps(given.to_dict())) == json.loads(json.dumps(same.to_dict()))
-    assert AscentSettings.within(np.int64(60)) == AscentSettings.within(60)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"epsilon": "3"}, "epsilon is '3': expected a number above 0"),
-        ({"epsilon": None}, "epsilon is None"),
-        ({"leak": "0"}, "leak is '0': expected a number from 0 to 1"),
-        ({"steps": "20"}, "steps is '20': expected a whole number"),
-        ({"steps": True}, "steps is True"),
-        ({"fallback": 1}, r"fallback is 1: expected Fallback\(…\), or None"),
-        ({"schedule": {"steps": 3}}, r"schedule is .*: expected Schedule\(…\)"),
-        ({"waking": True}, "no setting 'waking'"),
-        ({"epsilom": 1}, "no setting 'epsilom': did you mean 'epsilon'"),
-        ({"snapshots": (0.5,)}, "snapshot at step 0.5"),
-        ({"snapshots": "all"}, "snapshot at step 'all'"),
-        ({"stages": 20}, "stages are 20: expected 4 numbers"),
-        ({"start": {"kind": "fourier"}}, "start is .*: expected StartSettings"),
-    ],
-)
-def test_settings_of_a_wrong_type(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        AscentSettings(**changes)
-
-
-@pytest.mark.parametrize("changes", [{"sides": (2.5,)}, {"sides": "4"}, {"factors": ("a",) * 4}, {"bands": 1.5}])
-def test_starts_of_a_wrong_type(changes: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="expected"):
-        StartSettings(**changes)
 
 
 @pytest.mark.parametrize(

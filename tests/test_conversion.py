@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ import numpy.typing as npt
 import onnx
 import pytest
 import torch
+from conftest import nchw
 from onnx import numpy_helper
 from test_verify import bias_off, changed, constant, kernel_turned, maps_swapped
 
@@ -59,10 +59,6 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in LAYERS]
 TOLERANCE = 1e-5  # of the largest value; measured: below 1e-6
 
 Arrays = dict[str, npt.NDArray[np.float32]]
-
-
-def nchw(images: npt.NDArray[np.float32]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
 def nhwc(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
@@ -139,7 +135,7 @@ def test_an_h5_file_gives_the_same_network(
 def test_the_runtimes_of_keras_run_the_augmentation_layers(zoo: Path, converted: Callable[[str], Path]) -> None:
     """RandomGrayscale draws a seed at inference too, which a function that JAX traces must not store.
 
-    And Rescaling's scale is the same number in all of them, in float64 too: with 1 / 127.5 itself they part by 6e-8.
+    And Rescaling's scale is the same number in all of them, in float64 too: with 1 / 127.5 itself they differ by 6e-8.
     """
     images = np.random.default_rng(0).uniform(0, 255, (2, 12, 10, 3))
     onnx_file = converted("augmented.h5")
@@ -196,79 +192,6 @@ def test_the_shipped_network_recognises_real_digits(
     with torch.no_grad():
         classes = model(model.standardize(images)).argmax(1).numpy()
     assert (classes == labels).mean() >= 0.99
-
-
-# Parts of a network
-
-
-@pytest.mark.parametrize("before", [False, True])
-def test_up_to_gives_what_capture_gives(model: FeatureModel, before: bool) -> None:
-    images = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(1))
-    with oip_torch.capture(model, *MNIST, pre_activation=before) as maps:
-        model(images)
-    for layer in MNIST:
-        assert torch.equal(model.up_to(layer, pre_activation=before)(images), maps[layer]), layer
-
-
-def test_up_to_runs_no_later_module(model: FeatureModel) -> None:
-    images, ran = torch.zeros(1, 1, 28, 28), []
-    own = copy.deepcopy(model)
-    handles = [
-        own.module_of(name, pre_activation=before).register_forward_hook(
-            lambda *_, name=name, before=before: ran.append((name, before))
-        )
-        for name in MNIST
-        for before in (False, True)
-        if not before or own.layers[name].activation
-    ]
-    relu_layers = {name for name in MNIST if own.layers[name].activation}
-    for index, name in enumerate(MNIST):
-        ran.clear()
-        own.up_to(name)(images)
-        assert {layer for layer, _ in ran} == set(MNIST[: index + 1])
-        if name in relu_layers:
-            ran.clear()
-            own.up_to(name, pre_activation=True)(images)
-            assert (name, True) in ran
-            assert (name, False) not in ran
-    ran.clear()
-    own(images)
-    assert len(ran) == len(handles)  # the hooks do fire
-
-
-def test_the_activation_applied_to_what_goes_in_gives_what_comes_out(model: FeatureModel) -> None:
-    images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(2))
-    for name in ("Conv2D_1", "Conv2D_2", "Conv2D_3", "Dense_1"):
-        assert model.layers[name].activation == "relu"
-        before, after = model.up_to(name, pre_activation=True)(images), model.up_to(name)(images)
-        assert (before < 0).any()
-        assert torch.equal(torch.relu(before), after)
-    softmax = torch.softmax(model.up_to("Dense_2", pre_activation=True)(images), 1)
-    torch.testing.assert_close(softmax, model(images))
-
-
-def test_a_copy_computes_in_float64(model: FeatureModel) -> None:
-    images = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(3))
-    model.up_to("Conv2D_3")(images)  # a truncated network exists before the copy is made
-    double = copy.deepcopy(model).double()
-    assert double.dtype == torch.float64
-    for name in MNIST:
-        for before in (False, True):
-            wide = double.up_to(name, pre_activation=before)(images.double())
-            assert wide.dtype == torch.float64
-            torch.testing.assert_close(
-                wide.float(), model.up_to(name, pre_activation=before)(images), rtol=0, atol=1e-4
-            )
-    assert model.dtype == torch.float32
-    assert model.up_to("Conv2D_3")(images).dtype == torch.float32
-    back = double.to("cpu", torch.float32)
-    assert torch.equal(back.up_to("Dense_2")(images), model(images))
-
-
-def test_the_parameters_are_frozen_and_the_model_in_eval_mode(model: FeatureModel) -> None:
-    assert not model.training
-    assert len(list(model.parameters())) > 0
-    assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
 # The process of TensorFlow
@@ -425,14 +348,3 @@ def test_without_a_standardisation_other_inputs_have_none(converted: Callable[[s
     assert model.input_shape == (3, 20, 32)
     with pytest.raises(oip_torch.InputError, match=r"not known: convert it again with .*--mean M --std S"):
         model.standardize(np.zeros((1, 20, 32, 3), np.uint8))
-
-
-def test_standardize_takes_the_layout_of_mnist_npz(
-    model: FeatureModel, digits: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
-) -> None:
-    images = digits[0][:3]
-    expected = ((images.astype(np.float64) - 33.318421) / 78.567490)[:, None]
-    for layout in (images, images[..., None]):
-        np.testing.assert_allclose(model.standardize(layout).numpy(), expected, rtol=1e-6)
-    with pytest.raises(oip_torch.InputError, match=r"shape \(3, 784\): expected \(batch, 28, 28\[, 1\]\)"):
-        model.standardize(images.reshape(3, 784))

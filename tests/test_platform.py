@@ -1,4 +1,4 @@
-"""How much memory work takes: counted from outside, and foretold."""
+"""How much memory work takes: counted from outside, and estimated in advance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from oip_torch import AscentSettings, FeatureModel, InputError, ascend
 from oip_torch.base.platform import free_bytes, in_words, peak_bytes
 
 KIB = 1024
-LIBRARIES = 32 << 20  # what is foretold for kernels and threads
+LIBRARIES = 32 << 20  # what is estimated for kernels and threads
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_there_is_memory() -> None:
     [AscentSettings.article(steps=12), AscentSettings.within(60), AscentSettings.within(60, snapshots=())],
     ids=["article", "within 60", "no snapshots"],
 )
-def test_what_is_foretold_is_enough(
+def test_what_is_estimated_is_enough(
     model: FeatureModel, layer: str, settings: AscentSettings, one_thread: None
 ) -> None:
     """Tensors take at most what the plan says without the shares of allocator and libraries, and not far from it.

@@ -119,7 +119,7 @@ def test_a_file_without_the_screening_s_steps_does_not_claim_the_start(searched:
     assert "Conv2D_3, map 3: from the end of its screening to the OIP" in texts(plots.evolution(old, 3))
 
 
-def test_small_scores_and_woken_maps_are_shown_as_such(oips: Oips) -> None:
+def test_small_scores_and_recovered_maps_are_shown_as_such(oips: Oips) -> None:
     some = oips.select(starts=0).take([0, 1, 2])
     some = dataclasses.replace(
         some, scores=np.array([0.0012, 1.5, 0.0]), status=np.array(["finished", "recovered", "dead"])
@@ -149,10 +149,10 @@ def test_titles_name_what_is_shown(model: FeatureModel, searched: Oips) -> None:
     units = ascend(model, "Dense_1", [1], settings=AscentSettings.within(12))
     assert plots.trace(units).axes[0].get_ylabel() == "score (activation of the unit)"
     assert plots.trace(searched).axes[0].get_ylabel() == "score (mean activation of the map)"
-    for one_map in (plots.evolution, plots.consistency):
+    for draw in (plots.evolution, plots.consistency):
         for several in ([3, 56], [], "3"):
             with pytest.raises(InputError, match=r"the map is .*: expected a whole number"):
-                one_map(searched, several)
+                draw(searched, several)
     with pytest.raises(InputError, match="no OIPs to show"):
         plots.evolution(searched, 3, starts=[])
 

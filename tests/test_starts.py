@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -102,3 +104,9 @@ def test_wrong_settings(options: dict[str, object], message: str) -> None:
 def test_a_negative_seed() -> None:
     with pytest.raises(InputError, match="seed is -1"):
         start_images(SHAPE, [(0, 0)], seed=-1)
+
+
+@pytest.mark.parametrize("changes", [{"sides": (2.5,)}, {"sides": "4"}, {"factors": ("a",) * 4}, {"bands": 1.5}])
+def test_starts_of_a_wrong_type(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="expected"):
+        StartSettings(**changes)
