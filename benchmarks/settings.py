@@ -1,9 +1,9 @@
 """Which settings find the strongest OIPs, and what does each part of them bring?
 
-    python benchmarks/settings.py FILE.onnx [FILE.onnx ...] [-o docs/experiments-table.md] [--data FILE.npz]
+    python benchmarks/settings.py FILE.onnx [FILE.onnx ...] [-o out/bench/settings.md] [--data FILE.npz]
 
 Every way is run on every map of the three convolutions. Strength is the score over that of the article's settings (600
-steps from one start) on the maps that those wake, all under the same standardisation. Scores do not depend on the
+steps from one start) on the maps that those make respond, all under the same standardisation. Scores do not depend on the
 machine, seconds do.
 """
 
@@ -36,7 +36,7 @@ def ways() -> dict[str, oip.AscentSettings]:
         "default (600)": make(),
         "default, no momentum": make(momentum=0.0),
         "default, one survivor": make(steps=400, survivors=1),
-        "default, no waking": make(waking=False),
+        "default, no fallback": make(fallback=None),
         "default, strategy 1": make(stages=STAGES),
         "default, Fourier starts 1/f": make(start=oip.StartSettings(kind="fourier")),
         "default, long wavelengths only (3, 7)": make(start=oip.StartSettings(sides=(3, 7))),
