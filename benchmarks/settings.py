@@ -3,8 +3,8 @@
     python benchmarks/settings.py FILE.onnx [FILE.onnx ...] [-o out/bench/settings.md] [--data FILE.npz]
 
 Every way is run on every map of the three convolutions. Strength is the score over that of the article's settings (600
-steps from one start) on the maps that are alive with those, all under the same standardisation. Scores do not depend on
-the machine, seconds do.
+steps from one start) on the maps that respond to those, all under the same standardisation. Scores do not depend on the
+machine, seconds do.
 """
 
 from __future__ import annotations

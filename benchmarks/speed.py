@@ -50,7 +50,7 @@ CONTESTANTS = {
     "graph": Contestant(LOOPS["graph"], maps=8, share=0.25),
     "batched": Contestant(LOOPS["batched"]),
     "xplique": Contestant("xplique", rival="xplique"),
-    "xplique-warm-up": Contestant("xplique, with its warm-up", rival="xplique"),
+    "xplique-warmup": Contestant("xplique, with its warm-up", rival="xplique"),
     "tf-keras-vis": Contestant("tf-keras-vis", share=0.25, rival="tf-keras-vis"),
     "lucent": Contestant("lucent", share=0.5, rival="lucent"),
     "plain": Contestant(LOOPS["plain"], share=0.5),
@@ -93,8 +93,8 @@ def turn(name: str, network: Path, folder: Path, steps: int, environments: Path)
             network,
             folder,
         ]
-        warm_up = ["--warm-up"] if name.endswith("warm-up") else []
-        return bench.answer([*map(str, call), "--steps", str(steps), *warm_up])
+        warmup = ["--warmup"] if name.endswith("warmup") else []
+        return bench.answer([*map(str, call), "--steps", str(steps), *warmup])
     job: dict[str, Any] = {"network": network, "steps": steps, "images": folder / "images.npy"}
     if contestant.way is None:
         job |= {"maps": list(range(contestant.maps)), "starts": folder / f"starts-{contestant.maps}.npy"}
@@ -228,8 +228,8 @@ def text(result: dict[str, Any]) -> str:
             bench.table(rows, columns),
             "Medians, of ratios that were each taken within a round. Image-steps are those that were computed: in "
             "`oip.ascend` an image whose first gradient is 0 leaves the batch, since nothing would ever move it. At or "
-            "above: to a thousandth, of the maps alive in the batched loop. Its scores diverge from others' with equal "
-            "work by rounding alone.",
+            "above: to a thousandth, of the maps that respond in the batched loop. Its scores differ from others' with "
+            "equal work by rounding alone.",
             f"Needed: {result['needed_mflop_per_image_step']:.1f} MFLOP an image-step. In the same rounds a 2048³ "
             f"matrix product ran at {span(result['ceiling_gflops'])} GFLOP/s, a copy at {span(copies)} GB/s:",
             bench.table([row for row in rows if "gflops" in row], rates),

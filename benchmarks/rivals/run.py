@@ -1,6 +1,6 @@
 """Times another package at making all maps of Conv2D_3, in an environment that has it.
 
-    python run.py xplique|tf-keras-vis|lucent KERAS_FILE ONNX_FILE FOLDER [--steps 600] [--warm-up]
+    python run.py xplique|tf-keras-vis|lucent KERAS_FILE ONNX_FILE FOLDER [--steps 600] [--warmup]
 
 FOLDER/starts-128.npy → FOLDER/images.npy, and a JSON line on stdout. A function for each package loads the network and
 returns the job: steps → final images. Packages are imported in there, after TensorFlow and torch are kept off the GPU.
@@ -34,14 +34,14 @@ class Job:
     keras_file: Path
     onnx_file: Path
     starts: np.ndarray  # (maps, height, width, channels), one start a map, standardised
-    warm_up: bool
+    warmup: bool
 
 
 def xplique(job: Job) -> Callable[[int], Any]:
     """All maps as one list of channels.
 
     `optimize` takes no start images, but a function from its pixels to the image: the start image, and a thousandth of
-    xplique's noise. With --warm-up a tenth of the steps goes to its warm-up, which lets gradients pass every ReLU.
+    xplique's noise. With --warmup a tenth of the steps goes to its warm-up, which lets gradients pass every ReLU.
     """
     import tensorflow as tf
     from xplique.features_visualizations import Objective, optimize
@@ -54,15 +54,15 @@ def xplique(job: Job) -> Callable[[int], Any]:
     starts = tf.constant(job.starts)
 
     def work(steps: int) -> Any:
-        warm_up = steps // 10 if job.warm_up else 0
+        warmup = steps // 10 if job.warmup else 0
         images, _ = optimize(
             objective,
             optimizer=tf.keras.optimizers.Adam(EPSILON / scale),
-            nb_steps=steps - warm_up,
+            nb_steps=steps - warmup,
             use_fft=False,
             image_normalizer=lambda pixels: starts + scale * pixels,
             transformations=tf.image.per_image_standardization,
-            warmup_steps=warm_up,
+            warmup_steps=warmup,
             custom_shape=None,
         )
         return images[-1]
@@ -170,11 +170,11 @@ def main() -> None:
     parser.add_argument("onnx_file", type=Path, metavar="ONNX_FILE")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="holds starts-128.npy, receives images.npy")
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--warm-up", action="store_true", help="xplique's")
+    parser.add_argument("--warmup", action="store_true", help="xplique's")
     options = parser.parse_args()
     prepare, packages = RIVALS[options.rival]
     starts = np.load(options.folder / "starts-128.npy").astype(np.float32)
-    work = prepare(Job(options.keras_file, options.onnx_file, starts, options.warm_up))
+    work = prepare(Job(options.keras_file, options.onnx_file, starts, options.warmup))
 
     images: list[np.ndarray] = []
     # The second of two runs counts, as of all contestants, and garbage is collected, which timeit would switch off.
