@@ -1,6 +1,6 @@
 """Which settings find the strongest OIPs, and what does each part of them bring?
 
-    python benchmarks/settings.py FILE.onnx [FILE.onnx ...] [-o docs/experiments-table.md] [--data FILE.npz]
+    python benchmarks/settings.py FILE.onnx [FILE.onnx ...] [-o out/bench/settings.md] [--data FILE.npz]
 
 Every way is run on every map of the three convolutions. Strength is the score over that of the article's settings (600
 steps from one start) on the maps that respond to those, all under the same standardisation. Scores do not depend on the

@@ -49,7 +49,7 @@ def test_pages_link_to_pages_and_to_nothing_outside_the_site(site: Path) -> None
     assert {"index.html", "guide.html", "model.html", "contributing.html", "security.html"} < pages.keys()
     assert 'href="model.html"' in pages["index.html"]
     assert 'href="index.html"' in pages["contributing.html"]
-    assert 'src="pictures/evolution.png"' in pages["index.html"]
+    assert 'src="pictures/every_map_of_Conv2D_3.png"' in pages["index.html"]
     assert 'href="rivals.html"' in "".join(pages.values())
     for name, page in pages.items():
         targets = re.findall(r'(?:href|src)="(?!https?:|data:|mailto:)([^"#]+)', page)

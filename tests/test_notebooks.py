@@ -56,8 +56,10 @@ def test_the_numbers_that_are_said_are_those_of_the_settings() -> None:
     of_article = article.schedule
     sayings = {
         r"(\w+) starts are tried for each map": [WORDS[screening.candidates], "several"],
-        r"starts are tried for each map in (\d+) steps": [str(screening.steps)],
-        r"the (\w+) most\s+promising go on": [WORDS[screening.survivors]],
+        r"starts are tried for each map in (\d+)\s+steps": [str(screening.steps)],
+        r"(\w+) starts are screened": [WORDS[screening.candidates]],
+        r"starts are screened for (\d+) steps each": [str(screening.steps)],
+        r"the (\w+)\s+survivors\s+go on": [WORDS[screening.survivors]],
         r"go on with (\d+) steps": [str(steps)],
         r"at most (\d+) image-steps per image": [str(default.image_steps)],
         r"image-steps per image: (\d+ × \d+, then \d+ × \d+)": [

@@ -1,6 +1,6 @@
 """The same start images ascend alike in TensorFlow and in torch, to the last digits; so do resizing and standardising.
 
-The TensorFlow side is written out by hand from docs/ALGORITHM.md, and shares no code with oip_torch.
+The TensorFlow side is written out by hand from the equations in docs/guide.md, and shares no code with oip_torch.
 """
 
 from __future__ import annotations

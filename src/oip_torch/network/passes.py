@@ -11,7 +11,7 @@
 - convolutions keep their weights with the channels innermost, which is how the kernels for a CPU want them; those of
   few input channels, as the first one, go back to the image by a matrix product.
 
-docs/performance.md has what each brings.
+docs/notes has what each of them brings.
 """
 
 from __future__ import annotations
