@@ -5,6 +5,7 @@ TensorFlow and torch crash in one process, so TensorFlow runs in processes of it
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -20,6 +21,7 @@ import pytest
 import torch
 
 import oip_torch
+from oip_torch.network.domain import Domain
 from oip_torch.optim.loop import Score
 from oip_torch.optim.objectives import map_mean
 from oip_torch.search.target import target_of
@@ -68,6 +70,9 @@ machinery.PathFinder.find_spec = staticmethod(
 def in_format_1(data: dict[str, Any]) -> dict[str, Any]:
     """The metadata of an ONNX file under the keys of its first format."""
     data = data | {"format": 1, "layers": [dict(layer) for layer in data["layers"]]}
+    domain = data.pop("domain")
+    del data["probes_in_domain"]
+    data["mean"], data["std"] = domain["pixel_mean"], domain["pixel_std"]
     data["proof"] = data.pop("verification")
     for layer in data["layers"]:
         layer["figures"] = layer.pop("fingerprint")
@@ -113,8 +118,13 @@ def model(mnist_onnx: Path) -> oip_torch.FeatureModel:
 
 @pytest.fixture(scope="session")
 def smooth() -> oip_torch.FeatureModel:
-    """The network `smooth` of keras_zoo.py, of tanh and ELU: negative scores, no dead region. Not to be changed."""
-    return oip_torch.load(ROOT / "tests" / "data" / "smooth.onnx", device="cpu")
+    """The network `smooth` of keras_zoo.py, of tanh and ELU: negative scores, no dead region. Not to be changed.
+
+    Its random weights are made for inputs of mean 0 and standard deviation 1, which its file does not say.
+    """
+    model = oip_torch.load(ROOT / "tests" / "data" / "smooth.onnx", device="cpu")
+    model.network = dataclasses.replace(model.network, domain=Domain())
+    return model
 
 
 @pytest.fixture(scope="session")

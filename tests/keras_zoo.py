@@ -154,6 +154,22 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {  # every one that is admitted, by i
 SOME = ["RandomFlip", "RandomZoom", "RandomContrast", "RandomGrayscale"]  # Keras 3.15 cannot write all as .h5
 
 
+def twin(inside: bool) -> Any:
+    """Colour images, and what brings pixels to 0–1 inside of the network or outside; the weights are the same."""
+    first = [layers.Rescaling(1 / 255, name="to_1")] if inside else []
+    return keras.Sequential(
+        [
+            keras.Input((20, 20, 3), name="picture"),
+            *first,
+            layers.Conv2D(8, 3, activation="relu", name="first"),
+            layers.MaxPooling2D(2, name="pool"),
+            layers.Conv2D(10, 3, activation="relu", name="second"),
+            layers.Flatten(name="flat"),
+            layers.Dense(6, activation="softmax", name="classes"),
+        ]
+    )
+
+
 def augmented(names: list[str]) -> Any:
     """The usual form of tutorials: a Sequential network of augmentation layers in front, and one layer on its own."""
     augmentation = keras.Sequential(
@@ -276,6 +292,8 @@ def main(folder: Path, others: list[Path]) -> None:
         "default_names.keras": lambda: seeded(default_names(), 3),
         "smooth.keras": lambda: seeded(smooth(), 9),
         "silent.h5": silent,
+        "twin_inside.keras": lambda: seeded(twin(True), 12),
+        "twin_outside.keras": lambda: seeded(twin(False), 12),
         "augmented.keras": lambda: seeded(augmented(list(AUGMENTATIONS)), 10),
         "augmented.h5": lambda: seeded(augmented(SOME), 11),
     }

@@ -509,10 +509,15 @@ def with_layer(**changes: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda data: data | {"layers": [data["layers"][0] | changes, *data["layers"][1:]]}
 
 
+def with_domain(**changes: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda data: data | {"domain": data["domain"] | changes}
+
+
 DAMAGED: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lacking("layers"), "damaged metadata .KeyError: 'layers'"),
     (lacking("format"), "damaged metadata"),
-    (lambda data: data | {"format": 3}, "has metadata of format 3: this version reads formats 1 and 2"),
+    (lambda data: data | {"format": 4}, "has metadata of format 4: this version reads formats 1 to 3"),
+    (lambda data: data | {"format": "3"}, "has metadata of format 3: this version reads"),
     (lambda data: data | {"layers": []}, "its layers are not the graph's outputs"),
     (lambda data: data | {"layers": "Conv2D_1"}, "damaged metadata"),
     (lambda data: data | {"layers": {"a": 1}}, "damaged metadata"),
@@ -521,7 +526,11 @@ DAMAGED: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda data: data | {"input_shape": [28, 28, float("inf")]}, "damaged metadata"),
     (lambda data: data | {"input_shape": [0, 28, 1]}, r"has an input of shape \(0, 28, 1\)"),
     (lambda data: data | {"input_shape": [1 << 30, 1 << 30, 1]}, r"has an input of shape \(1073741824"),
-    (lambda data: data | {"mean": ["x"]}, "damaged metadata"),
+    (with_domain(mean=["x"]), "damaged metadata"),
+    (with_domain(mean=3), "damaged metadata"),
+    (lambda data: data | {"domain": []}, "damaged metadata"),
+    (lambda data: in_format_1(data) | {"mean": ["x"]}, "damaged metadata"),
+    (lambda data: in_format_1(data) | {"std": [0]}, "damaged metadata"),
     (lambda data: data | {"versions": []}, "damaged metadata"),
     (lambda data: data | {"verification": 3}, "damaged metadata"),
     (lambda data: data | {"format": 1}, "damaged metadata .KeyError: 'figures'"),
@@ -532,10 +541,11 @@ DAMAGED: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (with_layer(max_error=None), "damaged metadata"),
     (with_layer(fingerprint=7), "damaged metadata"),
     (lambda data: data | {"input_shape": [14, 14, 1]}, r"input \(14, 14, 1\), where the graph takes \[1, 28, 28\]"),
-    (lambda data: data | {"mean": None}, r"damaged metadata \(mean \(\), std"),
-    (lambda data: data | {"mean": [float("nan")]}, r"damaged metadata \(mean \(nan,\)"),
-    (lambda data: data | {"std": [0]}, r"damaged metadata .*std \(0\.0,\)"),
-    (lambda data: data | {"std": [1, 1]}, r"damaged metadata .*std \(1\.0, 1\.0\)"),
+    (with_domain(mean=[]), r"damaged metadata .*mean of the domain is \(\)"),
+    (with_domain(mean=[float("nan")]), r"damaged metadata .*mean of the domain is \(nan,\)"),
+    (with_domain(std=[0]), r"damaged metadata .*std is \(0\.0,\)"),
+    (with_domain(std=[1, 1]), r"damaged metadata .*std of the domain: got 2 numbers, expected 1"),
+    (with_domain(white=[-9]), "damaged metadata .*expected the first below the second"),
     (with_layer(maps=5000), "layer 'Conv2D_1' with 5000 maps, where the graph gives 32"),
     (with_layer(maps=-32), "layer 'Conv2D_1' with -32 maps"),
     (with_layer(name="Conv2D_2"), "two layers of one name"),

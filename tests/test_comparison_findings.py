@@ -20,6 +20,7 @@ from oip_torch.comparison.findings import Findings, diverge, layout_divergence, 
 from oip_torch.comparison.questions import Questions
 from oip_torch.comparison.runtimes import RUNTIMES, Dtype
 from oip_torch.comparison.summary import float32_sentence
+from oip_torch.network.domain import Domain
 
 CHANNELS = np.array([5, 7, 2])
 
@@ -34,6 +35,7 @@ def questions() -> Questions:
         channel_count=8,
         channels=CHANNELS,
         starts=np.zeros((3, 4, 4, 1)),
+        domain=Domain(),
         steps=20,
         epsilon=0.01,
         seed=0,

@@ -137,7 +137,7 @@ def test_the_input_shape_of_a_real_file(shipped: Path) -> None:
 def test_a_mean_for_other_channels_is_refused(tmp_path: Path, ending: str, mean: Any, std: Any) -> None:
     path = written(tmp_path, sequential(layer("InputLayer", "i", {"batch_shape": [None, 8, 8, 3]}), CONV), ending)
     with pytest.raises(
-        InputError, match=r"mean and std have \d and \d numbers: expected 1, or one for each of the 3 ch"
+        InputError, match=r"mean and std: got \d and \d numbers, expected 1, or one for each of the 3 ch"
     ):
         oip_torch.convert(path, mean=mean, std=std, device="cpu")
 

@@ -26,7 +26,7 @@ def texts(figure: plots.Figure) -> list[str]:
 
 def test_a_sheet_names_each_picture_and_marks_the_dead(oips: Oips) -> None:
     best = oips.select(starts=0)
-    shown = texts(plots.sheet(best))
+    shown = texts(plots.sheet(best, colors="grey"))
     for number, score, status in zip(best.maps, best.scores, best.status, strict=True):
         assert (f"{number}: dead" if status == "dead" else f"{number}: {score:.2f}") in shown
     assert any("quantile" in text for text in shown)
@@ -34,7 +34,7 @@ def test_a_sheet_names_each_picture_and_marks_the_dead(oips: Oips) -> None:
 
 
 def test_an_evolution_has_a_row_per_start_and_one_scale_per_row(oips: Oips) -> None:
-    figure = plots.evolution(oips, 0)
+    figure = plots.evolution(oips, 0, colors="grey")
     pictures = [axes for axes in figure.axes if axes.images]
     assert len(pictures) == 2 * len(oips.snapshot_steps)  # the last snapshot gives way to the result
     shown = texts(figure)
@@ -56,6 +56,28 @@ def test_colours_for_three_channels(oips: Oips) -> None:
     coloured = dataclasses.replace(oips, images=oips.images.repeat(3, -1), snapshots=oips.snapshots.repeat(3, -1))
     for figure in (plots.sheet(coloured), plots.evolution(coloured, 1)):
         figure.savefig(io.BytesIO(), format="png", dpi=40)
+
+
+def test_colours_are_the_data_s_own_unless_others_are_asked_for(oips: Oips) -> None:
+    """Black is a pixel of 0, white one of 255; a file that does not know them is shown in grey."""
+    one = oips.select(maps=0, starts=0)
+
+    def pixels(shown: Oips, **more: str) -> np.ndarray:
+        figure = plots.evolution(shown, 0, **more)
+        return np.asarray(figure.axes[len(shown.snapshot_steps) - 1].images[0].get_array())
+
+    own = pixels(one)
+    expected = np.clip((one.images[0] * 78.56749 + 33.318421) / 255, 0, 1)
+    assert own == pytest.approx(expected.repeat(3, -1), abs=1e-6)
+    grey = pixels(one, colors="grey")
+    assert not np.allclose(own, grey)
+    assert np.ptp(pixels(one, colors="viridis"), -1).max() > 0.1
+    unknown = dataclasses.replace(one, provenance=dataclasses.replace(one.provenance, domain=None))
+    assert np.array_equal(pixels(unknown), grey)
+    assert any("Colours: the data's own" in text for text in texts(plots.sheet(one)))
+    assert not any("Colours: the data's own" in text for text in texts(plots.sheet(unknown)))
+    with pytest.raises(InputError, match="colors is 'rainbowish': expected 'data', 'grey', or a matplotlib colormap"):
+        plots.sheet(one, colors="rainbowish")
 
 
 def test_figures_are_not_pyplot_s(oips: Oips) -> None:

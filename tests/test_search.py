@@ -182,7 +182,7 @@ def test_wrong_calls(model: FeatureModel, arguments: dict[str, object], message:
 def of_smooth(oips: Oips, smooth: FeatureModel) -> npt.NDArray[np.floating]:
     """The mean activations on OIPs of the network of tanh and ELU, by the network itself."""
     with torch.no_grad():
-        activations = smooth.up_to(oips.layer)(nchw(oips.images))
+        activations = smooth.up_to(oips.layer)(smooth.to_input(nchw(oips.images)))
     return map_mean(activations, torch.from_numpy(oips.maps)).numpy()
 
 
@@ -322,7 +322,7 @@ def test_before_or_after_is_the_layer_s_or_the_caller_s(
     assert not ascend(rgb, "logits", 0, settings=settings, pre_activation=True).pre_activation  # the same there
     oips = ascend(smooth, "Elu_2", starts=2, settings=settings, pre_activation=True)
     with torch.no_grad():
-        z = smooth.up_to("Elu_2", pre_activation=True)(nchw(oips.images))
+        z = smooth.up_to("Elu_2", pre_activation=True)(smooth.to_input(nchw(oips.images)))
     assert oips.scores == pytest.approx(map_mean(z, torch.from_numpy(oips.maps)).numpy(), rel=1e-4, abs=1e-5)
     leaking = ascend(model, LAYER, 0, settings=AscentSettings.within(20), pre_activation=True).provenance.leaking
     assert leaking == {"Conv2D_2": "relu"}

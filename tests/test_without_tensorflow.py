@@ -62,6 +62,7 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         "Comparison",
         "ConversionError",
         "Criterion",
+        "Domain",
         "Fallback",
         "FeatureMaps",
         "FeatureModel",

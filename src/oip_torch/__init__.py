@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from oip_torch.comparison.comparison import Comparison, compare
     from oip_torch.keras.convert import convert
     from oip_torch.network.capture import FeatureMaps, capture
+    from oip_torch.network.domain import Domain
     from oip_torch.network.load import load
     from oip_torch.network.model import FeatureModel
     from oip_torch.network.onnx_file import Layer, Network
@@ -39,6 +40,7 @@ _HOMES = {
     "ConversionError": "base.errors",
     "Criterion": "optim.schedule",
     "Fallback": "optim.settings",
+    "Domain": "network.domain",
     "FeatureMaps": "network.capture",
     "FeatureModel": "network.model",
     "InputError": "base.errors",
@@ -72,6 +74,7 @@ __all__ = [
     "Comparison",
     "ConversionError",
     "Criterion",
+    "Domain",
     "Fallback",
     "FeatureMaps",
     "FeatureModel",

@@ -6,12 +6,13 @@ the map it says how far an OIP goes beyond the data; and the images that excite 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from oip_torch.base.platform import matmul_precision
 from oip_torch.base.progress import bar
 from oip_torch.base.tensors import standardize, to_array
 from oip_torch.network.capture import capture
+from oip_torch.network.domain import Domain
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
 from oip_torch.results.fields import Array, array, arrays_of, large_of, rows_of, variables_of
@@ -118,6 +120,7 @@ class Calibration:
         spectrum: (rings,) float, the mean of `radial_power_spectrum` over the standardised images.
         graph_sha256: of graph and weights in use (`FeatureModel.fingerprint`): for others these figures mean nothing.
         source_sha256: of the Keras file that the network comes from.
+        domain: how the network took the images, see `Domain`; None: a file of before it was kept, as they are.
         images_sha256: of the images as `calibrate` was given them, 64 hexadecimal digits over their number type, shape
             and bytes: other pixels, another order or another type give another digest. None: a file saved before
             digests of the data were kept.
@@ -128,6 +131,7 @@ class Calibration:
     spectrum: Array = array("ring")
     graph_sha256: str
     source_sha256: str
+    domain: Domain | None = None
     images_sha256: str | None = None
 
     def __getitem__(self, layer: str) -> LayerCalibration:
@@ -155,10 +159,18 @@ class Calibration:
                 f"this calibration is of another network: its graph has the digest {self.graph_sha256[:12]}…, {whose} "
                 f"is {str(made_by)[:12]}…; calibrate again with this model"
             )
-        if isinstance(other, Oips) and self[other.layer].pre_activation != other.pre_activation:
-            ours, theirs = ("after", "before") if other.pre_activation else ("before", "after")
+        theirs = (other.domain if isinstance(other, FeatureModel) else other.provenance.domain) or Domain()
+        own = self.domain or Domain()
+        if not own.is_like(theirs):
             raise InputError(
-                f"this calibration scored {other.layer!r} {ours} its activation, these OIPs {theirs} it: calibrate "
+                f"this calibration is of another input domain (mean {own.mean}, std {own.std}) than "
+                f"{'the model' if isinstance(other, FeatureModel) else 'the OIPs'} (mean {theirs.mean}, std "
+                f"{theirs.std}): calibrate again with the model that made them"
+            )
+        if isinstance(other, Oips) and self[other.layer].pre_activation != other.pre_activation:
+            ours, other_side = ("after", "before") if other.pre_activation else ("before", "after")
+            raise InputError(
+                f"this calibration scored {other.layer!r} {ours} its activation, these OIPs {other_side} it: calibrate "
                 f"again with pre_activation={other.pre_activation}"
             )
 
@@ -182,6 +194,7 @@ class Calibration:
                 "count": self.count,
                 "graph_sha256": self.graph_sha256,
                 "source_sha256": self.source_sha256,
+                "domain": json.dumps(None if self.domain is None else self.domain.to_dict()),
                 **({} if self.images_sha256 is None else {"images_sha256": self.images_sha256}),
             },
         )
@@ -198,6 +211,7 @@ class Calibration:
             sizes = [(str(name), int(maps)) for name, maps in json.loads(dataset.attrs["layers"])]
             arrays = arrays_of(LayerCalibration, dataset)
             before = json.loads(dataset.attrs.get("before_activation", "[]"))
+            domain = json.loads(dataset.attrs.get("domain", "null"))
             if not sizes or sum(maps for _, maps in sizes) != dataset.sizes["map"]:
                 raise ValueError("the number of maps")
             if not np.isin(arrays["top_indices"], arrays["picture_indices"]).all():
@@ -205,7 +219,7 @@ class Calibration:
             layers, first = {}, 0
             for name, maps in sizes:
                 shared = LayerCalibration(**arrays, pre_activation=name in before)
-                layers[name] = replace(shared, **rows_of(shared, "map", np.arange(first, first + maps)))
+                layers[name] = dataclasses.replace(shared, **rows_of(shared, "map", np.arange(first, first + maps)))
                 first += maps
             return cls(
                 layers=layers,
@@ -213,6 +227,7 @@ class Calibration:
                 **arrays_of(cls, dataset),
                 graph_sha256=str(dataset.attrs["graph_sha256"]),
                 source_sha256=str(dataset.attrs["source_sha256"]),
+                domain=None if domain is None else Domain.from_dict(domain),
                 # The figures do not need it, so that older files without it stay readable.
                 images_sha256=str(dataset.attrs["images_sha256"]) if "images_sha256" in dataset.attrs else None,
             )
@@ -252,10 +267,10 @@ def calibrate(
         calibration = oip.calibrate(model, np.load("mnist.npz")["x_test"])
         calibration["Conv2D_3"].maximum         # (128,)
 
-    The images are standardised as in the network's training, and then one by one to mean 0 and standard deviation 1, as
-    every OIP is: the score of a map grows with the contrast of the image, and without this a dark digit and an OIP
-    would be compared by their contrast. So both answer the same question: which pattern of this contrast excites the
-    map most?
+    The images are standardised one by one to mean 0 and standard deviation 1, as every OIP is, and shown to the network
+    through its domain, as OIPs are: the score of a map grows with the contrast of the image, and without this a dark
+    digit and an OIP would be compared by their contrast. So both answer the same question: which pattern of this
+    contrast excites the map most?
 
     Args:
         model: from `load` or `convert`.
@@ -317,6 +332,7 @@ def calibrate(
         spectrum=power / count,
         graph_sha256=model.fingerprint,
         source_sha256=model.network.source_sha256,
+        domain=model.domain,
         images_sha256=_images_sha256(array),
     )
 
@@ -339,10 +355,10 @@ def _chosen_layers(model: FeatureModel, layers: str | Layer | Iterable[str | Lay
 def _outputs(model: FeatureModel, x: Tensor, names: list[str], before: list[str]) -> dict[str, Tensor]:
     """What the layers say, and those in `before` before their activation."""
     if not before:
-        outputs = model.every_layer(x)
+        outputs = model.every_layer(model.to_input(x))
         return {name: outputs[name] for name in names}
     with capture(model, *before, pre_activation=True) as caught:
-        outputs = model.every_layer(x)
+        outputs = model.every_layer(model.to_input(x))
     return {name: caught[name] if name in before else outputs[name] for name in names}
 
 

@@ -134,7 +134,8 @@ def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = No
         network, parts = model.up_to(oips.layer, pre_activation=oips.pre_activation), []
         with torch.no_grad(), matmul_precision():
             for first in range(0, len(images), _BATCH):
-                parts.append(map_means(network(changed(slice(first, first + _BATCH)))).double().cpu())
+                images_ = changed(slice(first, first + _BATCH))
+                parts.append(map_means(network(model.to_input(images_))).double().cpu())
         return torch.cat(parts).numpy()
 
     def own(scores: Floats) -> Floats:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from oip_torch.base.errors import InputError
 from oip_torch.base.files import existing_file
 
-__all__ = ["check_pixels", "read_images"]
+__all__ = ["check_pixels", "pixel_statistics", "read_images"]
 
 
 def read_images(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
@@ -58,3 +58,19 @@ def check_pixels(images: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
         hint = "; multiply them by 255" if low >= 0 and high <= 1 else ""
         raise InputError(f"{got} has values from {low:g} to {high:g}: expected pixel values, 0–255{hint}")
     return images
+
+
+def pixel_statistics(images: npt.NDArray[Any]) -> tuple[list[float], list[float]]:
+    """(N, height, width) or (N, height, width, channels) → mean and standard deviation by channel, of all pixels."""
+    pixels = images[..., None] if images.ndim == 3 else images
+    count, total, squares = 0, np.zeros(pixels.shape[3]), np.zeros(pixels.shape[3])
+    for part in np.array_split(pixels, -(-len(pixels) // 1024)):  # in float64 all of them would fill the memory
+        values = part.reshape(-1, part.shape[3]).astype(np.float64)
+        count += len(values)
+        total += values.sum(0)
+        squares += (values**2).sum(0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+    if not (std > 0).all():
+        raise InputError(f"the images are of one colour (standard deviations {std.tolist()}): expected real images")
+    return mean.tolist(), std.tolist()

@@ -73,11 +73,21 @@ def convert(
         typer.Option(help="Mean that was subtracted from the inputs (0–255 scale); M or M,M,M for channels."),
     ] = None,
     std: Annotated[str | None, typer.Option(help="Standard deviation the inputs were divided by; S or S,S,S.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz", help="Images of the network's kind (x_test): their mean and std are measured."
+        ),
+    ] = None,
+    value_range: Annotated[
+        str | None, typer.Option("--range", metavar="LOW,HIGH", help="Least and largest value of an input, as in 0,1.")
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Convert a Keras CNN to ONNX and torch. Exit code 0 only when every layer is verified."""
+    from oip_torch.base.image_files import read_images
     from oip_torch.keras.convert import convert as convert_model
 
     began = time.perf_counter()
@@ -87,6 +97,8 @@ def convert(
             output,
             mean=_numbers("--mean", mean),
             std=_numbers("--std", std),
+            data=None if data is None else read_images(data),
+            value_range=None if value_range is None else tuple(_numbers("--range", value_range) or ()),  # type: ignore[arg-type]
             device=device,
             progress=False if quiet else None,
         )

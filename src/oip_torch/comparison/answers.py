@@ -144,6 +144,8 @@ def run_ascents(process: RuntimeProcess, questions: Questions, advance: Callable
                 *(questions.tap, questions.channels, questions.starts, dtype),
                 steps=questions.steps,
                 epsilon=questions.epsilon,
+                mean=questions.domain.mean,
+                std=questions.domain.std,
             )
             found[dtype] = Ascents(traces=traces, images=images)
             advance(_WEIGHTS[dtype])
@@ -164,7 +166,7 @@ def score_images(process: RuntimeProcess, questions: Questions, made: Mapping[st
     indices = questions.channels
     scores = {}
     for maker, images in made.items():
-        outputs = process.layers(images, "float32").get(questions.tap, np.empty(0))
+        outputs = process.layers(questions.domain.to_input(images), "float32").get(questions.tap, np.empty(0))
         scores[maker] = np.full(len(indices), np.nan)
         if outputs.ndim > 1 and (len(outputs), outputs.shape[-1]) == (len(images), questions.channel_count):
             means = outputs.mean(tuple(range(1, outputs.ndim - 1))) if outputs.ndim > 2 else outputs

@@ -13,6 +13,7 @@ from oip_torch.base.errors import InputError, OipError
 from oip_torch.base.tensors import to_array, to_tensor
 from oip_torch.comparison.runtimes import BEFORE, Array
 from oip_torch.keras.file import CONVOLUTIONS
+from oip_torch.network.domain import Domain
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.probes import digits, noise
 from oip_torch.optim.settings import AscentSettings
@@ -34,13 +35,14 @@ class Questions:
 
     Attributes:
         layers: names of all layers of the ONNX file.
-        images: kind → images for the layers and gradients.
+        images: kind → images for the layers and gradients, as the network takes them.
         gradient_channels: layer, or `BEFORE` + layer → (all images,) the index of a channel for each image.
         layer: whose channels are ascended.
         tap: the layer's name, or `BEFORE` + the name: what exactly is ascended.
         channel_count: how many channels the layer has.
         channels: (ascents,) the indices of those that are ascended.
-        starts: (ascents, height, width, channels) the images that they start from.
+        starts: (ascents, height, width, channels) the images that they start from, standardised one by one.
+        domain: how the network takes standardised images.
         steps: of each ascent.
         epsilon: the length of a step.
         seed: of the starts.
@@ -54,6 +56,7 @@ class Questions:
     channel_count: int
     channels: Array
     starts: Array
+    domain: Domain
     steps: int
     epsilon: float
     seed: int
@@ -93,6 +96,7 @@ def prepare_questions(
         channel_count=model.layers[layer].maps,
         channels=np.array(channels),
         starts=to_array(starts).astype(np.float64),
+        domain=model.domain,
         steps=steps,
         epsilon=_EPSILON,
         seed=seed,
@@ -119,17 +123,16 @@ def _images(
     """By kind; OIPs are among them because they drive a network where data does not."""
     network = model.network
     count = max(2, min(_MOST_IMAGES, _MOST_PIXELS // math.prod(network.input_shape)))
-    scale = {} if network.mean is None or network.std is None else {"mean": network.mean, "std": network.std}
+    domain = network.domain
     images: dict[str, Array] = {
-        "noise": noise(count, network.input_shape),
-        "digits": digits(count, network.input_shape, **scale),
+        "noise": domain.to_input(noise(count, network.input_shape)),
+        "digits": digits(count, network.input_shape, domain),
     }
     some = channels[:: -(-len(channels) // count)]
     settings = AscentSettings.within(_OIP_STEPS)
     try:
-        images["OIPs"] = ascend(
-            model, layer, some, seed=seed, settings=settings, pre_activation=pre_activation, progress=False
-        ).images
+        oips = ascend(model, layer, some, seed=seed, settings=settings, pre_activation=pre_activation, progress=False)
+        images["OIPs"] = domain.to_input(oips.images)
     except InputError:
         raise
     except OipError:  # no finite numbers come from this ONNX file: the layers will say where that begins

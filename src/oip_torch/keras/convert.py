@@ -27,20 +27,20 @@ import torch
 from oip_torch.base.child import Child
 from oip_torch.base.errors import ConversionError, InputError
 from oip_torch.base.files import check_output_folder, sha256
+from oip_torch.base.image_files import check_pixels, pixel_statistics
 from oip_torch.base.platform import matmul_precision, recorded_gradients
 from oip_torch.base.progress import stages
 from oip_torch.keras.file import check_keras_file, input_shape
 from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES, verify
+from oip_torch.network.domain import Domain, find_domain
 from oip_torch.network.load import resolve_device
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer, Network, graph_sha256, write
-from oip_torch.network.probes import MNIST_MEAN, MNIST_STD, fingerprint
+from oip_torch.network.probes import fingerprint
 
 __all__ = ["convert"]
 
 _TIMEOUT_SECONDS = 1800
-
-_Scale = tuple[list[float], list[float]]  # mean and standard deviation, a number or one per channel
 
 logger = logging.getLogger("oip_torch")
 
@@ -51,6 +51,8 @@ def convert(
     *,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
+    data: npt.ArrayLike | None = None,
+    value_range: tuple[float, float] | None = None,
     device: str | torch.device = "auto",
     progress: bool | None = None,
 ) -> FeatureModel:
@@ -59,9 +61,15 @@ def convert(
     Args:
         source: the Keras network, .keras or .h5.
         output: where the ONNX file goes; by default beside the source, with the ending .onnx.
-        mean: what was subtracted from the network's inputs, on the 0–255 scale, one number or one per channel. For
-            28x28x1 inputs MNIST's figures are taken if none are given.
+        mean: what was subtracted from the pixels outside the network, on the 0–255 scale, one number or one per
+            channel. Where it is not given, what the network begins with tells how pixels go in; for a 28x28x1 input
+            that begins with nothing of the kind MNIST's figures are taken.
         std: what they were divided by then, likewise.
+        data: images of the kind that the network was trained on, (N, height, width) or (N, height, width, channels),
+            pixel values 0–255: their mean and standard deviation become part of the model's domain. None: MNIST's are
+            assumed for a 28x28x1 input, natural images' for others.
+        value_range: the least and the largest value that an input can have, where that is not what pixels of 0 and
+            255 become.
         device: where the returned model is put; the verification runs on the CPU.
         progress: show the stages on stderr; None: only on a terminal or in a notebook.
 
@@ -77,23 +85,21 @@ def convert(
     chosen = resolve_device(device)
     source = check_keras_file(source)
     target = _target(output, source)
-    scale = _given_scale(mean, std)
+    given = _given_domain(mean, std, data, value_range)
     shape = input_shape(source)
-    if scale is not None and shape is not None and len(shape) == 4 and shape[3] is not None:
-        _check_channels(scale, shape[3])  # before TensorFlow starts
+    if shape is not None and len(shape) == 4 and None not in shape[1:]:
+        find_domain((shape[1] or 0, shape[2] or 0, shape[3] or 0), **given)  # refuses before TensorFlow starts
     _check_tensorflow()
     with tempfile.TemporaryDirectory(prefix="oip-convert-") as name, stages(progress) as say:
         folder = Path(name)
-        job = {"model": str(source.resolve()), "noise": NOISE_PROBES, "digits": DIGIT_PROBES, "mean": None, "std": None}
-        if scale is not None:
-            job |= {"mean": scale[0], "std": scale[1]}
+        job = {"model": str(source.resolve()), "noise": NOISE_PROBES, "digits": DIGIT_PROBES, "domain": given}
         (folder / "job.json").write_text(json.dumps(job))
         _export(folder, source, say)
         say("building the torch module")
         description = json.loads((folder / "layers.json").read_text())
         with np.load(folder / "reference.npz", allow_pickle=False) as reference:
             proto = onnx.load(folder / "model.onnx")
-            network = _network(description, source, proto, reference, scale)
+            network = _network(description, source, proto, reference)
             model = FeatureModel(proto, network)
             say("verifying every layer")
             with recorded_gradients(), matmul_precision():  # whatever the caller has switched off or on
@@ -158,18 +164,10 @@ def _network(
     source: Path,
     proto: onnx.ModelProto,
     reference: Mapping[str, npt.NDArray[Any]],
-    scale: _Scale | None,
 ) -> Network:
     height, width, channels = (int(n) for n in description["input_shape"])
-    if scale is None and (height, width, channels) == (28, 28, 1):
-        scale = [MNIST_MEAN], [MNIST_STD]
-        logger.warning(
-            "note: the input is 28×28×1, so MNIST's standardisation is assumed: mean %s, standard deviation %s "
-            "(--mean and --std, or mean= and std=, to say otherwise)",
-            *(MNIST_MEAN, MNIST_STD),
-        )
-    if scale is not None:
-        _check_channels(scale, channels)
+    domain = Domain.from_dict(description["domain"])
+    logger.warning("note: %s (--mean, --std, --data and --range say otherwise)", domain.source)
     layers = []
     for index, row in enumerate(description["layers"]):
         layers.append(
@@ -184,8 +182,7 @@ def _network(
         layers=tuple(layers),
         output=layers[description["output"]].name,
         input_shape=(height, width, channels),
-        mean=None if scale is None else tuple(scale[0]),
-        std=None if scale is None else tuple(scale[1]),
+        domain=domain,
         source=source.name,
         source_sha256=sha256(source),
         graph_sha256=graph_sha256(proto),
@@ -194,15 +191,29 @@ def _network(
     )
 
 
-def _given_scale(mean: float | Sequence[float] | None, std: float | Sequence[float] | None) -> _Scale | None:
+def _given_domain(
+    mean: float | Sequence[float] | None,
+    std: float | Sequence[float] | None,
+    data: npt.ArrayLike | None,
+    value_range: tuple[float, float] | None,
+) -> dict[str, Any]:
+    """What is known of the domain before the network is looked at: keywords of `find_domain`."""
+    given: dict[str, Any] = {}
     if (mean is None) != (std is None):
         raise InputError("only one of mean and std was given: expected both, or neither")
-    if mean is None or std is None:
-        return None
-    means, stds = _floats("mean", mean), _floats("std", std)
-    if not all(map(math.isfinite, means + stds)) or min(stds) <= 0:
-        raise InputError(f"mean {means}, std {stds}: expected finite numbers, and each std above 0")
-    return means, stds
+    if mean is not None and std is not None:
+        means, stds = _floats("mean", mean), _floats("std", std)
+        if not all(map(math.isfinite, means + stds)) or min(stds) <= 0:
+            raise InputError(f"mean {means}, std {stds}: expected finite numbers, and each std above 0")
+        given["scale"] = means, stds
+    if value_range is not None:
+        ends = _floats("value_range", value_range)
+        if len(ends) != 2 or not all(map(math.isfinite, ends)):
+            raise InputError(f"value_range is {value_range}: expected two finite numbers, as in (0, 1)")
+        given["limits"] = ends
+    if data is not None:
+        given["data"] = pixel_statistics(check_pixels(np.asarray(data), "the data"))
+    return given
 
 
 def _floats(name: str, value: Any) -> list[float]:
@@ -217,11 +228,3 @@ def _floats(name: str, value: Any) -> list[float]:
             f"{name} is {got}: expected a number, or a list of one per channel, such as [103.9, 116.8, 123.7]"
         )
     return [float(number) for number in np.atleast_1d(array)]
-
-
-def _check_channels(scale: _Scale, channels: int) -> None:
-    if {len(scale[0]), len(scale[1])} - {1, channels}:
-        raise InputError(
-            f"mean and std have {len(scale[0])} and {len(scale[1])} numbers: expected 1, or one for each of the "
-            f"{channels} channels"
-        )

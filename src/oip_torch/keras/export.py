@@ -7,7 +7,7 @@ wrapped, so that tracing the network hands over every layer's output, before and
 nested networks and shared layers as well, and the exported graph then has one output per layer, which also keeps
 tf2onnx from folding any of them away.
 
-The folder holds `job.json` ({"model": PATH, "noise": N, "digits": N, "mean": M|null, "std": S|null}) and receives
+The folder holds `job.json` ({"model": PATH, "noise": N, "digits": N, "domain": WHAT IS GIVEN OF IT}) and receives
 `model.onnx`, `layers.json` and `reference.npz`. Progress goes to stdout, a line each. A network that cannot be
 exported leaves `error.json` ({"kind": "InputError"|"ConversionError"|"Exception", "message": TEXT}) and exit code 2.
 """
@@ -24,6 +24,7 @@ import numpy as np
 from oip_torch.base.errors import ConversionError, InputError
 from oip_torch.base.messages import one_line
 from oip_torch.keras.network import Recorder, activation_name, limit_resources, load_network
+from oip_torch.network.domain import find_domain
 from oip_torch.network.probes import BEFORE, digits, noise
 
 _OPSET = 15  # onnx2torch's registered operations are complete for 13 to 15
@@ -244,8 +245,9 @@ def main(folder: Path) -> None:
     _say("writing it as ONNX")
     onnx_bytes, rows, last = _to_onnx(recorder, shape)
     _say("running it in TensorFlow for reference")
-    scale = {} if job["mean"] is None else {"mean": np.array(job["mean"]), "std": np.array(job["std"])}
-    images = np.concatenate([noise(job["noise"], shape), digits(job["digits"], shape, **scale)])
+    domain = find_domain(shape, first_layers=recorder.first_layers(), **job["domain"])
+    # Probes lie where the network's data do: far from there a layer may be silent, or show its biases alone.
+    images = np.concatenate([domain.to_input(noise(job["noise"], shape)), digits(job["digits"], shape, domain)])
     np.savez(folder / "reference.npz", allow_pickle=False, **_reference(recorder, images, rows))
     (folder / "model.onnx").write_bytes(onnx_bytes)
     versions = {
@@ -254,7 +256,13 @@ def main(folder: Path) -> None:
         "tf2onnx": tf2onnx.__version__,
         "onnx": onnx.__version__,
     }
-    description = {"input_shape": shape, "layers": rows, "output": last, "versions": versions}
+    description = {
+        "input_shape": shape,
+        "layers": rows,
+        "output": last,
+        "versions": versions,
+        "domain": domain.to_dict(),
+    }
     (folder / "layers.json").write_text(json.dumps(description))
 
 

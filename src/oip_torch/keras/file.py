@@ -19,20 +19,21 @@ from oip_torch.base.errors import InputError
 from oip_torch.base.files import existing_file
 from oip_torch.base.messages import one_line
 
-__all__ = ["CONVOLUTIONS", "check_keras_file", "input_shape"]
+__all__ = ["AUGMENTATIONS", "CONVOLUTIONS", "check_keras_file", "input_shape"]
 
 CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"})
 """Keras layer classes that make feature maps."""
 
-_AUGMENTATIONS = frozenset(  # Keras' own, which hand their input on at inference: measured with Keras 3.15.1
+AUGMENTATIONS = frozenset(  # Keras' own, which hand their input on at inference: measured with Keras 3.15.1
     "RandomFlip RandomRotation RandomZoom RandomTranslation RandomShear RandomPerspective RandomElasticTransform "
     "RandomCrop RandomContrast RandomBrightness RandomHue RandomSaturation RandomSharpness RandomColorJitter "
     "RandomColorDegeneration RandomGrayscale RandomInvert RandomPosterization RandomGaussianBlur RandomErasing "
     "Solarization AugMix RandAugment CutMix MixUp".split()
 )
+"""Keras layer classes that hand their input on at inference."""
 _LAYERS = (
     CONVOLUTIONS
-    | _AUGMENTATIONS
+    | AUGMENTATIONS
     | frozenset(
         "InputLayer Dense MaxPooling2D AveragePooling2D GlobalMaxPooling2D GlobalAveragePooling2D BatchNormalization "
         "LayerNormalization GroupNormalization UnitNormalization Activation ReLU LeakyReLU PReLU ELU Softmax Dropout "

@@ -18,6 +18,7 @@ import numpy as np
 
 from oip_torch.base.errors import InputError
 from oip_torch.base.messages import one_line
+from oip_torch.keras.file import AUGMENTATIONS
 
 __all__ = ["Recorder", "activation_name", "in_dtype", "limit_resources", "load_network", "up_to"]
 
@@ -98,6 +99,21 @@ class Recorder:
             # A layer called twice has two outputs: neither may pass for "the" layer.
             call["id"] = f"{name}@{seen[name]}" if counts[name] > 1 else name
         return self.calls, last % len(self.calls)
+
+    def first_layers(self) -> list[dict[str, Any]]:
+        """What the network does to its input before anything else, as `find_domain` takes it; after a run."""
+        found: list[dict[str, Any]] = []
+        for call in self.calls:
+            layer, kind = call["layer"], call["kind"]
+            if kind == "Rescaling":
+                scale, offset = (float(np.max(np.asarray(value))) for value in (layer.scale, layer.offset))
+                found.append({"kind": kind, "scale": scale, "offset": offset})
+            elif kind == "Normalization":
+                mean, variance = (np.asarray(value, np.float64).ravel() for value in (layer.mean, layer.variance))
+                found.append({"kind": kind, "mean": mean.tolist(), "std": np.sqrt(variance).tolist()})
+            elif kind not in AUGMENTATIONS:
+                break
+        return found
 
 
 def _name_of(function: Any) -> str:

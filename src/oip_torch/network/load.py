@@ -12,6 +12,7 @@ from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError
 from oip_torch.base.platform import matmul_precision
 from oip_torch.base.tensors import to_array, to_tensor
+from oip_torch.network.domain import Domain, check_domain
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import graph_sha256, read
 from oip_torch.network.probes import fingerprint, noise
@@ -24,7 +25,11 @@ order; a single bias that is off by 1e-2 shows as 1e-3 or more."""
 
 
 def load(
-    path: str | os.PathLike[str], *, device: str | int | torch.device | None = "auto", check: bool = True
+    path: str | os.PathLike[str],
+    *,
+    device: str | int | torch.device | None = "auto",
+    domain: Domain | None = None,
+    check: bool = True,
 ) -> FeatureModel:
     """Load an ONNX file that `convert` made. Needs no TensorFlow.
 
@@ -32,6 +37,7 @@ def load(
         path: the file.
         device: "auto" (CUDA when present; None says the same), "cpu", "cuda", "cuda:1", the number of a CUDA device, or
             a `torch.device`.
+        domain: how pixels become inputs, and what the data look like there, where that is not what the file says.
         check: compare the graph with its digest, and each layer's fingerprint on one probe with Keras' own.
 
     Raises:
@@ -44,6 +50,11 @@ def load(
     model = FeatureModel(proto, network)
     if check:
         _self_check(model, path)
+    if domain is not None:
+        if not isinstance(domain, Domain):
+            raise InputError(f"domain is {shown(domain)}: expected oip_torch.Domain(…), or None for the file's own")
+        check_domain(domain, network.input_shape[2])
+        model.network = dataclasses.replace(model.network, domain=domain)
     return model.to(chosen)
 
 
@@ -71,6 +82,8 @@ def resolve_device(device: str | int | torch.device | None) -> torch.device:
 
 def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
     probe = to_tensor(noise(1, model.network.input_shape))
+    if model.network.probes_in_domain:
+        probe = model.to_input(probe)
     try:
         with torch.no_grad(), matmul_precision():
             outputs = model.every_layer(probe)

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError
 from oip_torch.base.tensors import to_tensor
+from oip_torch.network.domain import Domain
 from oip_torch.network.extract import Tap, truncate
 from oip_torch.network.onnx_file import Layer, Layers, Network
 from oip_torch.network.onnx_graph import nodes_by_tensor, output_nodes, to_torch
@@ -63,6 +64,11 @@ class FeatureModel(nn.Module):
         """(channels, height, width) of one image."""
         height, width, channels = self.network.input_shape
         return channels, height, width
+
+    @property
+    def domain(self) -> Domain:
+        """How pixels become inputs, and what the data look like there."""
+        return self.network.domain
 
     @property
     def taps(self) -> Mapping[str, Tap]:
@@ -198,10 +204,10 @@ class FeatureModel(nn.Module):
             images: (batch, height, width) or (batch, height, width, channels), as in Keras' `mnist.npz`.
 
         Returns:
-            (batch, channels, height, width), minus the network's mean, over its standard deviation.
+            (batch, channels, height, width), minus the domain's `pixel_mean`, over its `pixel_std`.
 
         Raises:
-            InputError: wrong shape, or a network whose standardisation is not known.
+            InputError: wrong shape.
         """
         try:
             array = np.asarray(images)
@@ -214,10 +220,12 @@ class FeatureModel(nn.Module):
             height, width, channels = self.network.input_shape
             expected = f"(batch, {height}, {width}" + (f", {channels})" if channels > 1 else "[, 1])")
             raise InputError(f"images of shape {given}: expected {expected}; resize them first")
-        if self.network.mean is None or self.network.std is None:
-            raise InputError(
-                "how this network's inputs were standardised is not known: convert it again with "
-                "`oip convert MODEL.keras --mean M --std S`"
-            )
-        scaled = (array - np.array(self.network.mean)) / np.array(self.network.std)
-        return to_tensor(scaled, self.device, self.dtype)
+        return to_tensor(self.domain.of_pixels(array), self.device, self.dtype)
+
+    def to_input(self, images: Tensor) -> Tensor:
+        """Images that are standardised one by one, as OIPs are, (batch, C, H, W), as the network takes them."""
+        domain = self.domain
+        if domain.is_standard:
+            return images
+        mean, std = (images.new_tensor(values).view(1, -1, 1, 1) for values in (domain.mean, domain.std))
+        return mean + std * images

@@ -22,11 +22,12 @@ from google.protobuf.message import DecodeError
 
 from oip_torch.base.errors import InputError, unknown_name
 from oip_torch.base.files import existing_file, replacing
+from oip_torch.network.domain import Domain, check_domain, find_domain
 
 __all__ = ["Layer", "Layers", "Network", "graph_sha256", "read", "write"]
 
 _KEY = "oip_torch"
-_FORMAT = 2
+_FORMAT = 3
 _MOST_FILE_BYTES = 2 << 30  # protobuf's own limit
 _MOST_NODES = 100_000
 _MOST_ELEMENTS = 1 << 28  # of one tensor for one image: 1 GiB in float32
@@ -125,21 +126,22 @@ class Layers(Sequence[Layer]):
 class Network:
     """What an ONNX file that we made says of itself.
 
-    `input_shape` is (height, width, channels), as in Keras. `mean` and `std` (0–255 scale, one number or one per
-    channel) say how the inputs were standardised in training; None where that is not known. `verification` says how
-    the conversion was verified, on which probes, and what the gradient's cosine was.
+    `input_shape` is (height, width, channels), as in Keras. `domain` says how pixels become inputs, and what the data
+    look like there. `verification` says how the conversion was verified, on which probes, and what the gradient's
+    cosine was. The layers' fingerprints are of a probe in the domain; in files of before format 3, which said nothing
+    of one (`probes_in_domain` False), of one with mean 0 and standard deviation 1.
     """
 
     layers: tuple[Layer, ...]
     output: str
     input_shape: tuple[int, int, int]
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
+    domain: Domain
     source: str
     source_sha256: str
     graph_sha256: str
     versions: dict[str, str]
     verification: dict[str, Any]
+    probes_in_domain: bool = True
 
 
 def read(path: str | os.PathLike[str], *, check_digest: bool = True) -> tuple[onnx.ModelProto, Network]:
@@ -234,29 +236,29 @@ def _description(proto: onnx.ModelProto, path: Path) -> Network:
         )
     try:
         data = json.loads(text)
-        if data["format"] == 1:
-            data = _from_format_1(data)
-        elif data["format"] != _FORMAT:
-            raise InputError(
-                f"{path} has metadata of format {data['format']}: this version reads formats 1 and {_FORMAT}; "
+        if data["format"] not in range(1, _FORMAT + 1):
+            raise _FormatError(
+                f"{path} has metadata of format {data['format']}: this version reads formats 1 to {_FORMAT}; "
                 f"{_HOW_TO_MAKE_ONE}"
             )
+        data = _of_today(data)
         layers = tuple(_layer(entry) for entry in data["layers"])
         height, width, channels = (int(n) for n in data["input_shape"])
         network = Network(
             layers=layers,
             output=str(data["output"]),
             input_shape=(height, width, channels),
-            mean=_floats(data["mean"]),
-            std=_floats(data["std"]),
+            domain=Domain.from_dict(data["domain"]),
             source=str(data["source"]),
             source_sha256=str(data["source_sha256"]),
             graph_sha256=str(data["graph_sha256"]),
             versions={str(key): str(value) for key, value in data["versions"].items()},
             verification=dict(data["verification"]),
+            probes_in_domain=bool(data["probes_in_domain"]),
         )
+        check_domain(network.domain, channels)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, _FormatError):
             raise
         raise InputError(f"{path} has damaged metadata ({type(error).__name__}: {error}); {_HOW_TO_MAKE_ONE}") from None
     tensors = {name for node in proto.graph.node for name in node.output}
@@ -275,14 +277,24 @@ def _description(proto: onnx.ModelProto, path: Path) -> Network:
             f"{path} has damaged metadata (input {network.input_shape}, where the graph takes "
             f"{_sizes(proto.graph.input[0])}); {_HOW_TO_MAKE_ONE}"
         )
-    _check_scale(network, path)
     return network
 
 
-def _from_format_1(data: dict[str, Any]) -> dict[str, Any]:
-    """The first format's metadata under the keys of today, which are all that differs."""
-    layers = [{**entry, "fingerprint": entry["figures"]} for entry in data["layers"]]
-    return {**data, "verification": data["proof"], "layers": layers}
+class _FormatError(InputError):
+    """Another version wrote the file."""
+
+
+def _of_today(data: dict[str, Any]) -> dict[str, Any]:
+    """Metadata of an earlier format under the keys of today."""
+    if data["format"] == 1:
+        layers = [{**entry, "fingerprint": entry["figures"]} for entry in data["layers"]]
+        data = {**data, "verification": data["proof"], "layers": layers}
+    if data["format"] < 3:  # mean and std alone, or nothing, said what was done to the pixels
+        scale = None if data["mean"] is None or data["std"] is None else (data["mean"], data["std"])
+        height, width, channels = (int(n) for n in data["input_shape"])
+        domain = find_domain((height, width, channels), scale=scale)
+        data = {**data, "domain": domain.to_dict(), "probes_in_domain": domain.is_standard}
+    return data
 
 
 def _check_layers(proto: onnx.ModelProto, network: Network, path: Path) -> None:
@@ -305,15 +317,6 @@ def _check_layers(proto: onnx.ModelProto, network: Network, path: Path) -> None:
 def _sizes(value: onnx.ValueInfoProto) -> list[int]:
     """A tensor's size without the batch, channels first; 0 where it is open."""
     return [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
-
-
-def _check_scale(network: Network, path: Path) -> None:
-    if network.mean is None and network.std is None:
-        return
-    mean, std = network.mean or (), network.std or ()
-    fits = {len(mean), len(std)} <= {1, network.input_shape[2]}
-    if not (fits and all(map(math.isfinite, mean + std)) and min(std) > 0):
-        raise InputError(f"{path} has damaged metadata (mean {mean}, std {std}); {_HOW_TO_MAKE_ONE}")
 
 
 def _layer(entry: dict[str, Any]) -> Layer:

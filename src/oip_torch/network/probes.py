@@ -12,13 +12,12 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BEFORE", "MNIST_MEAN", "MNIST_STD", "digits", "fingerprint", "noise", "standardized"]
+from oip_torch.network.domain import Domain
+
+__all__ = ["BEFORE", "digits", "fingerprint", "noise", "standardized"]
 
 BEFORE = "before:"
 """Where arrays go by their layer, BEFORE + the layer stands for what goes into its activation."""
-
-MNIST_MEAN, MNIST_STD = 33.318421, 78.567490
-"""Mean and standard deviation of MNIST's 60,000 training images, all pixels together, on the 0–255 scale."""
 
 Images = npt.NDArray[np.float32]
 
@@ -42,13 +41,11 @@ def noise(count: int, shape: tuple[int, int, int], seed: int = 0) -> Images:
     return standardized(images)
 
 
-def digits(
-    count: int, shape: tuple[int, int, int], mean: npt.ArrayLike = MNIST_MEAN, std: npt.ArrayLike = MNIST_STD
-) -> Images:
-    """`count` (≤ 32) real MNIST test digits, float32, (count, height, width, channels), standardised.
+def digits(count: int, shape: tuple[int, int, int], domain: Domain) -> Images:
+    """`count` (≤ 32) real MNIST test digits, float32, (count, height, width, channels), as the network takes them.
 
     For other sizes than 28x28 they are enlarged by repeating pixels and cut or padded with background; for several
-    channels, repeated. `mean` and `std` are on the 0–255 scale, one number or one per channel.
+    channels, repeated.
     """
     height, width, channels = shape
     with resources.files("oip_torch").joinpath("data/digits.npy").open("rb") as file:
@@ -60,8 +57,7 @@ def digits(
     top, left = (images.shape[1] - rows) // 2, (images.shape[2] - columns) // 2
     down, right = (height - rows) // 2, (width - columns) // 2
     canvas[:, down : down + rows, right : right + columns] = images[:, top : top + rows, left : left + columns]
-    values = (canvas[..., None].repeat(channels, axis=3) - np.asarray(mean)) / np.asarray(std)
-    return np.asarray(values, np.float32)
+    return np.asarray(domain.of_pixels(canvas[..., None].repeat(channels, axis=3)), np.float32)
 
 
 def standardized(images: npt.NDArray[np.floating]) -> Images:

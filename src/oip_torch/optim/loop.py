@@ -74,6 +74,7 @@ class Score:
         maximised: the objective, of the leaky outputs.
         reported: what the images are scored by, of the plain outputs.
         one_channel: whether the network returns of each image its own channel alone.
+        to_input: standardised images as the network takes them; None: as they are.
     """
 
     network: Extracted
@@ -81,6 +82,7 @@ class Score:
     maximised: Objective
     reported: Objective
     one_channel: bool
+    to_input: Callable[[Tensor], Tensor] | None = None
 
     def gradient(self, state: State, leak: float) -> tuple[Tensor, Tensor]:
         """(n,) the scores of the images, and (n, C, H, W) the gradients of what is maximised."""
@@ -113,7 +115,7 @@ class Score:
 
     def _outputs(self, x: Tensor, leak: float, channels: Tensor) -> tuple[dict[Reads, Tensor], dict[Reads, Tensor]]:
         """What lies at each place, plain and leaky."""
-        outputs = self.network(x, leak, channels)
+        outputs = self.network(x if self.to_input is None else self.to_input(x), leak, channels)
         count = len(self.sizes)
         sides = (dict(zip(self.sizes, part, strict=True)) for part in (outputs[:count], outputs[count:]))
         plain, leaky = ({**side, Place.INPUT: x} for side in sides)

@@ -24,9 +24,9 @@ from oip_torch.base.drawing import (
     Figure,
     add_note,
     contact_sheet,
-    limits,
+    shade,
+    shade_note,
     show_picture,
-    to_shades,
 )
 from oip_torch.base.errors import InputError
 from oip_torch.plots.comparison import agreement, cross_scores, divergence, side_by_side
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 
-def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -> Figure:
+def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None, *, colors: str = "data") -> Figure:
     """A row of pictures per start: how the OIP of one map came about, step by step; on the right the score's trace.
 
     The way is the whole one: where candidates were screened, it begins with the start and the screening of the one that
@@ -59,6 +59,7 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -
         oips: with snapshots.
         map: which map.
         starts: which starts; None: all of them.
+        colors: see `sheet`.
 
     Raises:
         InputError: a map or start that is not among the results.
@@ -76,12 +77,12 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -
     grid = figure.add_gridspec(len(rows), columns + 1, width_ratios=[1.0] * columns + [1.7])
     for row in range(len(rows)):
         frames = [*rows.snapshots[row, : len(steps)], rows.images[row]]
-        low, high = limits(np.stack(frames))
+        shades = shade(np.stack(frames), oips.ends, colors, together=True)
         titles = [f"screening\nstep {step}" if step < screening else f"step {step}" for step in steps] + ["result"]
         scores = [*(float(rows.traces[row, step]) for step in steps), float(rows.scores[row])]
-        for column, (frame, title, score) in enumerate(zip(frames, titles, scores, strict=True)):
+        for column, (picture, title, score) in enumerate(zip(shades, titles, scores, strict=True)):
             axes = figure.add_subplot(grid[row, column])
-            show_picture(axes, to_shades(frame, low, high))
+            show_picture(axes, picture)
             axes.set_title(
                 title if row == 0 else "", fontsize=9, color=SCREENING if title.startswith("screening") else INK
             )
@@ -95,7 +96,7 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -
     if rows.settings.screening.candidates > 1 and not screening:  # a file saved before its steps were kept
         begins = "the end of its screening"
     figure.suptitle(f"{rows.place}, {rows.noun} {number}: from {begins} to the OIP", fontsize=11, color=INK)
-    notes = ["Below each picture its score. Scale: the same within a row, from its 0.5 % to its 99.5 % quantile."]
+    notes = [f"Below each picture its score. {shade_note(oips.ends, colors, 'each row')}"]
     if screening:
         notes.append(
             f"Steps 0 to {screening - 1} are the screening of the start that went on; the dotted line is its end."
@@ -104,18 +105,23 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None) -
     return figure
 
 
-def sheet(oips: Oips, columns: int | None = None, title: str | None = None) -> Figure:
+def sheet(oips: Oips, columns: int | None = None, title: str | None = None, *, colors: str = "data") -> Figure:
     """A contact sheet: every image with its map's number and its score; dead ones are marked, not hidden.
 
     Args:
         oips: one or more images; with several starts the start's number is shown too.
         columns: pictures per row; by default 16, or fewer for few pictures.
         title: instead of the default one.
+        colors: "data": the data's own, black is black; "grey": each picture from its own 0.5 % to its 99.5 % quantile,
+            as in the article; or a matplotlib colormap over the same range, such as "viridis".
     """
     _check_some(oips)
     columns = None if columns is None else whole("columns", columns, 1)
     return contact_sheet(
-        oips.images, oips.labels, oips.status.tolist(), columns=columns, title=title or oips.title, legend=oips.legend
+        *(shade(oips.images, oips.ends, colors), oips.labels, oips.status.tolist()),
+        columns=columns,
+        title=title or oips.title,
+        legend=f"{oips.legend} {shade_note(oips.ends, colors)}",
     )
 
 
@@ -136,7 +142,12 @@ def trace(oips: Oips) -> Figure:
 
 
 def beside_data(
-    oips: Oips, calibration: Calibration, maps: int | Iterable[int] | None = None, count: int = 5
+    oips: Oips,
+    calibration: Calibration,
+    maps: int | Iterable[int] | None = None,
+    count: int = 5,
+    *,
+    colors: str = "data",
 ) -> Figure:
     """A row per map: its best OIP, and beside it the real images that excite the map most.
 
@@ -149,6 +160,7 @@ def beside_data(
         calibration: of the model that made the OIPs.
         maps: which maps, in this order; None: all of them.
         count: how many real images, 1 or more; at most as many as the calibration holds.
+        colors: see `sheet`.
 
     Raises:
         InputError: OIPs or a calibration of another model, a map that is not among the results, no image asked for.
@@ -178,7 +190,7 @@ def beside_data(
 
     def put(image: npt.NDArray[np.floating], row: int, column: int, label: str, color: str, faded: bool) -> None:
         top, left = row * (height + gap_y) + 2 * gap_y, lefts[column]
-        shades = to_shades(image, *limits(image))
+        (shades,) = shade(image[None], best.ends, colors)
         mosaic[top : top + height, left : left + width] = 0.25 * shades + 0.75 if faded else shades
         axes.text(left + width / 2 - 0.5, top - 1, label, fontsize=7.5, color=color, ha="center", va="bottom")
 
@@ -212,11 +224,11 @@ def beside_data(
         notes.append("= others score exactly as much: such images have no order.")
     if (best.status == "recovered").any():
         notes.append(RECOVERED)
-    add_note(figure, "\n".join([*notes, "Scale: each picture from its own 0.5 % to its 99.5 % quantile.", best.way]))
+    add_note(figure, "\n".join([*notes, shade_note(oips.ends, colors), best.way]))
     return figure
 
 
-def consistency(oips: Oips, map: int) -> Figure:
+def consistency(oips: Oips, map: int, *, colors: str = "data") -> Figure:
     """One row per start of a map: the image, its score, and how well it agrees with the image of every other start.
 
     The agreement is the best normalised cross-correlation over all shifts (`image_statistics.cross_correlation`).
@@ -224,6 +236,7 @@ def consistency(oips: Oips, map: int) -> Figure:
     Args:
         oips: with two starts of this map or more.
         map: which map.
+        colors: see `sheet`.
 
     Raises:
         InputError: a map that is not among the results, or one start only.
@@ -251,7 +264,7 @@ def consistency(oips: Oips, map: int) -> Figure:
     axes = figure.subplots()
     for row in range(count):
         dead = str(rows.status[row]) == "dead"
-        shades = to_shades(rows.images[row], *limits(rows.images[row]))
+        (shades,) = shade(rows.images[[row]], rows.ends, colors)
         top, bottom = row - side / 2, row + side / 2
         axes.imshow(
             0.25 * shades + 0.75 if dead else shades, extent=(0, picture_width, bottom, top), interpolation="nearest"
@@ -291,7 +304,7 @@ def consistency(oips: Oips, map: int) -> Figure:
     add_note(
         figure,
         "Agreement: the best correlation over all shifts, white 0, dark blue 1.\n"
-        f"Scale: each picture from its own 0.5 % to its 99.5 % quantile.\n{rows.way}",
+        f"{shade_note(oips.ends, colors)}\n{rows.way}",
     )
     return figure
 

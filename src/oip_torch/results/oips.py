@@ -85,6 +85,11 @@ class Oips:
         return f"{self.layer} before its {self.provenance.activation}" if self.pre_activation else self.layer
 
     @property
+    def ends(self) -> tuple[Array, Array] | None:
+        """Black and white of the data, in the units of `images`, one number or one per channel; None: not known."""
+        return None if self.provenance.domain is None else self.provenance.domain.ends
+
+    @property
     def noun(self) -> str:
         """What a channel of the layer is called: "map", "unit" or "class"."""
         return self.provenance.noun
@@ -123,10 +128,10 @@ class Oips:
 
     @property
     def legend(self) -> str:
-        """What the labels mean, how the pictures are scaled, and the settings."""
+        """What the labels mean, and the settings."""
         head = f"{self.noun.capitalize()}{'·start' if len(set(self.starts.tolist())) > 1 else ''}: score."
         recovered = f" {RECOVERED}" if (self.status == "recovered").any() else ""
-        return f"{head}{recovered} Scale: each picture from its own 0.5 % to its 99.5 % quantile.\n{self.way}"
+        return f"{head}{recovered}\n{self.way}"
 
     def select(self, maps: int | Iterable[int] | None = None, starts: int | Iterable[int] | None = None) -> Oips:
         """The images of these maps (in the order given) and starts; None for all of them.
@@ -181,7 +186,7 @@ class Oips:
         import io
         from html import escape
 
-        from oip_torch.base.drawing import contact_sheet
+        from oip_torch.base.drawing import contact_sheet, shade, shade_note
 
         shown = self.best()
         shown = shown.take(range(min(len(shown), 64)))
@@ -189,7 +194,11 @@ class Oips:
             return f"<p>{escape(repr(self))}</p>"
         buffer = io.BytesIO()
         figure = contact_sheet(
-            shown.images, shown.labels, shown.status.tolist(), title=shown.title, legend=shown.legend
+            shade(shown.images, shown.ends),
+            shown.labels,
+            shown.status.tolist(),
+            title=shown.title,
+            legend=f"{shown.legend} {shade_note(shown.ends)}",
         )
         figure.savefig(buffer, format="png", dpi=80)
         picture = base64.b64encode(buffer.getvalue()).decode()

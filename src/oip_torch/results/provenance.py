@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from oip_torch.network.domain import Domain
+
 __all__ = ["Provenance"]
 
 
@@ -20,6 +22,8 @@ class Provenance:
         activation: the layer's, such as "relu"; None where it has none.
         pre_activation: whether the scores are of what goes into that.
         leaking: the layers whose activations leaked on the way, and which activations these are.
+        domain: how the network took the images, see `Domain`; None: a file of format 1, whose
+            network took them as they are.
         source: the Keras file's name.
         source_sha256: and its digest.
         fingerprint: of graph and weights in use, see `FeatureModel.fingerprint`.
@@ -39,6 +43,7 @@ class Provenance:
     activation: str | None = None
     pre_activation: bool = False
     leaking: dict[str, str] = field(default_factory=dict)
+    domain: Domain | None = None
     source: str = ""
     source_sha256: str = ""
     fingerprint: str = ""
@@ -64,6 +69,7 @@ class Provenance:
             "activation": lambda value: None if value is None else str(value),
             "leaking": _texts,
             "versions": _texts,
+            "domain": lambda value: None if value is None else Domain.from_dict(value),
             "not_finite": lambda value: tuple((int(number), int(start)) for number, start in value),
         }
         for field_ in dataclasses.fields(cls):

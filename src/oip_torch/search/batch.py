@@ -62,7 +62,7 @@ class Batch:
             ]
             result = functools.reduce(_better, tries)
         with torch.no_grad():
-            before = channel_of_each(target.pre_activations(result.images), self.channels)
+            before = channel_of_each(target.pre_activations(self.model.to_input(result.images)), self.channels)
         dead = (~result.responded & target.can_be_dead).cpu().numpy()
         recovered = (inactive & ~result.silent).cpu().numpy()
         converged = (result.converged_at >= 0).cpu().numpy()

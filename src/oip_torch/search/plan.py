@@ -19,7 +19,7 @@ _BATCH = {"cpu": 64, "cuda": 4096}  # images at once; beyond that the time per i
 _BESIDE = 2.0  # with what allocator and libraries take: on CPUs processes grew by 1.3 to 2 of what their tensors hold
 _LIBRARIES = 32 << 20  # what the first ascent of a process takes for kernels and threads
 _CORE_BYTES = 64 << 20  # of a core's batch: with images so large that this is few of them, time per image is the same
-_FIGURES = 64  # bytes of an image's scores, status and the like
+_STATUS = 44  # bytes of an image's status, and of the step at which it converged
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def plan_of(target: Target, count: int, settings: AscentSettings, batch_size: in
     on_cpu = model.device.type == "cpu"
     free = free_bytes(model.device) // 2 if memory is None else memory
     image, kept = math.prod(model.input_shape), settings.snapshot_steps()
-    result = (image * (1 + len(kept)) + settings.way_steps) * model.dtype.itemsize + _FIGURES
+    result = (image * (1 + len(kept)) + settings.way_steps + 2) * model.dtype.itemsize + _STATUS
     results = count * result if on_cpu else 0
     cores = torch.get_num_threads() if on_cpu else 1
     step = max(

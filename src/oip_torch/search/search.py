@@ -156,6 +156,7 @@ def ascend(
             activation=model.layers[layer].activation,
             pre_activation=target.pre_activation,
             leaking=target.leaking if settings.schedule.leaks else {},
+            domain=model.domain,
             source=model.network.source,
             source_sha256=model.network.source_sha256,
             fingerprint=fingerprint,

@@ -75,7 +75,7 @@ def target_of(
     }
     image = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
     with torch.no_grad():
-        outputs = truncate(model.graph_module, [tap.node for tap in taps.values()])(image)
+        outputs = truncate(model.graph_module, [tap.node for tap in taps.values()])(model.to_input(image))
     activations = dict(zip(taps, outputs, strict=True))
     grows = check_objective(objective, {**activations, Place.INPUT: image})
     sizes = {place: tuple(output.shape[1:]) for place, output in activations.items()}
@@ -92,6 +92,7 @@ def target_of(
             maximised=maximised,
             reported=objective.reported,
             one_channel=one_channel,
+            to_input=None if model.domain.is_standard else model.to_input,
         )
 
     main = score(objective, leak=settings.schedule.leaks)

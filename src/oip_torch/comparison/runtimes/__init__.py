@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -56,13 +56,23 @@ class Runtime(ABC):
         raise NotImplementedError(f"{type(self).__name__} has no gradients")
 
     def run_ascent(
-        self, layer: str, channels: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+        self,
+        layer: str,
+        channels: Array,
+        images: Array,
+        dtype: Dtype,
+        *,
+        steps: int,
+        epsilon: float,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
     ) -> tuple[Array, Array]:
         """The article's loop, written in the framework's own words: traces (batch, steps), and the final images.
 
-        At each step, for every image x by itself: the score, which is the mean of its map; its gradient g, divided by
-        the RMS of g + 1e-7; x + epsilon · g, brought to mean 0 and divided by max(standard deviation, 1/√N). A trace
-        holds the scores before each step.
+        At each step, for every image x by itself: the network sees mean + std · x (one number each, or one per
+        channel); the score, which is the mean of its map; its gradient g with respect to x, divided by the RMS of
+        g + 1e-7; x + epsilon · g, brought to mean 0 and divided by max(standard deviation, 1/√N). A trace holds the
+        scores before each step.
         """
         raise NotImplementedError(f"{type(self).__name__} has no gradients")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,13 +23,24 @@ class Jax(KerasRuntime):
         return np.asarray(scores), np.asarray(gradients)
 
     def run_ascent(
-        self, layer: str, channels: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+        self,
+        layer: str,
+        channels: Array,
+        images: Array,
+        dtype: Dtype,
+        *,
+        steps: int,
+        epsilon: float,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
     ) -> tuple[Array, Array]:
         gradient = self._gradient(layer, channels, dtype)
+        shift, scale = np.asarray(mean, dtype), np.asarray(std, dtype)
         least = float(1 / np.sqrt(images[0].size))  # a number of NumPy would turn float32 into float64
 
         def step(x: Any) -> tuple[Any, Any]:
-            score, g = gradient(x)
+            score, g = gradient(shift + scale * x)
+            g = scale * g
             g /= jnp.sqrt((g**2).mean((1, 2, 3), keepdims=True)) + 1e-7
             x = x + epsilon * g
             centred = x - x.mean((1, 2, 3), keepdims=True)

@@ -7,7 +7,7 @@ write.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -35,13 +35,15 @@ class TensorFlow(KerasRuntime):
         *,
         steps: int,
         epsilon: float,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
         way: Literal["batched", "graph", "eager"] = "batched",
     ) -> tuple[Array, Array]:
         """As `Runtime.run_ascent`; `way`: all maps in one `tf.function`, one map at a time in one, or eagerly."""
         parts = [slice(None)] if way == "batched" else [slice(index, index + 1) for index in range(len(channels))]
         traces, finals = [], []
         for part in parts:
-            step = self.step(layer, np.asarray(channels)[part], dtype, epsilon)
+            step = self.step(layer, np.asarray(channels)[part], dtype, epsilon, mean, std)
             if way != "eager":
                 step = tf.function(step)
             x, scores = tf.constant(images[part], dtype), []
@@ -65,12 +67,23 @@ class TensorFlow(KerasRuntime):
 
         return gradient
 
-    def step(self, layer: str, channels: Array, dtype: Dtype, epsilon: float) -> Callable[[Any], Any]:
+    def step(
+        self,
+        layer: str,
+        channels: Array,
+        dtype: Dtype,
+        epsilon: float,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+    ) -> Callable[[Any], Any]:
         """One step of the loop, not traced yet: images → the next images, and the scores (batch,) of these."""
         gradient = self._gradient(layer, channels, dtype)
+        moved = set(mean) != {0.0} or set(std) != {1.0}  # what does nothing is not to cost the benchmarks time either
+        shift, scale = tf.constant(mean, dtype), tf.constant(std, dtype)
 
         def step(x: Any) -> tuple[Any, Any]:
-            score, g = gradient(x)
+            score, g = gradient(shift + scale * x if moved else x)
+            g = scale * g if moved else g
             g /= tf.sqrt(tf.reduce_mean(g**2, (1, 2, 3), keepdims=True)) + 1e-7
             return _standardize(x + epsilon * g), score
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,11 +22,22 @@ class KerasTorch(KerasRuntime):
         return scores.numpy(), gradients.numpy()
 
     def run_ascent(
-        self, layer: str, channels: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+        self,
+        layer: str,
+        channels: Array,
+        images: Array,
+        dtype: Dtype,
+        *,
+        steps: int,
+        epsilon: float,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
     ) -> tuple[Array, Array]:
         x, traces = torch.tensor(images, dtype=getattr(torch, dtype)), []
+        shift, scale = x.new_tensor(mean), x.new_tensor(std)
         for _ in range(steps):
-            score, g = self._gradient(layer, channels, x, dtype)
+            score, g = self._gradient(layer, channels, shift + scale * x, dtype)
+            g = scale * g
             g /= g.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-7
             x = x + epsilon * g
             centred = x - x.mean((1, 2, 3), keepdim=True)

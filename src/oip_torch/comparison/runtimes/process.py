@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -83,10 +84,20 @@ class RuntimeProcess:
         return scores, gradients
 
     def run_ascent(
-        self, layer: str, channels: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+        self,
+        layer: str,
+        channels: Array,
+        images: Array,
+        dtype: Dtype,
+        *,
+        steps: int,
+        epsilon: float,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
     ) -> tuple[Array, Array]:
         """See `Runtime.run_ascent`."""
-        options = {"layer": layer, "dtype": dtype, "steps": steps, "epsilon": epsilon}
+        options: dict[str, Any] = {"layer": layer, "dtype": dtype, "steps": steps, "epsilon": epsilon}
+        options |= {"mean": list(mean), "std": list(std)}
         _, (traces, finals) = self._ask("run_ascent", {"channels": channels, "images": images}, options)
         self._check("traces", traces, (len(images), steps))
         self._check("images", finals, images.shape)

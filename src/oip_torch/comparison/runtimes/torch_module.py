@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -47,7 +48,16 @@ class TorchModule(Runtime):
         return scores.cpu().numpy(), to_array(gradient)
 
     def run_ascent(
-        self, layer: str, channels: Array, images: Array, dtype: Dtype, *, steps: int, epsilon: float
+        self,
+        layer: str,
+        channels: Array,
+        images: Array,
+        dtype: Dtype,
+        *,
+        steps: int,
+        epsilon: float,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
     ) -> tuple[Array, Array]:
         x, indices = self._to_torch(images, dtype), self._indices(channels)
         if not self.plain:
@@ -57,8 +67,11 @@ class TorchModule(Runtime):
             result = gradient_ascent(score, x, indices, settings.schedule)
             return result.traces.cpu().numpy(), to_array(result.images)
         traces = []
+        moved = set(mean) != {0.0} or set(std) != {1.0}  # what does nothing is not to cost the benchmarks time either
+        shift, scale = (x.new_tensor(values).view(1, -1, 1, 1) for values in (mean, std))
         for _ in range(steps):
-            scores, g = self._gradient(layer, x, indices)
+            scores, g = self._gradient(layer, shift + scale * x if moved else x, indices)
+            g = scale * g if moved else g
             g = g / (g.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-7)
             x = standardize(x + epsilon * g)
             traces.append(scores)
