@@ -83,9 +83,12 @@ $(BIN)/uv:
 	@sed -n '/^uv==/,/[^\\]$$/p' $(LOCK) | \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement /dev/stdin
 
-# uv does not read pip's settings, so it is told which index they name, if any.
-INDEX = index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$($(BIN)/python -m pip config get global.index-url 2>/dev/null)}}; \
-  [ -z "$$index" ] || export UV_DEFAULT_INDEX="$$index"
+# uv does not read pip's settings, so it is told which index and which certificates they name, if any.
+INDEX = of_pip() { $(BIN)/python -m pip config list 2>/dev/null | sed -n "s/^global.$$1='\(.*\)'$$/\1/p"; }; \
+  index=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$(of_pip index-url)}}; \
+  certificates=$${SSL_CERT_FILE:-$${PIP_CERT:-$$(of_pip cert)}}; \
+  [ -z "$$index" ] || export UV_DEFAULT_INDEX="$$index"; \
+  [ -z "$$certificates" ] || export SSL_CERT_FILE="$$certificates"
 
 clean:
 	rm -rf out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
