@@ -57,6 +57,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_the_public_names_are_these_and_each_is_there() -> None:
     assert sorted(oip_torch.__all__) == oip_torch.__all__ == [
         "AscentSettings",
+        "Blurred",
         "Calibration",
         "CaptureError",
         "Comparison",
@@ -71,6 +72,8 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         "Network",
         "OipError",
         "Oips",
+        "Pen",
+        "Pixels",
         "Provenance",
         "Quality",
         "Schedule",
@@ -79,6 +82,7 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         "StartSettings",
         "StopSettings",
         "VerificationError",
+        "Views",
         "ascend",
         "assess",
         "calibrate",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oip_torch.network.model import FeatureModel
     from oip_torch.network.onnx_file import Layer, Network
     from oip_torch.optim import objectives
+    from oip_torch.optim.image import Blurred, Pen, Pixels, Views
     from oip_torch.optim.schedule import Criterion, Schedule
     from oip_torch.optim.settings import AscentSettings, Fallback, Screening, Snapshots, StopSettings
     from oip_torch.optim.starts import StartSettings, start_images
@@ -34,13 +35,14 @@ if TYPE_CHECKING:
 _MODULES = {"objectives": "optim.objectives", "plots": "plots"}
 _HOMES = {
     "AscentSettings": "optim.settings",
+    "Blurred": "optim.image",
     "Calibration": "analysis.calibration",
     "CaptureError": "base.errors",
     "Comparison": "comparison.comparison",
     "ConversionError": "base.errors",
     "Criterion": "optim.schedule",
-    "Fallback": "optim.settings",
     "Domain": "network.domain",
+    "Fallback": "optim.settings",
     "FeatureMaps": "network.capture",
     "FeatureModel": "network.model",
     "InputError": "base.errors",
@@ -48,6 +50,8 @@ _HOMES = {
     "Network": "network.onnx_file",
     "OipError": "base.errors",
     "Oips": "results.oips",
+    "Pen": "optim.image",
+    "Pixels": "optim.image",
     "Provenance": "results.provenance",
     "Quality": "analysis.quality",
     "Schedule": "optim.schedule",
@@ -56,6 +60,7 @@ _HOMES = {
     "StartSettings": "optim.starts",
     "StopSettings": "optim.settings",
     "VerificationError": "base.errors",
+    "Views": "optim.image",
     "ascend": "search.search",
     "assess": "analysis.quality",
     "calibrate": "analysis.calibration",
@@ -69,6 +74,7 @@ _HOMES = {
 
 __all__ = [
     "AscentSettings",
+    "Blurred",
     "Calibration",
     "CaptureError",
     "Comparison",
@@ -83,6 +89,8 @@ __all__ = [
     "Network",
     "OipError",
     "Oips",
+    "Pen",
+    "Pixels",
     "Provenance",
     "Quality",
     "Schedule",
@@ -91,6 +99,7 @@ __all__ = [
     "StartSettings",
     "StopSettings",
     "VerificationError",
+    "Views",
     "ascend",
     "assess",
     "calibrate",

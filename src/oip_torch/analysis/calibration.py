@@ -120,6 +120,8 @@ class Calibration:
         spectrum: (rings,) float, the mean of `radial_power_spectrum` over the standardised images.
         graph_sha256: of graph and weights in use (`FeatureModel.fingerprint`): for others these figures mean nothing.
         source_sha256: of the Keras file that the network comes from.
+        limits: what pixels of the standardised images reach: the 5 % quantile of the images' least values and the 95 %
+            quantile of their largest. None: a file saved before they were kept.
         domain: how the network took the images, see `Domain`; None: a file of before it was kept, as they are.
         images_sha256: of the images as `calibrate` was given them, 64 hexadecimal digits over their number type, shape
             and bytes: other pixels, another order or another type give another digest. None: a file saved before
@@ -131,6 +133,7 @@ class Calibration:
     spectrum: Array = array("ring")
     graph_sha256: str
     source_sha256: str
+    limits: tuple[float, float] | None = None
     domain: Domain | None = None
     images_sha256: str | None = None
 
@@ -195,6 +198,7 @@ class Calibration:
                 "graph_sha256": self.graph_sha256,
                 "source_sha256": self.source_sha256,
                 "domain": json.dumps(None if self.domain is None else self.domain.to_dict()),
+                **({} if self.limits is None else {"limits": list(self.limits)}),
                 **({} if self.images_sha256 is None else {"images_sha256": self.images_sha256}),
             },
         )
@@ -212,6 +216,7 @@ class Calibration:
             arrays = arrays_of(LayerCalibration, dataset)
             before = json.loads(dataset.attrs.get("before_activation", "[]"))
             domain = json.loads(dataset.attrs.get("domain", "null"))
+            limits = dataset.attrs.get("limits")
             if not sizes or sum(maps for _, maps in sizes) != dataset.sizes["map"]:
                 raise ValueError("the number of maps")
             if not np.isin(arrays["top_indices"], arrays["picture_indices"]).all():
@@ -227,6 +232,7 @@ class Calibration:
                 **arrays_of(cls, dataset),
                 graph_sha256=str(dataset.attrs["graph_sha256"]),
                 source_sha256=str(dataset.attrs["source_sha256"]),
+                limits=(float(limits[0]), float(limits[1])) if limits is not None else None,
                 domain=None if domain is None else Domain.from_dict(domain),
                 # The figures do not need it, so that older files without it stay readable.
                 images_sha256=str(dataset.attrs["images_sha256"]) if "images_sha256" in dataset.attrs else None,
@@ -302,14 +308,16 @@ def calibrate(
     count = len(array)
     kept = min(count, max(top, math.ceil((1 - _QUANTILE) * (count - 1)) + 2))
     tops: dict[str, Top] = {}
-    power = np.zeros(1)
+    power, ends = np.zeros(1), []
     with bar("calibrating", count, progress) as advance, torch.no_grad(), matmul_precision():
         for first, x in _batches(model, array, batch_size):
             for name, output in _outputs(model, x, names, before).items():
                 scores = map_means(output)
                 tops.setdefault(name, Top(kept, scores)).add(scores, first)
             power = power + radial_power_spectrum(to_array(x)).sum(0)
+            ends.append(torch.stack([x.amin((1, 2, 3)), x.amax((1, 2, 3))]).double().cpu().numpy())
             advance(len(x))
+    least, largest = np.concatenate(ends, axis=1)
     wanted = {name: top_of.indices[:top].T for name, top_of in tops.items()}
     picture_indices = np.unique(np.concatenate([indices.ravel() for indices in wanted.values()]))
     pictures = np.concatenate([to_array(x) for _, x in _batches(model, array[picture_indices], batch_size)])
@@ -332,6 +340,7 @@ def calibrate(
         spectrum=power / count,
         graph_sha256=model.fingerprint,
         source_sha256=model.network.source_sha256,
+        limits=(float(np.quantile(least, 0.05)), float(np.quantile(largest, 0.95))),
         domain=model.domain,
         images_sha256=_images_sha256(array),
     )

@@ -12,11 +12,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from oip_torch.base.errors import InputError, OipError, VerificationError
+
+if TYPE_CHECKING:
+    from oip_torch.optim.settings import AscentSettings
 
 __all__ = ["app"]
 
@@ -149,7 +152,7 @@ def ascend(
     ] = None,
     starts: Annotated[int, typer.Option(help="Start images per map.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the start images.")] = 0,
-    settings: Annotated[str, typer.Option(help="article or default.")] = "default",
+    settings: Annotated[str, typer.Option(help="article, default, legible or strokes.")] = "default",
     steps: Annotated[
         int | None, typer.Option(help="Steps spent on each image; with the default settings the search included.")
     ] = None,
@@ -175,21 +178,15 @@ def ascend(
     from oip_torch.base.image_files import read_images
     from oip_torch.cli.ascent_files import summarize, write_results
     from oip_torch.network.load import load
-    from oip_torch.optim.settings import AscentSettings
     from oip_torch.results.oips import plural
     from oip_torch.search.search import ascend as make
 
-    if settings not in ("article", "default"):
-        raise InputError(f"--settings {settings}: expected article or default")
+    if settings not in ("article", "default", "legible", "strokes"):
+        raise InputError(f"--settings {settings}: expected article, default, legible or strokes")
     chosen_maps = _maps("MAP", maps or []) + _maps("--maps", [] if more_maps is None else [more_maps])
     if memory is not None and not 0 < memory * 2**30 < math.inf:
         raise InputError(f"--memory {memory}: expected a number of GiB above 0")
     most = None if memory is None else math.ceil(memory * 2**30)
-    changes: dict[str, Any] = {} if epsilon is None else {"epsilon": epsilon}
-    if settings == "article":
-        chosen = AscentSettings.article(**(changes if steps is None else changes | {"steps": steps}))
-    else:
-        chosen = AscentSettings(**changes) if steps is None else AscentSettings.within(steps, **changes)
     images = None if data is None else read_images(data)
     network = load(onnx_file, device=device)
     folder = check_output_folder(output if output is not None else Path("oips"), ["oips.nc", "calibration.nc"])
@@ -198,6 +195,7 @@ def ascend(
     calibration = None
     if images is not None:
         calibration = calibrate(network, images, [layer], pre_activation=pre_activation, progress=bars)
+    chosen = _settings(settings, steps, epsilon, None if calibration is None else calibration.limits)
     began = time.perf_counter()
     oips = make(
         *(network, layer, chosen_maps or None),
@@ -307,6 +305,26 @@ def compare(
         context.obj.extend([str(comparison), *map(str, files)])
     if failure is not None:
         raise failure
+
+
+def _settings(
+    name: str, steps: int | None, epsilon: float | None, limits: tuple[float, float] | None
+) -> AscentSettings:
+    """Of one of the four ways of looking, within so many image-steps; `limits`: of real images, if they are known."""
+    from oip_torch.optim.settings import AscentSettings
+
+    changes: dict[str, Any] = {} if epsilon is None else {"epsilon": epsilon}
+    if name == "article":
+        return AscentSettings.article(**(changes if steps is None else changes | {"steps": steps}))
+    if name == "legible":
+        way = AscentSettings.legible(**changes)
+    elif name == "strokes":
+        way = AscentSettings.strokes("data" if limits is None else limits, **changes)
+    else:
+        way = AscentSettings(**changes)
+    if steps is None:
+        return way
+    return AscentSettings.within(steps, image=way.image, views=way.views, smoothness=way.smoothness, **changes)
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:

@@ -23,7 +23,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from oip_torch.base.tensors import rms, standardize
+from oip_torch.base.tensors import rms
+from oip_torch.optim.image import Image, Pixels, total_variation_gradient
 from oip_torch.optim.objectives import Objective, Place, Reads, channel_of_each
 from oip_torch.optim.schedule import TINY, Criterion, Schedule
 
@@ -39,7 +40,7 @@ class State:
     """The images that are still on their way; row i of each tensor belongs to one of them.
 
     Attributes:
-        x: (n, C, H, W), standardised.
+        x: (n, C, H, W) what is optimised: the images themselves, or what `Image.decode` makes them of.
         channels: (n,) int, the channel that each is made for.
         velocity: (n, C, H, W), the direction of the last step.
         steepness: (n, 1, 1, 1), the RMS of the last gradient.
@@ -75,6 +76,8 @@ class Score:
         reported: what the images are scored by, of the plain outputs.
         one_channel: whether the network returns of each image its own channel alone.
         to_input: standardised images as the network takes them; None: as they are.
+        image: which image the optimised numbers stand for.
+        smoothness: the share of the total variation's direction in that of a step, against it.
     """
 
     network: Extracted
@@ -83,21 +86,28 @@ class Score:
     reported: Objective
     one_channel: bool
     to_input: Callable[[Tensor], Tensor] | None = None
+    image: Image = Pixels()
+    smoothness: float = 0.0
 
-    def gradient(self, state: State, leak: float) -> tuple[Tensor, Tensor]:
-        """(n,) the scores of the images, and (n, C, H, W) the gradients of what is maximised."""
-        x = state.x.detach().requires_grad_()
-        plain, leaky = self._outputs(x, leak, state.channels)
+    def gradient(self, state: State, leak: float, see: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+        """(n,) the scores of the images, as `see` shows them, and (n, C, H, W) the gradients of what is maximised."""
+        parameters = state.x.detach().requires_grad_()
+        x = self.image.decode(parameters)
+        plain, leaky = self._outputs(x if see is None else see(x), leak, state.channels)
         picked = self._picked(state.channels)
         maximised = self.maximised(leaky, picked)
-        (gradient,) = torch.autograd.grad(maximised.sum(), x)  # of the sum: no image's score needs another image
+        (gradient,) = torch.autograd.grad(maximised.sum(), parameters)  # of the sum: no score needs another image
+        if self.smoothness:
+            rough = total_variation_gradient(state.x)
+            gradient = gradient / (rms(gradient) + TINY) - self.smoothness * rough / (rms(rough) + TINY)
         if self.maximised is self.reported and all(leaky[place] is plain[place] for place in self.sizes):
             return maximised.detach(), gradient
         return self.reported({place: output.detach() for place, output in plain.items()}, picked), gradient
 
     @torch.no_grad()
-    def final(self, x: Tensor, channels: Tensor, leak: float) -> tuple[Tensor, Tensor, Tensor]:
+    def final(self, parameters: Tensor, channels: Tensor, leak: float) -> tuple[Tensor, Tensor, Tensor]:
         """(batch,) each: the scores, the leaky scores, and whether the map is silent, and the score says just that."""
+        x = self.image.decode(parameters)
         plain, leaky = self._outputs(x, leak, channels)
         picked = self._picked(channels)
         scores = self.reported(plain, picked)
@@ -131,12 +141,14 @@ class Record:
     Attributes:
         traces: (batch, steps) the score of the image that each step found; NaN after an image has left.
         snapshots: (batch, S, C, H, W) the images that the steps `kept` found.
-        images: (batch, C, H, W) the final ones.
+        images: (batch, C, H, W) the final ones, as they are optimised.
         flat: (batch,) whether no gradient was left in an image's last step.
     """
 
-    def __init__(self, x: Tensor, steps: int, kept: Sequence[int], advance: Callable[[int], None]) -> None:
-        self.steps, self.kept, self.advance = steps, list(kept), advance
+    def __init__(
+        self, x: Tensor, steps: int, kept: Sequence[int], advance: Callable[[int], None], image: Image = Pixels()
+    ) -> None:
+        self.steps, self.kept, self.advance, self.image = steps, list(kept), advance, image
         self.traces = x.new_full((len(x), steps), math.nan)
         self.snapshots = x.new_empty((len(x), len(kept), *x.shape[1:]))
         self.images = torch.empty_like(x)
@@ -146,7 +158,7 @@ class Record:
         """What step t found."""
         self.traces[state.rows, t] = scores
         if t in self.kept:
-            self.snapshots[state.rows, self.kept.index(t)] = state.x
+            self.snapshots[state.rows, self.kept.index(t)] = self.image.decode(state.x)
         self.advance(len(state.rows))
 
     def retire(self, t: int, state: State, leaving: Tensor | None) -> State:
@@ -158,7 +170,7 @@ class Record:
         self.flat[gone] = (state.steepness.flatten() == 0)[leaving]
         for index, later in enumerate(self.kept):
             if later > t:
-                self.snapshots[gone, index] = state.x[leaving]
+                self.snapshots[gone, index] = self.image.decode(state.x[leaving])
         return state.keep(~leaving)
 
 
@@ -211,6 +223,7 @@ def run(
     *,
     inject: Mapping[int, Tensor] | None = None,
     leaves: Leaves = never,
+    seen: Callable[[int, Tensor], Callable[[Tensor], Tensor]] | None = None,
 ) -> None:
     """Ascend; what comes of it is in the record.
 
@@ -221,15 +234,17 @@ def run(
         record: receives scores, snapshots and final images.
         inject: step → (batch, C, H, W), what is added to the images before that step.
         leaves: which images leave early.
+        seen: (step, rows of the batch) → how the network sees these images at that step; None: as they are.
     """
+    constrain = score.image.constrain
     for t in range(schedule.steps):
         epsilon, leak, momentum = schedule.at(t)
         if inject and t in inject:
-            state.x = standardize(state.x + inject[t][state.rows])
-        scores, gradient = score.gradient(state, leak)  # gradient
+            state.x = constrain(state.x + inject[t][state.rows])
+        scores, gradient = score.gradient(state, leak, seen and seen(t, state.rows))  # gradient
         record.step(t, state, scores)  # record
         accumulate(state, gradient, momentum)  # normalise
-        state.x = standardize(state.x + epsilon * state.velocity)  # step, standardise
+        state.x = constrain(state.x + epsilon * state.velocity)  # step, standardise
         state = record.retire(t, state, leaves(t, state, record))  # images that leave
         if not len(state.rows):
             return

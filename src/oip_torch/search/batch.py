@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from oip_torch.base.platform import recorded_gradients
-from oip_torch.base.tensors import standardize
 from oip_torch.optim.ascent import Ascents, gradient_ascent, rows_of
 from oip_torch.optim.loop import Score
 from oip_torch.optim.objectives import channel_of_each
 from oip_torch.optim.schedule import Schedule
 from oip_torch.optim.settings import AscentSettings
-from oip_torch.optim.starts import Key, components
+from oip_torch.optim.starts import Key, components, random_stream
 from oip_torch.search.target import Target
 
 __all__ = ["Batch"]
@@ -42,6 +41,9 @@ class Batch:
         self.target, self.model, self.keys, self.seed = target, target.model, keys, seed
         self.settings, self.advance = settings, advance
         self.channels = torch.tensor([key[0] for key in keys], device=self.model.device)
+        self.rows = torch.arange(len(keys), device=self.model.device)
+        # Of what the network sees, where that changes from step to step: other numbers than those of the starts.
+        self.streams = [random_stream(seed, f"views of {target.layer}", key) for key in keys] if settings.views else []
         self.spent = 0
 
     @recorded_gradients()
@@ -62,12 +64,13 @@ class Batch:
             ]
             result = functools.reduce(_better, tries)
         with torch.no_grad():
-            before = channel_of_each(target.pre_activations(self.model.to_input(result.images)), self.channels)
+            images = target.score.image.decode(result.images)
+            before = channel_of_each(target.pre_activations(self.model.to_input(images)), self.channels)
         dead = (~result.responded & target.can_be_dead).cpu().numpy()
         recovered = (inactive & ~result.silent).cpu().numpy()
         converged = (result.converged_at >= 0).cpu().numpy()
         figures = {
-            "images": result.images.movedim(-3, -1),  # outside, channels come last
+            "images": images.movedim(-3, -1),  # outside, channels come last
             "scores": result.scores,
             "max_preactivation": before.reshape(len(before), -1).amax(1),
             "traces": result.traces,
@@ -96,7 +99,7 @@ class Batch:
         for candidate in range(settings.screening.candidates):
             number = torch.full_like(self.channels, candidate)
             start, score = self.start(number), self.target.score
-            trial = self.optimize(score, start, self.channels, settings.screening_schedule, kept=kept)
+            trial = self.optimize(score, start, self.rows, settings.screening_schedule, kept=kept)
             active |= ~trial.silent
             best, numbers = [*best, trial], torch.cat([numbers, number[None]])
             ranked = torch.stack([each.leaky_scores for each in best]).nan_to_num(nan=-math.inf, posinf=-math.inf)
@@ -116,39 +119,40 @@ class Batch:
         def straight(rows: Tensor) -> Ascents:
             inject = {step: part[rows] for step, part in injected.items()}
             schedule, score = settings.schedule, self.target.score
-            return self.optimize(
-                *(score, x[rows], self.channels[rows], schedule), kept=kept, inject=inject, stop=settings.stopping
-            )
+            return self.optimize(score, x[rows], rows, schedule, kept=kept, inject=inject, stop=settings.stopping)
 
         if not inactive.any():
-            return straight(torch.ones_like(inactive))
-        parts = [self.by_the_peak(x[inactive], self.channels[inactive], kept)]
+            return straight(self.rows)
+        parts = [self.by_the_peak(x[inactive], self.rows[inactive], kept)]
         if not inactive.all():
-            parts.append(straight(~inactive))
+            parts.append(straight(self.rows[~inactive]))
         order = torch.cat([torch.nonzero(inactive), torch.nonzero(~inactive)]).flatten().argsort()
         return Ascents.cat(parts).take(order)
 
-    def by_the_peak(self, x: Tensor, channels: Tensor, kept: tuple[int, ...]) -> Ascents:
-        """The ascent of inactive maps: see `Fallback`."""
+    def by_the_peak(self, x: Tensor, rows: Tensor, kept: tuple[int, ...]) -> Ascents:
+        """The ascent of the inactive maps of these rows of the batch: see `Fallback`."""
         fallback, target = self.settings.fallback, self.target
         assert fallback is not None
         assert target.to_peak is not None
         assert target.from_peak is not None
         up, on = fallback.schedules(self.settings.schedule.steps)
-        peak = self.optimize(*(target.to_peak, x, channels, up), kept=tuple(step for step in kept if step < up.steps))
+        peak = self.optimize(*(target.to_peak, x, rows, up), kept=tuple(step for step in kept if step < up.steps))
         later = tuple(step - up.steps for step in kept if step >= up.steps)
-        mean = self.optimize(*(target.from_peak, peak.images, channels, on), kept=later, stop=self.settings.stopping)
+        mean = self.optimize(*(target.from_peak, peak.images, rows, on), kept=later, stop=self.settings.stopping)
         # The largest pre-activation is the evidence of a map that stays dead, and tells its tries apart.
         return dataclasses.replace(_after(peak, mean), leaky_scores=peak.leaky_scores)
 
-    def optimize(self, score: Score, x: Tensor, channels: Tensor, schedule: Schedule, **more: Any) -> Ascents:
-        """`gradient_ascent`, counted."""
+    def optimize(self, score: Score, x: Tensor, rows: Tensor, schedule: Schedule, **more: Any) -> Ascents:
+        """`gradient_ascent` of these rows of the batch, counted."""
 
         def advance(count: int) -> None:
             self.spent += count
             self.advance(count)
 
-        return gradient_ascent(score, x, channels, schedule, advance=advance, **more)
+        if self.settings.views is not None:
+            drawn = np.stack([self.streams[row].uniform(-1, 1, (schedule.steps, 4)) for row in rows.tolist()])
+            more |= {"views": self.settings.views, "draws": torch.from_numpy(drawn).to(x)}
+        return gradient_ascent(score, x, self.channels[rows], schedule, advance=advance, **more)
 
     def parts(self, numbers: Tensor) -> Tensor:
         """(components, batch, …) of each image's candidate of this number."""
@@ -161,7 +165,7 @@ class Batch:
     def start(self, numbers: Tensor) -> Tensor:
         """The start from its components: all of them, or with stages the longest wavelengths alone."""
         parts = self.parts(numbers)
-        return standardize(parts.sum(0) if self.settings.stages is None else parts[0])
+        return self.target.score.image.constrain(parts.sum(0) if self.settings.stages is None else parts[0])
 
 
 def _better(first: Ascents, second: Ascents) -> Ascents:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
 
 from oip_torch.network.extract import extract, nearest_activations, truncate
 from oip_torch.network.model import FeatureModel
+from oip_torch.optim.image import Pixels
 from oip_torch.optim.loop import Score
 from oip_torch.optim.objectives import Objective, Place, check_objective, map_peak
 from oip_torch.optim.settings import AscentSettings
@@ -73,11 +74,15 @@ def target_of(
         else model.tap(str(place), pre_activation=model.wants_pre_activation(str(place), None))
         for place in objective.places
     }
-    image = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
+    blank = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
     with torch.no_grad():
-        outputs = truncate(model.graph_module, [tap.node for tap in taps.values()])(model.to_input(image))
+        outputs = truncate(model.graph_module, [tap.node for tap in taps.values()])(model.to_input(blank))
     activations = dict(zip(taps, outputs, strict=True))
-    grows = check_objective(objective, {**activations, Place.INPUT: image})
+    grows = check_objective(objective, {**activations, Place.INPUT: blank})
+    image = settings.image
+    if isinstance(image, Pixels) and image.limits == "data":
+        black, white = model.domain.ends
+        image = replace(image, limits=(float(black.min()), float(white.max())))
     sizes = {place: tuple(output.shape[1:]) for place, output in activations.items()}
     networks: dict[tuple[bool, bool], fx.GraphModule] = {}
 
@@ -93,6 +98,8 @@ def target_of(
             reported=objective.reported,
             one_channel=one_channel,
             to_input=None if model.domain.is_standard else model.to_input,
+            image=image,
+            smoothness=settings.smoothness,
         )
 
     main = score(objective, leak=settings.schedule.leaks)
