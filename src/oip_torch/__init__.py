@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from oip_torch import plots
     from oip_torch.analysis.calibration import Calibration, calibrate
+    from oip_torch.analysis.legibility import Readers
+    from oip_torch.analysis.noise_control import NoiseControl, noise_control
     from oip_torch.analysis.quality import Quality, assess
     from oip_torch.base.errors import CaptureError, ConversionError, InputError, OipError, VerificationError
     from oip_torch.base.image_files import read_images
@@ -44,10 +46,12 @@ _HOMES = {
     "InputError": "base.errors",
     "Layer": "network.onnx_file",
     "Network": "network.onnx_file",
+    "NoiseControl": "analysis.noise_control",
     "OipError": "base.errors",
     "Oips": "results.oips",
     "Provenance": "results.provenance",
     "Quality": "analysis.quality",
+    "Readers": "analysis.legibility",
     "Schedule": "optim.schedule",
     "Screening": "optim.settings",
     "Snapshots": "optim.settings",
@@ -61,6 +65,7 @@ _HOMES = {
     "compare": "comparison.comparison",
     "convert": "keras.convert",
     "load": "network.load",
+    "noise_control": "analysis.noise_control",
     "read_images": "base.image_files",
     "start_images": "optim.starts",
 }
@@ -78,10 +83,12 @@ __all__ = [
     "InputError",
     "Layer",
     "Network",
+    "NoiseControl",
     "OipError",
     "Oips",
     "Provenance",
     "Quality",
+    "Readers",
     "Schedule",
     "Screening",
     "Snapshots",
@@ -95,6 +102,7 @@ __all__ = [
     "compare",
     "convert",
     "load",
+    "noise_control",
     "objectives",
     "plots",
     "read_images",

@@ -43,6 +43,7 @@ __all__ = [
     "LayerCalibration",
     "calibrate",
     "map_means",
+    "standardized_batches",
 ]
 
 _FORMAT = 1
@@ -276,12 +277,7 @@ def calibrate(
         raise InputError(f"model is {shown(model)}: expected what oip_torch.load or oip_torch.convert returns")
     model.check_dtype()
     top, batch_size = whole("top", top, 1), whole("batch_size", batch_size, 1)
-    try:
-        array = check_pixels(np.asarray(images), "the images")
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError("the images are rows of different lengths: expected an array (N, height, width)") from None
+    array = check_pixels(images, "the images")
     names = _chosen_layers(model, layers)
     before = [name for name in names if model.wants_pre_activation(name, pre_activation)]
     count = len(array)
@@ -289,7 +285,7 @@ def calibrate(
     tops: dict[str, Top] = {}
     power = np.zeros(1)
     with bar("calibrating", count, progress) as advance, torch.no_grad(), matmul_precision():
-        for first, x in _batches(model, array, batch_size):
+        for first, x in standardized_batches(model, array, batch_size):
             for name, output in _outputs(model, x, names, before).items():
                 scores = map_means(output)
                 tops.setdefault(name, Top(kept, scores)).add(scores, first)
@@ -297,7 +293,7 @@ def calibrate(
             advance(len(x))
     wanted = {name: top_of.indices[:top].T for name, top_of in tops.items()}
     picture_indices = np.unique(np.concatenate([indices.ravel() for indices in wanted.values()]))
-    pictures = np.concatenate([to_array(x) for _, x in _batches(model, array[picture_indices], batch_size)])
+    pictures = np.concatenate([to_array(x) for _, x in standardized_batches(model, array[picture_indices], batch_size)])
     return Calibration(
         layers={
             name: LayerCalibration(
@@ -354,7 +350,7 @@ def map_means(activations: Tensor) -> Tensor:
     return activations.flatten(2).mean(2) if activations.ndim > 2 else activations
 
 
-def _batches(model: FeatureModel, images: npt.NDArray[Any], size: int) -> Iterator[tuple[int, Tensor]]:
+def standardized_batches(model: FeatureModel, images: npt.NDArray[Any], size: int) -> Iterator[tuple[int, Tensor]]:
     """(number of the first image, standardised images (batch, channels, height, width))."""
     for first in range(0, len(images), size):
         yield first, standardize(model.standardize(images[first : first + size]))
