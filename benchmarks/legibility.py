@@ -8,6 +8,7 @@ Medians are over the maps that a real image fires, and over all maps with the ot
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bench_tools import ROOT, parser, write
 from scipy.ndimage import gaussian_filter
 
 import oip_torch as oip
+from oip_torch.analysis.image_statistics import cross_correlations
 from oip_torch.analysis.legibility import Readers, legibility
 
 WEAK = 3.0  # maps whose default OIP scores below that, as in the aims for readable settings
@@ -52,18 +54,19 @@ def controls(readers: Readers, layer: Any, oips: oip.Oips, training: npt.NDArray
     }
 
 
-def row(tells: Any, looks: Any, dead: Any, weak: Any) -> dict[str, float]:
+def row(tells: Any, looks: Any, dead: Any, weak: Any) -> dict[str, float | None]:
     both, known = legibility(tells, looks, dead), ~np.isnan(tells)
     figures = {
         "tells": np.median(tells[known]),
         "looks": np.median(looks),
         "legibility": np.median(both[known]),
         "lower_quartile": np.quantile(both[known], 0.25),
-        "weak_maps": np.median(both[known & weak]) if (known & weak).any() else np.nan,
+        "weak_maps": np.median(both[known & weak]) if (known & weak).any() else None,
         "tells_of_all": np.median(np.where(known & ~dead, tells, 0.0)),
         "legibility_of_all": np.median(np.where(known, both, 0.0)),
     }
-    return {name: float(value) for name, value in figures.items()} | {"dead": int(dead.sum())}
+    plain = {name: None if value is None else float(value) for name, value in figures.items()}
+    return plain | {"dead": int(dead.sum())}
 
 
 def measure(network: Path, layer: str, data: Path) -> dict[str, Any]:
@@ -89,6 +92,9 @@ def measure(network: Path, layer: str, data: Path) -> dict[str, Any]:
         rows[name] = row(readers.tells(pictures, maps), readers.looks(pictures), none, weak)
     thrice = oip.ascend(model, layer, starts=3)
     control = oip.noise_control(model, thrice)
+    noise = standardized(np.random.default_rng(0).standard_normal(thrice.images.shape))
+    control_of_noise = oip.noise_control(model, dataclasses.replace(thrice, images=noise))
+    between = cross_correlations(thrice.select(starts=0).images)[np.triu_indices(len(maps), 1)]
     return {
         "layer": layer,
         "maps": len(maps),
@@ -100,7 +106,11 @@ def measure(network: Path, layer: str, data: Path) -> dict[str, Any]:
         "noise_control": {
             "summary": control.summary,
             "agreement": float(np.median(control.agreement)),
+            "least_agreement": float(control.agreement.min()),
+            "told_of_white_noise": int(control_of_noise.noise.sum()),
             "scrambled_agreement": float(np.median(control.scrambled_agreement)),
+            "agreement_of_different_maps": float(between.mean()),
+            "maps_that_agree_no_better": int((control.agreement <= between.mean()).sum()),
             "score": float(np.median(control.score)),
             "scrambled_score": float(np.median(control.scrambled_score)),
         },
@@ -115,13 +125,22 @@ def table(result: dict[str, Any]) -> str:
     for name, found in result["pictures"].items():
         strength = f"{found['strength']:.2f}" if "strength" in found else ""
         keys = ("tells", "looks", "legibility", "lower_quartile", "weak_maps", "tells_of_all", "legibility_of_all")
-        lines.append(f"| {name} | {strength} | {' | '.join(f'{found[key]:.2f}' for key in keys)} |")
+        lines.append(f"| {name} | {strength} | {' | '.join(_shown(found[key]) for key in keys)} |")
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in result["seconds"].items())
+    noise = result["noise_control"]
     return (
         "\n".join(lines) + f"\n\n{result['layer']}: {result['maps']} maps, {result['undefined']} undefined; "
         f"{result['images']} images, {result['windows']} windows. Seconds: {seconds}.\n"
-        f"Noise control, three starts: {result['noise_control']['summary']}."
+        f"Noise control, three starts: {noise['summary']}. Medians: agreement {noise['agreement']:.2f}, of scrambled "
+        f"copies {noise['scrambled_agreement']:.2f}; score {noise['score']:.2f}, of scrambled copies "
+        f"{noise['scrambled_score']:.2f}. OIPs of different maps agree by {noise['agreement_of_different_maps']:.2f}, "
+        f"and the starts of {noise['maps_that_agree_no_better']} maps no better; the least is {noise['least_agreement']:.2f}. "
+        f"Of white noise {noise['told_of_white_noise']} maps are told."
     )
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 from oip_torch import AscentSettings, FeatureModel, InputError, Oips, Readers, ascend, assess
 from oip_torch.analysis.calibration import map_means
 from oip_torch.analysis.legibility import _share_above, legibility
+from oip_torch.analysis.readers import Grain, similarities
 from oip_torch.base.tensors import standardize
 
 LAYER = "Conv2D_3"
@@ -88,8 +89,6 @@ def test_tells_is_that_of_brute_force(
     picture = white(1)
     flat = readers.images.flatten(1).numpy()
     place = {i: int(np.abs(flat - x[i].flatten().numpy()).max(1).argmin()) for k in top for i in k}
-    from oip_torch.analysis.readers import Grain, similarities
-
     both = similarities(torch.from_numpy(picture.transpose(0, 3, 1, 2)), readers.images, Grain.of(28, 28))[:, 0].numpy()
     for number in (0, 17):
         found = []

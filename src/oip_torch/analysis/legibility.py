@@ -199,9 +199,9 @@ class Readers:
                 "these readers have images that another network ranked: make them again with this model, by Readers.of"
             )
         if self.layer != oips.layer or self.pre_activation != oips.pre_activation:
-            ours = f"{self.layer}{' before its activation' if self.pre_activation else ''}"
+            before = " before its activation" if self.pre_activation else ""
             raise InputError(
-                f"these readers are of {ours}, the OIPs of {oips.place}: expected the same; make them by Readers.of "
+                f"these readers are of {self.layer}{before}, the OIPs of {oips.place}: expected the same; make them by Readers.of "
                 f"with {oips.layer!r} and pre_activation={oips.pre_activation}"
             )
 
