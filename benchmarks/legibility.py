@@ -134,8 +134,8 @@ def table(result: dict[str, Any]) -> str:
         f"Noise control, three starts: {noise['summary']}. Medians: agreement {noise['agreement']:.2f}, of scrambled "
         f"copies {noise['scrambled_agreement']:.2f}; score {noise['score']:.2f}, of scrambled copies "
         f"{noise['scrambled_score']:.2f}. OIPs of different maps agree by {noise['agreement_of_different_maps']:.2f}, "
-        f"and the starts of {noise['maps_that_agree_no_better']} maps no better; the least is {noise['least_agreement']:.2f}. "
-        f"Of white noise {noise['told_of_white_noise']} maps are told."
+        f"and the starts of {noise['maps_that_agree_no_better']} maps no better; the least is "
+        f"{noise['least_agreement']:.2f}. Of white noise {noise['told_of_white_noise']} maps are told."
     )
 
 

@@ -42,6 +42,7 @@ __all__ = [
     "Calibration",
     "LayerCalibration",
     "calibrate",
+    "layer_outputs",
     "map_means",
     "standardized_batches",
 ]
@@ -286,7 +287,7 @@ def calibrate(
     power = np.zeros(1)
     with bar("calibrating", count, progress) as advance, torch.no_grad(), matmul_precision():
         for first, x in standardized_batches(model, array, batch_size):
-            for name, output in _outputs(model, x, names, before).items():
+            for name, output in layer_outputs(model, x, names, before).items():
                 scores = map_means(output)
                 tops.setdefault(name, Top(kept, scores)).add(scores, first)
             power = power + radial_power_spectrum(to_array(x)).sum(0)
@@ -332,7 +333,7 @@ def _chosen_layers(model: FeatureModel, layers: str | Layer | Iterable[str | Lay
     return names
 
 
-def _outputs(model: FeatureModel, x: Tensor, names: list[str], before: list[str]) -> dict[str, Tensor]:
+def layer_outputs(model: FeatureModel, x: Tensor, names: list[str], before: list[str]) -> dict[str, Tensor]:
     """What the layers say, and those in `before` before their activation."""
     if not before:
         outputs = model.every_layer(x)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from oip_torch.analysis.calibration import map_means, standardized_batches
+from oip_torch.analysis.calibration import layer_outputs, map_means, standardized_batches
 from oip_torch.analysis.readers import Grain, drawn_windows, nearest, similarities, windows
 from oip_torch.analysis.top import Top
 from oip_torch.base.checks import shown, whole
@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Readers:
-    """What the figures of legibility are read off: the real images of each map of one layer, and pieces of others.
+    """What the figures of legibility are read off: the real images of each map of a layer, and pieces of others.
 
         readers = oip.Readers.of(model, "Conv2D_3", x_test, x_train)
         oip.assess(model, oips, calibration, readers=readers).legibility
@@ -76,8 +76,8 @@ class Readers:
     ) -> Readers:
         """Rank the images for each map of a layer, and draw some 120,000 windows of the training images.
 
-        Images are standardised as for `calibrate`. Memory: 4 bytes for each number of the images kept, at most all of
-        them, and of the windows; 40 MB for the latter with images of 28x28, at most 470 MB for larger ones in colour.
+        Images are standardised as for `calibrate`. Memory: 4 bytes for each number of the images kept and of the
+        windows: 40 MB for the latter with grey images of 28x28, at most 470 MB for larger ones in colour.
 
         Args:
             model: from `load` or `convert`.
@@ -102,9 +102,9 @@ class Readers:
         others = others[:: max(1, len(others) // (2 * count))]
         grain = Grain.of(*model.input_shape[1:])
         with bar("ranking images", len(real) + len(others), progress) as advance, torch.no_grad(), matmul_precision():
-            network, top = model.up_to(name, pre_activation=before), None
+            top = None
             for first, x in standardized_batches(model, real, _BATCH):
-                scores = map_means(network(x))
+                scores = map_means(layer_outputs(model, x, [name], [name] if before else [])[name])
                 top = top or Top(max(1, round(_SHARE * len(real))), scores)
                 top.add(scores, first)
                 advance(len(x))
@@ -143,8 +143,7 @@ class Readers:
         Returns:
             (N,), NaN where no real image fires the map.
         """
-        numbers = np.asarray(maps)
-        images = self._tensor(pictures)
+        numbers, images = np.asarray(maps), self._tensor(pictures)
         if numbers.shape != (len(images),) or numbers.dtype.kind not in "iu":
             raise InputError(f"maps are {shown(maps)}: expected {len(images)} whole numbers, the map of each picture")
         if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self.members):
@@ -177,7 +176,7 @@ class Readers:
             pictures: (N, height, width, channels), standardised one by one.
 
         Returns:
-            (N,), 1 at most. A uniform picture, which has no energy, has 0.
+            (N,), 1 at most; 0 for a picture without energy.
         """
         images = self._tensor(pictures)
         grain, found = Grain.of(*self.input_shape[1:]), np.zeros(len(images))
@@ -201,8 +200,8 @@ class Readers:
         if self.layer != oips.layer or self.pre_activation != oips.pre_activation:
             before = " before its activation" if self.pre_activation else ""
             raise InputError(
-                f"these readers are of {self.layer}{before}, the OIPs of {oips.place}: expected the same; make them by Readers.of "
-                f"with {oips.layer!r} and pre_activation={oips.pre_activation}"
+                f"these readers are of {self.layer}{before}, the OIPs of {oips.place}: expected the same; make them by "
+                f"Readers.of with {oips.layer!r} and pre_activation={oips.pre_activation}"
             )
 
     def __repr__(self) -> str:

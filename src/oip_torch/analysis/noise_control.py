@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from oip_torch.analysis.calibration import map_means
+from oip_torch.analysis.calibration import layer_outputs, map_means
 from oip_torch.analysis.image_statistics import cross_correlations
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError
@@ -131,18 +131,15 @@ def noise_control(model: FeatureModel, oips: Oips, *, draws: int = 19, seed: int
         raise InputError("there are no OIPs to lay beside noise: expected at least one")
     if oips.provenance.fingerprint != model.fingerprint:
         raise InputError("these OIPs were made with another network: expected the model that made them; load that one")
-    network = model.up_to(oips.layer, pre_activation=oips.pre_activation)
+    before = [oips.layer] if oips.pre_activation else []
 
     def best(images: npt.NDArray[np.floating], number: int) -> float:
-        with torch.no_grad(), matmul_precision():
-            return max(
-                float(
-                    map_means(network(to_tensor(images[first : first + _BATCH], model.device, model.dtype)))[
-                        :, number
-                    ].max()
-                )
-                for first in range(0, len(images), _BATCH)
-            )
+        scores = []
+        for first in range(0, len(images), _BATCH):
+            x = to_tensor(images[first : first + _BATCH], model.device, model.dtype)
+            with torch.no_grad(), matmul_precision():
+                scores.append(map_means(layer_outputs(model, x, [oips.layer], before)[oips.layer])[:, number].max())
+        return float(torch.stack(scores).max())
 
     maps = list(dict.fromkeys(oips.maps.tolist()))
     found = np.full((5, len(maps)), np.nan)
