@@ -139,3 +139,13 @@ def test_the_figure_is_drawn_and_a_missing_card_is_told(
     assert "no GPU: " in benchmark("bench", "-o", folder, "--only", "gpu", "--network", mnist_onnx)
     assert (folder / "gpu.json").read_bytes() == written
     assert (folder / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_legibility_ranks_its_controls(folder: Path, mnist_onnx: Path, digits: Any) -> None:
+    np.savez(folder / "data.npz", x_test=digits[0][::10], x_train=digits[0][3::10])
+    arguments = ["--data", folder / "data.npz", "--network", mnist_onnx, "--layer", "Conv2D_1"]
+    printed = benchmark("legibility", *arguments, "-o", folder / "legibility.json")
+    assert "| blurred noise |" in printed
+    pictures = json.loads((folder / "legibility.json").read_text())["pictures"]
+    assert pictures["top training digit"]["legibility"] > pictures["white noise"]["legibility"]
+    assert pictures["blurred noise"]["looks"] > pictures["white noise"]["looks"]

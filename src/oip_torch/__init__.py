@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from oip_torch import plots
     from oip_torch.analysis.calibration import Calibration, calibrate
+    from oip_torch.analysis.legibility import Readers
+    from oip_torch.analysis.noise_control import NoiseControl, noise_control
     from oip_torch.analysis.quality import Quality, assess
     from oip_torch.base.errors import CaptureError, ConversionError, InputError, OipError, VerificationError
     from oip_torch.base.image_files import read_images
@@ -48,12 +50,14 @@ _HOMES = {
     "InputError": "base.errors",
     "Layer": "network.onnx_file",
     "Network": "network.onnx_file",
+    "NoiseControl": "analysis.noise_control",
     "OipError": "base.errors",
     "Oips": "results.oips",
     "Pen": "optim.image",
     "Pixels": "optim.image",
     "Provenance": "results.provenance",
     "Quality": "analysis.quality",
+    "Readers": "analysis.legibility",
     "Schedule": "optim.schedule",
     "Screening": "optim.settings",
     "Snapshots": "optim.settings",
@@ -68,6 +72,7 @@ _HOMES = {
     "compare": "comparison.comparison",
     "convert": "keras.convert",
     "load": "network.load",
+    "noise_control": "analysis.noise_control",
     "read_images": "base.image_files",
     "start_images": "optim.starts",
 }
@@ -87,12 +92,14 @@ __all__ = [
     "InputError",
     "Layer",
     "Network",
+    "NoiseControl",
     "OipError",
     "Oips",
     "Pen",
     "Pixels",
     "Provenance",
     "Quality",
+    "Readers",
     "Schedule",
     "Screening",
     "Snapshots",
@@ -107,6 +114,7 @@ __all__ = [
     "compare",
     "convert",
     "load",
+    "noise_control",
     "objectives",
     "plots",
     "read_images",

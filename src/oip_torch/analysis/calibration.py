@@ -44,7 +44,10 @@ __all__ = [
     "Calibration",
     "LayerCalibration",
     "calibrate",
+    "check_made_by",
+    "layer_outputs",
     "map_means",
+    "standardized_batches",
 ]
 
 _FORMAT = 1
@@ -297,12 +300,7 @@ def calibrate(
         raise InputError(f"model is {shown(model)}: expected what oip_torch.load or oip_torch.convert returns")
     model.check_dtype()
     top, batch_size = whole("top", top, 1), whole("batch_size", batch_size, 1)
-    try:
-        array = check_pixels(np.asarray(images), "the images")
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError("the images are rows of different lengths: expected an array (N, height, width)") from None
+    array = check_pixels(images, "the images")
     names = _chosen_layers(model, layers)
     before = [name for name in names if model.wants_pre_activation(name, pre_activation)]
     count = len(array)
@@ -310,8 +308,8 @@ def calibrate(
     tops: dict[str, Top] = {}
     power, ends = np.zeros(1), []
     with bar("calibrating", count, progress) as advance, torch.no_grad(), matmul_precision():
-        for first, x in _batches(model, array, batch_size):
-            for name, output in _outputs(model, x, names, before).items():
+        for first, x in standardized_batches(model, array, batch_size):
+            for name, output in layer_outputs(model, x, names, before).items():
                 scores = map_means(output)
                 tops.setdefault(name, Top(kept, scores)).add(scores, first)
             power = power + radial_power_spectrum(to_array(x)).sum(0)
@@ -320,7 +318,7 @@ def calibrate(
     least, largest = np.concatenate(ends, axis=1)
     wanted = {name: top_of.indices[:top].T for name, top_of in tops.items()}
     picture_indices = np.unique(np.concatenate([indices.ravel() for indices in wanted.values()]))
-    pictures = np.concatenate([to_array(x) for _, x in _batches(model, array[picture_indices], batch_size)])
+    pictures = np.concatenate([to_array(x) for _, x in standardized_batches(model, array[picture_indices], batch_size)])
     return Calibration(
         layers={
             name: LayerCalibration(
@@ -361,7 +359,7 @@ def _chosen_layers(model: FeatureModel, layers: str | Layer | Iterable[str | Lay
     return names
 
 
-def _outputs(model: FeatureModel, x: Tensor, names: list[str], before: list[str]) -> dict[str, Tensor]:
+def layer_outputs(model: FeatureModel, x: Tensor, names: list[str], before: list[str]) -> dict[str, Tensor]:
     """What the layers say, and those in `before` before their activation."""
     if not before:
         outputs = model.every_layer(model.to_input(x))
@@ -369,6 +367,16 @@ def _outputs(model: FeatureModel, x: Tensor, names: list[str], before: list[str]
     with capture(model, *before, pre_activation=True) as caught:
         outputs = model.every_layer(model.to_input(x))
     return {name: caught[name] if name in before else outputs[name] for name in names}
+
+
+def check_made_by(model: FeatureModel, oips: Oips) -> None:
+    """Raise an `InputError` where OIPs were made with another network than this one, or through another domain."""
+    if oips.provenance.fingerprint != model.fingerprint:
+        raise InputError("these OIPs were made with another network: expected the model that made them; load that one")
+    if not (oips.provenance.domain or Domain()).is_like(model.domain):
+        raise InputError(
+            "these OIPs were made through another input domain: expected the domain that the model has now"
+        )
 
 
 def map_means(activations: Tensor) -> Tensor:
@@ -379,7 +387,7 @@ def map_means(activations: Tensor) -> Tensor:
     return activations.flatten(2).mean(2) if activations.ndim > 2 else activations
 
 
-def _batches(model: FeatureModel, images: npt.NDArray[Any], size: int) -> Iterator[tuple[int, Tensor]]:
+def standardized_batches(model: FeatureModel, images: npt.NDArray[Any], size: int) -> Iterator[tuple[int, Tensor]]:
     """(number of the first image, standardised images (batch, channels, height, width))."""
     for first in range(0, len(images), size):
         yield first, standardize(model.standardize(images[first : first + size]))

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from oip_torch.analysis.calibration import Calibration, map_means
+from oip_torch.analysis.calibration import Calibration, check_made_by, map_means
 from oip_torch.analysis.image_statistics import cross_correlations, spectrum_distance
+from oip_torch.analysis.legibility import Readers, legibility
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError
 from oip_torch.base.platform import matmul_precision
@@ -77,6 +78,12 @@ class Quality:
             power over the data's mean power: 1 means off by a factor of 10; a single MNIST digit has about 0.26. OIPs
             of unregularised ascents have too much of the short wavelengths (Olah et al., 2017, again). NaN without
             calibration.
+        tells: does the picture tell the real images that its map fires for from those of other maps (`Readers.tells`)?
+            1 always, 0 by chance. NaN without readers, and where no real image fires the map.
+        looks: how much of the picture is made of pieces of real images (`Readers.looks`), 1 at most. NaN without
+            readers.
+        legibility: max(tells, 0) · max(looks, 0); 0 where the map is dead. NaN where `tells` is. None of the three is
+            a verdict: docs/legibility.md says where they mislead.
     """
 
     layer: str
@@ -90,9 +97,31 @@ class Quality:
     consistency: Floats = array("image")
     score_spread: Floats = array("image")
     spectrum_distance: Floats = array("image")
+    tells: Floats = array("image")
+    looks: Floats = array("image")
+    legibility: Floats = array("image")
 
     def __len__(self) -> int:
         return len(self.maps)
+
+    @property
+    def legibility_summary(self) -> str:
+        """Legibility in a sentence: median, lower quartile, of the weak maps, and of how many it is undefined.
+
+        Strength stands beside it, since a picture is easily read where nothing is asked of it. Weak are the images in
+        the lower quarter of the scores.
+        """
+        known = np.isfinite(self.legibility)
+        if not known.any():
+            return "Legibility is undefined: no real image fires these maps, or `assess` was given no readers."
+        values, scores = self.legibility[known], self.scores[known]
+        weak = values[scores <= np.quantile(scores, 0.25)]
+        silent = int((~known).sum())
+        rest = f" Undefined for {silent} of {len(self)}, whose maps no real image fires." if silent else ""
+        return (
+            f"Legibility {np.median(values):.2f} in the median, {np.quantile(values, 0.25):.2f} in the lower quartile, "
+            f"{np.median(weak):.2f} for the weak maps (median), at a median score of {np.median(scores):.3g}.{rest}"
+        )
 
     def to_xarray(self) -> xr.Dataset:
         """As an xarray Dataset along the dimension image; `.to_dataframe()` makes a table of it."""
@@ -101,17 +130,25 @@ class Quality:
         return xr.Dataset(variables_of(self), attrs={"layer": self.layer}).set_coords(["map", "start"])
 
 
-def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = None, *, seed: int = 0) -> Quality:
+def assess(
+    model: FeatureModel,
+    oips: Oips,
+    calibration: Calibration | None = None,
+    *,
+    readers: Readers | None = None,
+    seed: int = 0,
+) -> Quality:
     """The figures of `Quality` for every image.
 
     Args:
         model: the one that made the OIPs.
         oips: of any layer and status. Several starts of a map are compared with each other.
         calibration: of this model, with the OIPs' layer.
+        readers: of this model and the OIPs' layer, for the figures of legibility.
         seed: of the noise, which depends on it and on the layer, map and start of the image alone.
 
     Raises:
-        InputError: another model's OIPs or calibration; a layer that was not calibrated.
+        InputError: another model's OIPs, calibration or readers; a layer that was not calibrated.
     """
     if not isinstance(model, FeatureModel) or not isinstance(oips, Oips):
         raise InputError(
@@ -120,13 +157,16 @@ def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = No
     seed = whole("seed", seed, 0)
     if not len(oips):
         raise InputError("there are no OIPs to assess: expected at least one")
-    if oips.provenance.fingerprint != model.fingerprint:
-        raise InputError("these OIPs were made with another network: expected the model that made them; load that one")
+    check_made_by(model, oips)
     if calibration is not None:
         if not isinstance(calibration, Calibration):
             raise InputError(f"calibration is {shown(calibration)}: expected what oip_torch.calibrate returns, or None")
         calibration.check(model)
         calibration.check(oips)
+    if readers is not None:
+        if not isinstance(readers, Readers):
+            raise InputError(f"readers is {shown(readers)}: expected what oip_torch.Readers.of returns, or None")
+        readers.check(model, oips)
     images = to_tensor(oips.images, model.device, model.dtype)
 
     def scores_of(changed: Callable[[slice], Tensor]) -> Floats:
@@ -165,6 +205,9 @@ def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = No
         over_data = _over_data(score, maximum[oips.maps])
         rank = _ranks(layer_scores, oips.maps, maximum)
         distance = spectrum_distance(oips.images, calibration.spectrum)
+    tells, looks = (np.full(len(oips), np.nan) for _ in range(2))
+    if readers is not None:
+        tells, looks = readers.tells(oips.images, oips.maps), readers.looks(oips.images)
     consistency, spread = _agreement(oips, score)
     return Quality(
         layer=oips.layer,
@@ -178,6 +221,9 @@ def assess(model: FeatureModel, oips: Oips, calibration: Calibration | None = No
         consistency=np.where(score > 0, consistency, np.nan),
         score_spread=np.where(score > 0, spread, np.nan),
         spectrum_distance=distance,
+        tells=tells,
+        looks=looks,
+        legibility=legibility(tells, looks, (oips.status == "dead") | (score == 0)),
     )
 
 

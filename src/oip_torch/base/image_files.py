@@ -44,8 +44,12 @@ def read_images(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     return check_pixels(array, str(path))
 
 
-def check_pixels(images: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
-    """The images, if they are pixel values 0–255."""
+def check_pixels(images: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
+    """The images as an array, if they are pixel values 0–255."""
+    try:
+        images = np.asarray(images)
+    except ValueError:
+        raise InputError(f"{what} are rows of different lengths: expected an array (N, height, width)") from None
     got = f"{what}: an array of shape {images.shape} and type {images.dtype}"
     if images.ndim not in (3, 4) or images.dtype.kind not in "uif":
         raise InputError(f"{got}: expected images, (N, height, width) or (N, height, width, channels), of numbers")
