@@ -61,10 +61,19 @@ def run(source: Path, folder: Path) -> None:
         oips = oip.ascend(model, LAYER)
         print(f"  {oips}")
 
+    ways = {}
+    for name, settings in (("legible", oip.AscentSettings.legible()), ("strokes", oip.AscentSettings.strokes())):
+        with timed(f"The same maps in another way: {name}"):
+            ways[name] = oip.ascend(model, LAYER, settings=settings)
+            print(f"  {ways[name]}")
+
     pictures = []
     with timed("Drawing"):
         oips.save(folder / "oips.nc")
         figures = {f"{LAYER}.png": oip.plots.sheet(oips)}
+        figures |= {
+            f"{LAYER}_{name}.png": oip.plots.sheet(made, title=f"{LAYER}, {name}") for name, made in ways.items()
+        }
         figures[f"{LAYER}_article.png"] = oip.plots.sheet(article, title=f"{LAYER}, the article's way")
         for number in strongest(oips, 3):
             figures[f"evolution_{number:03d}.png"] = oip.plots.evolution(oips, number)

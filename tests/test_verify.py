@@ -66,7 +66,7 @@ def maps_swapped(layer: str) -> Callable[[onnx.ModelProto], None]:
 def reference(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Arrays:
     """What the export process hands over for the verification of the shipped network."""
     folder = tmp_path_factory.mktemp("export")
-    job = {"model": str(shipped), "noise": 4, "digits": 8, "mean": None, "std": None}
+    job = {"model": str(shipped), "noise": 4, "digits": 8, "domain": {}}
     (folder / "job.json").write_text(json.dumps(job))
     command = [sys.executable, "-m", "oip_torch.keras.export", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=600)

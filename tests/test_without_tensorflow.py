@@ -119,4 +119,4 @@ for module in pkgutil.iter_modules(oip_torch.__path__):
         importlib.import_module(f"oip_torch.{module.name}")
 print(*(name for name in oip_torch.__all__ if type(getattr(oip_torch, name)).__name__ == "module"))
 """
-    assert python(code).split() == ["plots"]
+    assert python(code).split() == ["objectives", "plots"]

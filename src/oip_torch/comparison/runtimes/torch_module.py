@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from oip_torch.base.tensors import standardize, to_array, to_tensor
 from oip_torch.comparison.runtimes import BEFORE, Array, Dtype, Runtime
 from oip_torch.network.capture import capture
+from oip_torch.network.domain import Domain
 from oip_torch.network.load import load
 from oip_torch.network.model import FeatureModel
 from oip_torch.optim.ascent import gradient_ascent
@@ -63,7 +65,10 @@ class TorchModule(Runtime):
         if not self.plain:
             settings = AscentSettings.article(steps=steps, epsilon=epsilon)
             name = layer.removeprefix(BEFORE)
-            score = target_of(self._network(dtype), name, name != layer, map_mean, settings).score
+            network = self._network(dtype)
+            domain = Domain(mean=tuple(mean), std=tuple(std))  # what is asked, whatever the file says
+            network.network = dataclasses.replace(network.network, domain=domain)
+            score = target_of(network, name, name != layer, map_mean, settings).score
             result = gradient_ascent(score, x, indices, settings.schedule)
             return result.traces.cpu().numpy(), to_array(result.images)
         traces = []
