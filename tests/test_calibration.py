@@ -15,8 +15,9 @@ import torch
 from matplotlib.figure import Figure
 
 from oip_torch import AscentSettings, FeatureModel, InputError, ascend, plots
-from oip_torch.analysis.calibration import Calibration, calibrate, map_means
+from oip_torch.analysis.calibration import Calibration, calibrate
 from oip_torch.analysis.image_statistics import radial_power_spectrum
+from oip_torch.analysis.scores import map_means
 from oip_torch.analysis.top import Top
 from oip_torch.base.image_files import read_images
 from oip_torch.base.tensors import standardize

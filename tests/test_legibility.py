@@ -13,9 +13,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from oip_torch import AscentSettings, Domain, FeatureModel, InputError, Oips, Readers, ascend, assess
-from oip_torch.analysis.calibration import map_means
 from oip_torch.analysis.legibility import _share_above, legibility
 from oip_torch.analysis.readers import Grain, similarities
+from oip_torch.analysis.scores import map_means
 from oip_torch.base.tensors import standardize
 
 LAYER = "Conv2D_3"

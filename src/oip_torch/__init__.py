@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from oip_torch.network.model import FeatureModel
     from oip_torch.network.onnx_file import Layer, Network
     from oip_torch.optim import objectives
+    from oip_torch.optim.concerns import Fallback, Screening, Snapshots, StopSettings
     from oip_torch.optim.image import Blurred, Pen, Pixels, Views
     from oip_torch.optim.schedule import Criterion, Schedule
-    from oip_torch.optim.settings import AscentSettings, Fallback, Screening, Snapshots, StopSettings
+    from oip_torch.optim.settings import AscentSettings
     from oip_torch.optim.starts import StartSettings, start_images
     from oip_torch.results.oips import Oips
     from oip_torch.results.provenance import Provenance
@@ -44,7 +45,7 @@ _HOMES = {
     "ConversionError": "base.errors",
     "Criterion": "optim.schedule",
     "Domain": "network.domain",
-    "Fallback": "optim.settings",
+    "Fallback": "optim.concerns",
     "FeatureMaps": "network.capture",
     "FeatureModel": "network.model",
     "InputError": "base.errors",
@@ -59,10 +60,10 @@ _HOMES = {
     "Quality": "analysis.quality",
     "Readers": "analysis.legibility",
     "Schedule": "optim.schedule",
-    "Screening": "optim.settings",
-    "Snapshots": "optim.settings",
+    "Screening": "optim.concerns",
+    "Snapshots": "optim.concerns",
     "StartSettings": "optim.starts",
-    "StopSettings": "optim.settings",
+    "StopSettings": "optim.concerns",
     "VerificationError": "base.errors",
     "Views": "optim.image",
     "ascend": "search.search",

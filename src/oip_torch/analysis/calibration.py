@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from oip_torch.analysis.image_statistics import radial_power_spectrum
+from oip_torch.analysis.scores import layer_outputs, map_means, standardized_batches
 from oip_torch.analysis.top import Top
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError, unknown_name
@@ -29,8 +29,7 @@ from oip_torch.base.files import read_netcdf, write_netcdf
 from oip_torch.base.image_files import check_pixels
 from oip_torch.base.platform import matmul_precision
 from oip_torch.base.progress import bar
-from oip_torch.base.tensors import standardize, to_array
-from oip_torch.network.capture import capture
+from oip_torch.base.tensors import to_array
 from oip_torch.network.domain import Domain
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
@@ -44,10 +43,6 @@ __all__ = [
     "Calibration",
     "LayerCalibration",
     "calibrate",
-    "check_made_by",
-    "layer_outputs",
-    "map_means",
-    "standardized_batches",
 ]
 
 _FORMAT = 1
@@ -357,40 +352,6 @@ def _chosen_layers(model: FeatureModel, layers: str | Layer | Iterable[str | Lay
     if not names:
         raise InputError("calibrate got no layer: expected at least one name, or None for every layer with maps")
     return names
-
-
-def layer_outputs(model: FeatureModel, x: Tensor, names: list[str], before: list[str]) -> dict[str, Tensor]:
-    """What the layers say, and those in `before` before their activation."""
-    if not before:
-        outputs = model.every_layer(model.to_input(x))
-        return {name: outputs[name] for name in names}
-    with capture(model, *before, pre_activation=True) as caught:
-        outputs = model.every_layer(model.to_input(x))
-    return {name: caught[name] if name in before else outputs[name] for name in names}
-
-
-def check_made_by(model: FeatureModel, oips: Oips) -> None:
-    """Raise an `InputError` where OIPs were made with another network than this one, or through another domain."""
-    if oips.provenance.fingerprint != model.fingerprint:
-        raise InputError("these OIPs were made with another network: expected the model that made them; load that one")
-    if not (oips.provenance.domain or Domain()).is_like(model.domain):
-        raise InputError(
-            "these OIPs were made through another input domain: expected the domain that the model has now"
-        )
-
-
-def map_means(activations: Tensor) -> Tensor:
-    """What `objectives.map_mean` gives for every map at once.
-
-    (batch, maps, height, width) or (batch, units) → (batch, maps) scores.
-    """
-    return activations.flatten(2).mean(2) if activations.ndim > 2 else activations
-
-
-def standardized_batches(model: FeatureModel, images: npt.NDArray[Any], size: int) -> Iterator[tuple[int, Tensor]]:
-    """(number of the first image, standardised images (batch, channels, height, width))."""
-    for first in range(0, len(images), size):
-        yield first, standardize(model.standardize(images[first : first + size]))
 
 
 def _images_sha256(images: npt.NDArray[Any]) -> str:

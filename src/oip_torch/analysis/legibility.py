@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from oip_torch.analysis.calibration import layer_outputs, map_means, standardized_batches
 from oip_torch.analysis.readers import Grain, drawn_windows, nearest, similarities, windows
+from oip_torch.analysis.scores import layer_outputs, map_means, standardized_batches
 from oip_torch.analysis.top import Top
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError

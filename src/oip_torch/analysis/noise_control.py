@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from oip_torch.analysis.calibration import check_made_by, layer_outputs, map_means
 from oip_torch.analysis.image_statistics import cross_correlations
+from oip_torch.analysis.scores import check_made_by, layer_outputs, map_means
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError
 from oip_torch.base.platform import matmul_precision

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from oip_torch.analysis.calibration import Calibration, check_made_by, map_means
+from oip_torch.analysis.calibration import Calibration
 from oip_torch.analysis.image_statistics import cross_correlations, spectrum_distance
 from oip_torch.analysis.legibility import Readers, legibility
+from oip_torch.analysis.scores import check_made_by, map_means
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError
 from oip_torch.base.platform import matmul_precision

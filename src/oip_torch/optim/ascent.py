@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from oip_torch.optim.concerns import StopSettings
 from oip_torch.optim.image import Views
 from oip_torch.optim.loop import Leaves, Record, Score, State, converged, never, run, unmoved
 from oip_torch.optim.schedule import Schedule
-from oip_torch.optim.settings import StopSettings
 
 __all__ = ["Ascents", "gradient_ascent", "rows_of"]
 
