@@ -187,6 +187,7 @@ def ascend(
     if memory is not None and not 0 < memory * 2**30 < math.inf:
         raise InputError(f"--memory {memory}: expected a number of GiB above 0")
     most = None if memory is None else math.ceil(memory * 2**30)
+    _settings(settings, steps, epsilon, None)  # what cannot be is told before anything is read
     images = None if data is None else read_images(data)
     network = load(onnx_file, device=device)
     folder = check_output_folder(output if output is not None else Path("oips"), ["oips.nc", "calibration.nc"])
