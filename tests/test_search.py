@@ -497,7 +497,7 @@ def test_a_dead_map_s_leaky_score_is_its_peak(model: FeatureModel) -> None:
     settings = AscentSettings(steps=16, candidates=3, candidate_steps=4)
     silent = target.target_of(silenced, LAYER, False, map_mean, settings)
     batch = Batch(silent, [(0, 0), (5, 0)], 0, settings, lambda count: None)
-    result = batch.by_the_peak(batch.start(torch.zeros_like(batch.channels)), batch.channels, (0, 9, 15))
+    result = batch.by_the_peak(batch.start(torch.zeros_like(batch.channels)), batch.rows, (0, 9, 15))
     assert result.silent.all()
     peaks = silenced.up_to(LAYER, pre_activation=True)(result.snapshots[:, 2])
     reached = peaks[torch.arange(2), batch.channels].flatten(1).amax(1)
