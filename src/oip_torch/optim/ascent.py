@@ -118,7 +118,7 @@ def gradient_ascent(
             return lambda images: views.see(images, draws[rows, step], size)
 
     run(score, State.start(x, channels), schedule, record, inject=inject, leaves=leaves, seen=seen)
-    scores, leaky_scores, silent = score.final(record.images, channels, schedule.leak)
+    scores, leaky_scores, silent = score.final(record.images, channels, schedule.leak, silence)
     spoke = (record.traces != silence[:, None]) & ~record.traces.isnan()
     return Ascents(
         images=record.images,

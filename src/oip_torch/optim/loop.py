@@ -105,14 +105,19 @@ class Score:
         return self.reported({place: output.detach() for place, output in plain.items()}, picked), gradient
 
     @torch.no_grad()
-    def final(self, parameters: Tensor, channels: Tensor, leak: float) -> tuple[Tensor, Tensor, Tensor]:
-        """(batch,) each: the scores, the leaky scores, and whether the map is silent, and the score says just that."""
+    def final(
+        self, parameters: Tensor, channels: Tensor, leak: float, silence: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(batch,) each: the scores, the leaky scores, and whether the map is silent, and the score says just that.
+
+        `silence`: (batch,) what `silence` gives for these channels.
+        """
         x = self.image.decode(parameters)
         plain, leaky = self._outputs(x, leak, channels)
         picked = self._picked(channels)
         scores = self.reported(plain, picked)
         own = channel_of_each(plain[Place.LAYER], picked)
-        silent = (own == 0).reshape(len(x), -1).all(1) & (scores == self.silence(x, channels))
+        silent = (own == 0).reshape(len(x), -1).all(1) & (scores == silence)
         return scores, self.maximised(leaky, picked), silent
 
     @torch.no_grad()

@@ -103,7 +103,8 @@ class AscentSettings:
         start: the wavelengths of the start images.
         image: what is optimised, and which image it stands for: `Pixels` (the image itself), `Blurred` or `Pen`.
         views: what the network sees at each step; None: the image as it is. The traces are of what it sees.
-        smoothness: the share of the total variation's direction in that of a step, against it; 0 or more.
+        smoothness: the share of the total variation's direction in that of a step, against it; 0 or more. The variation
+            is that of what is optimised: of the image itself under `Pixels`, of what is blurred under the others.
         stages: strategy 1: the ascent begins with the longest wavelengths alone, and each stage of so many steps adds
             the next shorter ones to the partly evolved image; `schedule.steps` is their sum. None: all wavelengths
             from the beginning.
