@@ -699,7 +699,10 @@ def test_a_file_is_not_admitted_beyond_its_size(
         (["Conv2D_3", "1", "--epsilon", "nan"], r"epsilon is nan"),
         (["Conv2D_3", "1", "--epsilon", "inf"], r"epsilon is inf"),
         (["Conv2D_3", "1", "--seed", "-1"], r"seed is -1: expected a whole number, 0 or more"),
-        (["Conv2D_3", "1", "--settings", "nonsense"], r"--settings nonsense: expected article, default, legible or strokes"),
+        (
+            ["Conv2D_3", "1", "--settings", "nonsense"],
+            r"--settings nonsense: expected article, default, legible or strokes",
+        ),
         (["Conv2D_3", "1", "--device", "abacus"], r"device 'abacus': expected auto, cpu or cuda"),
         (["Conv2D_3", "1", "--device", "meta"], r"device 'meta': expected auto, cpu or cuda"),
         (["Conv2D_3", "1", "--nonsense"], r"No such option: --nonsense"),
