@@ -78,6 +78,7 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         "Provenance",
         "Quality",
         "Readers",
+        "ReceptiveField",
         "Schedule",
         "Screening",
         "Snapshots",
@@ -96,6 +97,7 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         "objectives",
         "plots",
         "read_images",
+        "receptive_field",
         "start_images",
     ]  # fmt: skip
     for name in oip_torch.__all__:

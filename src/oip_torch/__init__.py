@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from oip_torch.network.load import load
     from oip_torch.network.model import FeatureModel
     from oip_torch.network.onnx_file import Layer, Network
+    from oip_torch.network.receptive_field import ReceptiveField, receptive_field
     from oip_torch.optim import objectives
     from oip_torch.optim.concerns import Fallback, Screening, Snapshots, StopSettings
     from oip_torch.optim.image import Blurred, Pen, Pixels, Views
@@ -59,6 +60,7 @@ _HOMES = {
     "Provenance": "results.provenance",
     "Quality": "analysis.quality",
     "Readers": "analysis.legibility",
+    "ReceptiveField": "network.receptive_field",
     "Schedule": "optim.schedule",
     "Screening": "optim.concerns",
     "Snapshots": "optim.concerns",
@@ -75,6 +77,7 @@ _HOMES = {
     "load": "network.load",
     "noise_control": "analysis.noise_control",
     "read_images": "base.image_files",
+    "receptive_field": "network.receptive_field",
     "start_images": "optim.starts",
 }
 
@@ -101,6 +104,7 @@ __all__ = [
     "Provenance",
     "Quality",
     "Readers",
+    "ReceptiveField",
     "Schedule",
     "Screening",
     "Snapshots",
@@ -119,6 +123,7 @@ __all__ = [
     "objectives",
     "plots",
     "read_images",
+    "receptive_field",
     "start_images",
 ]
 
