@@ -79,6 +79,7 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         "Quality",
         "Readers",
         "ReceptiveField",
+        "Responses",
         "Schedule",
         "Screening",
         "Snapshots",
@@ -98,6 +99,7 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         "plots",
         "read_images",
         "receptive_field",
+        "respond",
         "start_images",
     ]  # fmt: skip
     for name in oip_torch.__all__:

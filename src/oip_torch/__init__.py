@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oip_torch.analysis.legibility import Readers
     from oip_torch.analysis.noise_control import NoiseControl, noise_control
     from oip_torch.analysis.quality import Quality, assess
+    from oip_torch.analysis.responses import respond
     from oip_torch.base.errors import CaptureError, ConversionError, InputError, OipError, VerificationError
     from oip_torch.base.image_files import read_images
     from oip_torch.comparison.comparison import Comparison, compare
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from oip_torch.optim.starts import StartSettings, start_images
     from oip_torch.results.oips import Oips
     from oip_torch.results.provenance import Provenance
+    from oip_torch.results.responses import Responses
     from oip_torch.search.search import ascend
 
 _MODULES = {"objectives": "optim.objectives", "plots": "plots"}
@@ -61,6 +63,7 @@ _HOMES = {
     "Quality": "analysis.quality",
     "Readers": "analysis.legibility",
     "ReceptiveField": "network.receptive_field",
+    "Responses": "results.responses",
     "Schedule": "optim.schedule",
     "Screening": "optim.concerns",
     "Snapshots": "optim.concerns",
@@ -78,6 +81,7 @@ _HOMES = {
     "noise_control": "analysis.noise_control",
     "read_images": "base.image_files",
     "receptive_field": "network.receptive_field",
+    "respond": "analysis.responses",
     "start_images": "optim.starts",
 }
 
@@ -105,6 +109,7 @@ __all__ = [
     "Quality",
     "Readers",
     "ReceptiveField",
+    "Responses",
     "Schedule",
     "Screening",
     "Snapshots",
@@ -124,6 +129,7 @@ __all__ = [
     "plots",
     "read_images",
     "receptive_field",
+    "respond",
     "start_images",
 ]
 

@@ -7,7 +7,14 @@ import numpy.typing as npt
 
 from oip_torch.base.errors import InputError
 
-__all__ = ["cross_correlation", "cross_correlations", "radial_power_spectrum", "spectrum_distance"]
+__all__ = [
+    "best_correlations",
+    "cross_correlation",
+    "cross_correlations",
+    "radial_power_spectrum",
+    "spectrum_distance",
+    "unit_spectra",
+]
 
 _TINY_POWER = 1e-12  # of the variance: an absent wavelength counts as that much, so that its logarithm is finite
 
@@ -59,16 +66,27 @@ def cross_correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) 
 
 def cross_correlations(images: npt.NDArray[np.floating]) -> Floats:
     """`cross_correlation` of each image with each: (S, height, width, channels) → (S, S), symmetric."""
+    spectra = unit_spectra(images)
+    result = np.empty((len(images), len(images)))
+    for row, spectrum in enumerate(spectra):  # one row at a time: all pairs of large images would fill the memory
+        result[row, row:] = result[row:, row] = best_correlations(spectrum, spectra[row:], images.shape[1:3])
+    return result
+
+
+def unit_spectra(images: npt.NDArray[np.floating]) -> npt.NDArray[np.complex128]:
+    """(N, height, width, channels) → their transforms, of mean 0 and norm 1 each, as `best_correlations` takes them."""
     values = np.asarray(images, np.float64)
     values = values - values.mean((1, 2, 3), keepdims=True)
     norms = np.sqrt((values**2).sum((1, 2, 3), keepdims=True))
-    spectra = np.fft.rfft2(values / np.where(norms > 0, norms, 1.0), axes=(1, 2))
-    result = np.empty((len(values), len(values)))
-    for row, spectrum in enumerate(spectra):  # one row at a time: all pairs of large images would fill the memory
-        products = (spectrum.conj() * spectra[row:]).sum(-1)
-        best = np.fft.irfft2(products, s=values.shape[1:3], axes=(1, 2)).max((1, 2))
-        result[row, row:] = result[row:, row] = np.clip(best, -1.0, 1.0)
-    return result
+    return np.fft.rfft2(values / np.where(norms > 0, norms, 1.0), axes=(1, 2))
+
+
+def best_correlations(
+    a: npt.NDArray[np.complex128], b: npt.NDArray[np.complex128], size: tuple[int, ...]
+) -> npt.NDArray[np.float64]:
+    """`cross_correlation` row by row, from `unit_spectra` of images of this (height, width): (N,)."""
+    best = np.fft.irfft2((a.conj() * b).sum(-1), s=size, axes=(1, 2)).max((1, 2))
+    return np.asarray(np.clip(best, -1.0, 1.0))
 
 
 def spectrum_distance(images: npt.NDArray[np.floating], spectrum: Floats) -> Floats:

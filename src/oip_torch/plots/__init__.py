@@ -30,6 +30,8 @@ from oip_torch.base.drawing import (
 )
 from oip_torch.base.errors import InputError
 from oip_torch.plots.comparison import agreement, cross_scores, divergence, side_by_side
+from oip_torch.plots.fields import seen, top_images
+from oip_torch.plots.response import response
 from oip_torch.results.oips import MARKS, RECOVERED, Oips, short
 
 if TYPE_CHECKING:
@@ -43,8 +45,11 @@ __all__ = [
     "cross_scores",
     "divergence",
     "evolution",
+    "response",
+    "seen",
     "sheet",
     "side_by_side",
+    "top_images",
     "trace",
 ]
 
