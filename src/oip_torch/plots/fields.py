@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +20,12 @@ from oip_torch.base.drawing import INK, STATUS_COLORS, Figure, add_note, shade, 
 from oip_torch.base.errors import InputError
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
-from oip_torch.results.oips import Oips, short
+from oip_torch.results.oips import Oips, plural, short
 from oip_torch.results.responses import Responses
 
 __all__ = [
     "OUTLINE",
+    "add_title",
     "check_responses",
     "checked_size",
     "label_of",
@@ -76,7 +78,8 @@ def seen(
     )
     rows = [cells[first : first + columns] for first in range(0, count, columns)]
     figure = _draw(rows, [""] * len(rows), [], figsize)
-    figure.suptitle(f"{title_of(responses)}{', cut out' if crop else ''}", fontsize=11, color=INK)
+    what = f"{responses.place}: what a unit sees of {title_of(responses)}{', cut out' if crop else ''}"
+    add_title(figure, what)
     above = "Above each picture: its map's largest activation." if responses.at_peak else (
         "Above each picture: the activation of the unit."
     )  # fmt: skip
@@ -160,8 +163,9 @@ def top_images(
         rows = [[cell, *row] for cell, row in zip(in_front, rows, strict=True)]
         heads = [(0, 1, "OIP"), (1, count + 1, heads[0][2])]
     figure = _draw(rows, [f"{noun}\n{number}" for number in numbers], heads, figsize, apart=oips is not None)
-    what = "what a unit saw of the real images" if noun == "map" else "the real images"
-    figure.suptitle(f"{said.place}: {what} that excite it most ({calibration.count} images)", fontsize=11, color=INK)
+    what = f"the real images that excite each {noun} most"
+    saw = ", and what a unit saw of them" if noun == "map" else ""
+    add_title(figure, f"{said.place}: {what}{saw} ({calibration.count} images)")
     mean = "mean of what goes into it" if data.pre_activation else "mean activation"
     order = f"Above the real images: number in the data, score ({mean}), of equal ones the first in the data."
     faded = "" if excited[numbers].all() else f" Faded: they do not excite the {noun}."
@@ -204,7 +208,7 @@ def _cells(responses: Responses, cmap: str, crop: bool, labels: Sequence[str]) -
             top, bottom, left, right = responses.fields[row]
             y, x = top - windows[row, 0], left - windows[row, 2]
             cut[y : y + bottom - top, x : x + right - left] = shades[row, top:bottom, left:right]
-        cells.append(_Cell(cut, label if known[row] else f"{label}\nno unit ahead", None))
+        cells.append(_Cell(cut, label, None))
     return cells
 
 
@@ -288,11 +292,12 @@ def sight_note(responses: Responses, crop: bool = False) -> list[str]:
     known = responses.fields[(responses.fields >= 0).all(1)]
     if not len(known):
         return [f"No outline: each {responses.noun} is the same all over, no unit is ahead."]
-    where = "at which the map is largest" if responses.at_peak else f"at {tuple(responses.places[0].tolist())}"
-    unit = f"the unit {where}" if responses.noun == "map" else f"a {responses.noun} of {responses.layer}, at most,"
+    place = "at which the map is largest" if responses.at_peak else f"at {tuple(responses.places[0].tolist())}"
+    of_maps = responses.noun == "map"
+    unit = f"the unit {place} sees" if of_maps else f"the {plural(responses.noun)} of {responses.layer} see"
     sizes = {(int(bottom - top), int(right - left)) for top, bottom, left, right in known}
     if sizes == {(height, width)}:
-        return [f"{unit[0].upper()}{unit[1:]} sees the whole image, so that nothing is outlined."]
+        return [f"{unit[0].upper()}{unit[1:]} the whole image, so that nothing is outlined."]
     rows, columns = max(sizes)
     what = "Shown is" if crop else "Outlined is"
     rim = " (less at the rim)" if len(sizes) > 1 else ""
@@ -300,15 +305,20 @@ def sight_note(responses: Responses, crop: bool = False) -> list[str]:
     beyond = (
         " Blue-grey lies beyond the image." if crop and (responses.fields != responses.unclipped_fields).any() else ""
     )
-    return [f"{what} what {unit} sees: {rows}×{columns} of {height}×{width} pixels{rim}.{silent}{beyond}"]
+    return [f"{what} what {unit}: {rows}×{columns} of {height}×{width} pixels{rim}.{silent}{beyond}"]
+
+
+def add_title(figure: Figure, text: str) -> None:
+    """Above all, its lines broken to fit the figure."""
+    most = max(12, round(figure.get_figwidth() / 0.1))  # letters in a line, at this size
+    figure.suptitle("\n".join(textwrap.wrap(text, most)), fontsize=11, color=INK)
 
 
 def title_of(responses: Responses) -> str:
-    """Of a picture of all."""
-    what = "OIP" if responses.starts is not None else "picture"
-    whose = "" if responses.layer is None else f"{responses.place}: "
-    plural_ = "" if len(responses) == 1 else "s"
-    return f"{whose}what the network says to {len(responses)} {what}{plural_}"
+    """How many of what there are: "4 OIPs"."""
+    return (
+        f"{len(responses)} {'OIP' if responses.starts is not None else 'picture'}{'' if len(responses) == 1 else 's'}"
+    )
 
 
 def label_of(responses: Responses, row: int, flat: bool = False) -> str:
@@ -329,7 +339,7 @@ def _activation(responses: Responses, row: int) -> str:
     assert responses.places is not None
     y, x = responses.places[row]
     values = responses.activations[row]
-    return short(float(values[y, x] if y >= 0 else values.max()))
+    return short(float(values[y, x] if y >= 0 else values.max()) + 0.0)  # no -0
 
 
 def checked_size(figsize: Any) -> tuple[float, float] | None:

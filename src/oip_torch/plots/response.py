@@ -14,6 +14,7 @@ from oip_torch.base.drawing import INK, Figure, add_note, shade, shade_note, sho
 from oip_torch.base.errors import InputError
 from oip_torch.plots.fields import (
     OUTLINE,
+    add_title,
     check_responses,
     checked_size,
     label_of,
@@ -80,11 +81,13 @@ def response(
             _lay_over(figure.add_subplot(grid[row, 1]), responses, row, shades[row], heat)
         if called is not None:
             _bars(figure.add_subplot(grid[row, len(widths) - 1]), responses, row, called)
-    figure.suptitle(title_of(responses), fontsize=11, color=INK)
+    whose = "" if responses.layer is None else f"{responses.place}: "
+    title = f"{whose}what the network says to {title_of(responses)}"
+    add_title(figure, title[0].upper() + title[1:] if responses.layer is None else title)
     notes = [
         *sight_note(responses),
         *([_heat_note(responses)] if with_map else []),
-        *([_bar_note(responses)] * with_bars),
+        *([_bar_note(responses)] if with_bars else []),
     ]
     add_note(figure, "\n".join([*notes, shade_note(responses.ends, cmap)]))
     return figure
@@ -96,16 +99,14 @@ def _lay_over(axes: Axes, responses: Responses, row: int, shades: npt.NDArray[np
     height, width = shades.shape[:2]
     show_picture(axes, np.repeat(0.5 + 0.5 * shades.mean(-1, keepdims=True), 3, axis=-1))
     top, bottom, left, right = responses.extent or (0.0, float(height), 0.0, float(width))
-    low, high = min(0.0, float(values.min())), float(values.max())
+    low, high = float(values.min()) + 0.0, float(values.max()) + 0.0  # no -0
     axes.imshow(
-        values, cmap=heat, alpha=0.6, vmin=low, vmax=high if high > low else low + 1.0, interpolation="nearest",
+        values, cmap=heat, alpha=0.6, vmin=min(0.0, low), vmax=max(high, low + 1e-9), interpolation="nearest",
         extent=(left - 0.5, right - 0.5, bottom - 0.5, top - 0.5),
     )  # fmt: skip
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    silent = not responses.pre_activation and high <= 0
-    axes.set_xlabel(
-        "nowhere above 0" if silent else f"{short(low)} to {short(high)}", fontsize=8, color=INK, labelpad=2
-    )
+    told = f"{short(low)} to {short(high)}" if high != low else "0 all over" if high == 0 else f"{short(high)} all over"
+    axes.set_xlabel(told, fontsize=8, color=INK, labelpad=2)
     outline_field(axes, responses, row)
 
 
@@ -137,7 +138,7 @@ def _heat_note(responses: Responses) -> str:
     head = f"Laid over each picture: {what}, between the numbers below it."
     if responses.extent is None:
         return f"{head} The map is stretched over the image: its units' fields do not lie side by side."
-    return f"{head} Each unit is drawn where the middle of its field lies; its field is the outline's size."
+    return f"{head} Each unit is drawn where the middle of its field lies."
 
 
 def _bar_note(responses: Responses) -> str:
