@@ -153,6 +153,7 @@ def ascend(
             seed=seed,
             objective=objective.name,
             noun=model.noun(layer),
+            channels=model.layers[layer].maps,
             activation=model.layers[layer].activation,
             pre_activation=target.pre_activation,
             leaking=target.leaking if settings.schedule.leaks else {},
