@@ -177,3 +177,56 @@ def test_one_more_figure_is_a_field_and_a_line(
     assert oips.select(maps=[3]).contrast == oips.contrast[2]
     assert More.load(oips.save(tmp_path / "oips.nc")).contrast.tolist() == oips.contrast.tolist()
     assert Oips.load(tmp_path / "oips.nc").maps.tolist() == [0, 2, 3]
+
+
+# In a notebook
+
+
+def test_a_number_in_brackets_is_a_map_s(oips: Oips) -> None:
+    assert repr(oips[3]) == repr(oips.select(maps=3))
+    assert oips[np.int64(2)].maps.tolist() == [2, 2]
+    assert 3 in oips
+    assert np.int64(0) in oips
+    assert 1 not in oips
+    assert "3" not in oips
+    assert [3] not in oips
+    with pytest.raises(InputError, match=r"no map 1 among"):
+        oips[1]
+    for several in (slice(1, 3), [3, 2], (3, 0), oips.maps == 3, True, "3", 3.0, None):
+        with pytest.raises(InputError, match=r"expected one map's number, .* oips\.select\(.*oips\.take\(") as told:
+            oips[several]  # type: ignore[index]
+        assert "\n" not in str(told.value)
+
+
+def test_a_loop_gives_each_image_with_what_is_known_of_it(oips: Oips) -> None:
+    assert len(list(oips)) == len(oips)
+    for row, (number, start, image, score, status) in enumerate(oips):
+        assert (number, start) == (oips.maps[row], oips.starts[row])
+        assert np.array_equal(image, oips.images[row])
+        assert (score, status) == (oips.scores[row], oips.status[row])
+        assert [type(each) for each in (number, start, score, status)] == [int, int, float, str]
+    best = max(oips, key=lambda each: each.score)
+    assert best.score == oips.scores.max()
+
+
+def test_names_stand_for_the_numbers_of_classes(model: FeatureModel, oips: Oips, tmp_path: Path) -> None:
+    classes = ascend(model, "Dense_2", [7, 2], settings=AscentSettings.article(steps=3))
+    names = [f"the {number}" for number in range(10)]
+    assert [label.split(":")[0] for label in classes.label(names)] == ["the 7", "the 2"]
+    assert classes.label() == classes.labels
+    assert classes.channel_names(np.array(names)) == ["the 7", "the 2"]
+    assert classes.channel_names((*names[:7], "a\nb", *names[8:]))[0] == "a b"
+    for wrong in (names[:9], [*names, "more"], []):
+        with pytest.raises(InputError, match=rf"{len(wrong)} names are given .* expected 10, one for each"):
+            classes.channel_names(wrong)
+    for bad in ("0123456789", [*names[:9], 9], [*names[:9], " "], 3, {"0": "x"}):
+        with pytest.raises(InputError, match=r"names are .*: expected a list of texts"):
+            classes.channel_names(bad)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="names are given for maps of 'Conv2D_3': expected them only for a layer"):
+        oips.channel_names(names)
+    again = Oips.load(classes.save(tmp_path / "classes.nc"))
+    assert again.provenance.channels == 10
+    old = dataclasses.replace(classes, provenance=dataclasses.replace(classes.provenance, channels=0))
+    assert old.channel_names(names[:8]) == ["the 7", "the 2"]
+    with pytest.raises(InputError, match=r"7 names are given .* expected 8 or more"):
+        old.channel_names(names[:7])

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from oip_torch import AscentSettings, FeatureModel, InputError, Oips, ascend, calibrate, plots
+from oip_torch import AscentSettings, Comparison, FeatureModel, InputError, Oips, ascend, calibrate, plots
+from oip_torch.comparison.answers import Ascents
+from oip_torch.comparison.bounds import BOUNDS
 from oip_torch.optim.objectives import map_mean, map_peak
 
 
@@ -26,7 +28,7 @@ def texts(figure: plots.Figure) -> list[str]:
 
 def test_a_sheet_names_each_picture_and_marks_the_dead(oips: Oips) -> None:
     best = oips.select(starts=0)
-    shown = texts(plots.sheet(best, colors="grey"))
+    shown = texts(plots.sheet(best, cmap="grey"))
     for number, score, status in zip(best.maps, best.scores, best.status, strict=True):
         assert (f"{number}: dead" if status == "dead" else f"{number}: {score:.2f}") in shown
     assert any("quantile" in text for text in shown)
@@ -34,7 +36,7 @@ def test_a_sheet_names_each_picture_and_marks_the_dead(oips: Oips) -> None:
 
 
 def test_an_evolution_has_a_row_per_start_and_one_scale_per_row(oips: Oips) -> None:
-    figure = plots.evolution(oips, 0, colors="grey")
+    figure = plots.evolution(oips, 0, cmap="grey")
     pictures = [axes for axes in figure.axes if axes.images]
     assert len(pictures) == 2 * len(oips.snapshot_steps)  # the last snapshot gives way to the result
     shown = texts(figure)
@@ -69,15 +71,15 @@ def test_colours_are_the_data_s_own_unless_others_are_asked_for(oips: Oips) -> N
     own = pixels(one)
     expected = np.clip((one.images[0] * 78.56749 + 33.318421) / 255, 0, 1)
     assert own == pytest.approx(expected.repeat(3, -1), abs=1e-6)
-    grey = pixels(one, colors="grey")
+    grey = pixels(one, cmap="grey")
     assert not np.allclose(own, grey)
-    assert np.ptp(pixels(one, colors="viridis"), -1).max() > 0.1
+    assert np.ptp(pixels(one, cmap="viridis"), -1).max() > 0.1
     unknown = dataclasses.replace(one, provenance=dataclasses.replace(one.provenance, domain=None))
     assert np.array_equal(pixels(unknown), grey)
     assert any("Colours: the data's own" in text for text in texts(plots.sheet(one)))
     assert not any("Colours: the data's own" in text for text in texts(plots.sheet(unknown)))
-    with pytest.raises(InputError, match="colors is 'rainbowish': expected 'data', 'grey', or a matplotlib colormap"):
-        plots.sheet(one, colors="rainbowish")
+    with pytest.raises(InputError, match="cmap is 'rainbowish': expected 'data', 'grey', or a matplotlib colormap"):
+        plots.sheet(one, cmap="rainbowish")
 
 
 def test_figures_are_not_pyplot_s(oips: Oips) -> None:
@@ -238,3 +240,169 @@ def test_images_that_score_alike_are_not_ranked(model: FeatureModel, digits: tup
     assert (before.top_ranks == [1, 2, 3, 4]).all()
     assert before.tied is not None
     assert not before.tied.any()
+
+
+# In figures of one's own
+
+
+def draw_all(oips: Oips, model: FeatureModel) -> dict[str, object]:
+    """What draws into one Axes, by its name, for two starts of a map or more."""
+    calibration = calibrate(model, np.random.default_rng(0).integers(0, 255, (12, 28, 28)), "Conv2D_3", top=3)
+    return {
+        "sheet": lambda **more: plots.sheet(oips, **more),
+        "trace": lambda **more: plots.trace(oips, **more),
+        "consistency": lambda **more: plots.consistency(oips, 0, **more),
+        "beside_data": lambda **more: plots.beside_data(oips, calibration, **more),
+    }
+
+
+def test_an_axes_of_the_caller_s_is_drawn_into_and_its_figure_left_alone(oips: Oips, model: FeatureModel) -> None:
+    import matplotlib.pyplot as plt
+
+    for name, draw in draw_all(oips, model).items():
+        own = draw()
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+        figure.suptitle("mine")
+        right.plot([1, 2])
+        assert draw(ax=left) is left
+        assert left.get_title().replace("\n", " ") == own.get_suptitle()
+        note = " ".join(own.get_supxlabel().split())
+        assert note in " ".join(" ".join(text.get_text() for text in left.texts).split())
+        assert (figure.get_suptitle(), figure.get_supxlabel()) == ("mine", "")
+        assert figure.axes == [left, right]
+        assert (len(right.lines), right.get_title(), right.texts[:]) == (1, "", [])
+        assert figure.get_size_inches().tolist() == [9, 4]
+        assert plt.get_fignums() == [figure.number]
+        figure.savefig(io.BytesIO(), format="png")
+        bottom = min(text.get_window_extent().y0 for text in left.texts)
+        assert bottom > -1, name  # the note has its place in a figure that makes room
+        plt.close(figure)
+
+
+def test_labels_shrink_with_the_room_and_pictures_fill_it(oips: Oips) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, (wide, high) = plt.subplots(1, 2, figsize=(3, 3))
+    wide.set_position((0, 0, 1, 0.2))
+    high.set_position((0, 0, 0.2, 1))
+    for axes in (wide, high):
+        plots.sheet(oips, ax=axes)
+    shapes = [axes.images[0].get_array().shape for axes in (wide, high)]
+    assert shapes[0][1] > 2 * shapes[0][0]
+    assert shapes[1][0] > 2 * shapes[1][1]
+    own = plots.sheet(oips)
+    assert wide.texts[0].get_fontsize() < own.axes[0].texts[0].get_fontsize() == 7
+    plt.close(figure)
+
+
+def test_figures_have_the_size_that_is_asked_for(oips: Oips, model: FeatureModel) -> None:
+    for draw in (*draw_all(oips, model).values(), lambda **more: plots.evolution(oips, 0, **more)):
+        assert draw(figsize=(7, np.float64(3))).get_size_inches().tolist() == [7, 3]
+        for wrong in (3, (3,), (3, 0), (3, -1), (3, float("nan")), (3, 501), "ab", ("3", "4"), (True, 3)):
+            with pytest.raises(InputError, match=r"figsize is .*: expected \(width, height\) in inches"):
+                draw(figsize=wrong)
+
+
+def test_what_is_no_axes_is_refused(oips: Oips, model: FeatureModel) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, several = plt.subplots(1, 2)
+    polar = plt.figure().add_subplot(projection="polar")
+    for draw in draw_all(oips, model).values():
+        for wrong in (several, figure, polar, "ax", 0):
+            with pytest.raises(InputError, match=r"ax is .*: expected one Axes of matplotlib"):
+                draw(ax=wrong)
+        with pytest.raises(InputError, match="figsize and ax are both given"):
+            draw(ax=several[0], figsize=(3, 3))
+    plt.close("all")
+
+
+def test_classes_are_called_by_their_names(model: FeatureModel) -> None:
+    classes = ascend(model, "Dense_2", [3, 7], starts=2, settings=AscentSettings.within(12))
+    names = ["a$b", "1", "2", "a$\\frac$", "4", "5", "6", "a cat", "8", "9"]
+    first = classes.select(starts=0)
+    assert f"a cat: {first.scores[1]:.2f}" in texts(plots.sheet(first, names=names))
+    assert "class 7 (a cat), start 1" in texts(plots.trace(classes, names=names))
+    assert any(
+        text.startswith("Dense_2 before its softmax, class 7 (a cat): 2 starts")
+        for text in texts(plots.consistency(classes, 7, names=names))
+    )
+    assert any("class 7 (a cat): from" in text for text in texts(plots.evolution(classes, 7, names=names)))
+    calibration = calibrate(model, np.random.default_rng(0).integers(0, 255, (12, 28, 28)), "Dense_2", top=3)
+    beside = plots.beside_data(classes, calibration, names=names)
+    assert "class\na cat" in texts(beside)
+    for figure in (
+        *(plots.sheet(first, names=names), plots.trace(classes, names=names), beside),
+        *(plots.evolution(classes, 3, names=names), plots.consistency(classes, 3, names=names)),
+    ):
+        figure.savefig(io.BytesIO(), format="png", dpi=40)  # a name is no formula
+    with pytest.raises(InputError, match="9 names are given"):
+        plots.trace(classes, names=names[:9])
+
+
+def test_a_colormap_itself_is_taken(oips: Oips) -> None:
+    from matplotlib import colormaps
+
+    one = oips.select(maps=0, starts=0)
+    own, named = (plots.sheet(one, cmap=cmap).axes[0].images[0].get_array() for cmap in (colormaps["magma"], "magma"))
+    assert np.array_equal(own, named)
+    for wrong in (None, 3, ["viridis"], ""):
+        with pytest.raises(InputError, match="cmap is"):
+            plots.sheet(one, cmap=wrong)
+
+
+def made_up_comparison(model: FeatureModel) -> Comparison:
+    """Of two runtimes that differ by a little."""
+    images = np.random.default_rng(0).normal(size=(2, 28, 28, 1))
+    traces = np.array([[1.0, 2.0], [1.0, 3.0]])
+    ascents = {
+        name: {dtype: Ascents(traces=traces + shift, images=images + shift) for dtype in ("float32", "float64")}
+        for name, shift in (("tensorflow", 0.0), ("torch", 0.05))
+    }
+    scores = {name: {"max_relative_error": 1e-7} for name in ascents}
+    entry = {"layers": {"Conv2D_1": 1e-7}, "layers_float64": None, "gradients": None, "dead_maps": None}
+    entry |= {"image_correlation": None, "scores": scores}
+    return Comparison(
+        layer="Conv2D_1",
+        maps=np.array([0, 5]),
+        reference="tensorflow",
+        report={"runtimes": dict.fromkeys(ascents, entry), "reference": "tensorflow, float64", "bounds": BOUNDS}
+        | {"before_activation": False},
+        disagreements=(),
+        ascents=ascents,
+        domain=model.domain,
+    )
+
+
+def test_a_comparison_s_images_are_shown_in_the_data_s_own_colours(model: FeatureModel) -> None:
+    comparison = made_up_comparison(model)
+    image = comparison.ascents["torch"]["float32"].images[1]
+
+    def picture(shown: Comparison, **more: str) -> np.ndarray:
+        return np.asarray(plots.side_by_side(shown, [5], **more).axes[1].images[0].get_array())
+
+    expected = np.clip((image * 78.56749 + 33.318421) / 255, 0, 1).repeat(3, -1)
+    assert picture(comparison) == pytest.approx(expected, abs=1e-6)
+    grey = picture(comparison, cmap="grey")
+    assert not np.allclose(grey, expected)
+    assert np.ptp(picture(comparison, cmap="viridis"), -1).max() > 0.1
+    unknown = dataclasses.replace(comparison, domain=None)
+    assert np.array_equal(picture(unknown), grey)
+    for shown, words in ((comparison, "Colours: the data's own"), (unknown, "Scale: each map from its own")):
+        assert words in " ".join(" ".join(texts(plots.side_by_side(shown))).split())
+
+
+def test_a_comparison_is_drawn_where_and_as_large_as_is_asked_for(model: FeatureModel) -> None:
+    import matplotlib.pyplot as plt
+
+    comparison = made_up_comparison(model)
+    figure, axes = plt.subplots(2, layout="constrained")
+    for draw, own in zip((plots.agreement, plots.cross_scores), axes, strict=True):
+        assert draw(comparison, ax=own) is own
+        assert own.get_title().replace("\n", " ") == draw(comparison).get_suptitle()
+    assert figure.get_suptitle() == ""
+    plt.close(figure)
+    for draw in (plots.agreement, plots.cross_scores, plots.divergence, plots.side_by_side):
+        assert draw(comparison, figsize=(6, 5)).get_size_inches().tolist() == [6, 5]
+        with pytest.raises(InputError, match="figsize is 0"):
+            draw(comparison, figsize=0)

@@ -505,3 +505,57 @@ def test_a_dead_map_s_leaky_score_is_its_peak(model: FeatureModel) -> None:
     assert (result.leaky_scores > -100).all()
     mean = peaks[torch.arange(2), batch.channels].flatten(1).mean(1)
     assert (result.leaky_scores > mean).all()
+
+
+# Several layers
+
+
+def test_several_layers_are_each_as_by_themselves(model: FeatureModel) -> None:
+    settings = AscentSettings.article(steps=4)
+    layers = [model.layers["Conv2D_2"], "Conv2D_1"]
+    made = ascend(model, layers, {"Conv2D_2": [3, 5]}, settings=settings, starts=2, seed=4)
+    assert list(made) == ["Conv2D_2", "Conv2D_1"]
+    assert [len(oips) for oips in made.values()] == [4, 64]
+    alone = ascend(model, "Conv2D_2", [3, 5], settings=settings, starts=2, seed=4)
+    assert np.array_equal(made["Conv2D_2"].images, alone.images)
+    assert made["Conv2D_1"].layer == "Conv2D_1"
+    assert list(ascend(model, ["Dense_2"], settings=settings)) == ["Dense_2"]  # of a list always a dict
+    by_generator = ascend(model, (name for name in ("Dense_2",)), {"Dense_2": 3}, settings=settings)
+    assert by_generator["Dense_2"].maps.tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("layers", "more", "match"),
+    [
+        ([], {}, "no layers were given: expected names"),
+        (["Conv2D_1", "Conv2D_1"], {}, "layer 'Conv2D_1' is named more than once: expected each once"),
+        (["Conv2D_1", "Conv2D_9"], {}, "Conv2D_9"),
+        (["Conv2D_1", 3], {}, "layer is 3: expected the name of one layer"),
+        (b"Conv2D_1", {}, "layer is 67: expected the name of one layer"),
+        (["Conv2D_1"], {"maps": [3]}, r"maps are given as \[3\] for 1 layers: expected None, or a dict by layer"),
+        (["Conv2D_1"], {"maps": 3}, "maps are given as 3 for 1 layers: expected None, or a dict"),
+        (["Conv2D_1"], {"maps": {"Conv2D_2": 3}}, "maps are given for the layer 'Conv2D_2': expected one of Conv2D_1"),
+        (["Conv2D_1", "Conv2D_2"], {"maps": {"Conv2D_2": [64]}}, "layer 'Conv2D_2' has no map 64"),
+        (["Conv2D_1", "Conv2D_2"], {"maps": {"Conv2D_2": []}}, "no maps of layer 'Conv2D_2' were given"),
+        (["Conv2D_1", "Conv2D_2"], {"starts": 0}, "starts is 0"),
+        ("Conv2D_1", {"maps": {"Conv2D_1": [3]}}, "maps of layer 'Conv2D_1' are given as"),
+    ],
+)
+def test_layers_and_maps_that_do_not_fit_are_refused_before_any_work(
+    model: FeatureModel, layers: Any, more: dict[str, Any], match: str
+) -> None:
+    told: list[Any] = []
+    with pytest.raises(InputError, match=match) as refused:
+        ascend(model, layers, callback=told.append, **more)
+    assert "\n" not in str(refused.value)
+    assert told == []
+
+
+def test_an_objective_that_a_later_layer_cannot_have_is_refused_before_any_work(model: FeatureModel) -> None:
+    def of_maps(activations: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
+        return activations[:, :1].mean((1, 2, 3))
+
+    told: list[Any] = []
+    with pytest.raises(InputError):
+        ascend(model, ["Conv2D_1", "Dense_1"], objective=of_maps, callback=told.append)
+    assert told == []

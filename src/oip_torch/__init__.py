@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from oip_torch.optim.schedule import Criterion, Schedule
     from oip_torch.optim.settings import AscentSettings
     from oip_torch.optim.starts import StartSettings, start_images
-    from oip_torch.results.oips import Oips
+    from oip_torch.results.oips import Oip, Oips
     from oip_torch.results.provenance import Provenance
     from oip_torch.results.responses import Responses
     from oip_torch.search.search import ascend
+    from oip_torch.search.step import Step
 
 _MODULES = {"objectives": "optim.objectives", "plots": "plots"}
 _HOMES = {
@@ -55,6 +56,7 @@ _HOMES = {
     "Layer": "network.onnx_file",
     "Network": "network.onnx_file",
     "NoiseControl": "analysis.noise_control",
+    "Oip": "results.oips",
     "OipError": "base.errors",
     "Oips": "results.oips",
     "Pen": "optim.image",
@@ -68,6 +70,7 @@ _HOMES = {
     "Screening": "optim.concerns",
     "Snapshots": "optim.concerns",
     "StartSettings": "optim.starts",
+    "Step": "search.step",
     "StopSettings": "optim.concerns",
     "VerificationError": "base.errors",
     "Views": "optim.image",
@@ -101,6 +104,7 @@ __all__ = [
     "Layer",
     "Network",
     "NoiseControl",
+    "Oip",
     "OipError",
     "Oips",
     "Pen",
@@ -114,6 +118,7 @@ __all__ = [
     "Screening",
     "Snapshots",
     "StartSettings",
+    "Step",
     "StopSettings",
     "VerificationError",
     "Views",

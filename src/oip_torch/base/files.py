@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ __all__ = [
     "is_our_picture",
     "read_netcdf",
     "replacing",
+    "replacing_in",
     "saved_in",
     "sha256",
     "write_netcdf",
@@ -92,18 +93,28 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     The temporary name keeps the ending, since some writers choose the format by it. A folder may be written too.
     """
     path = Path(path)
-    check_output_folder(path.parent, [path.name])
-    folder = None
+    with replacing_in(path.parent, [path.name]) as temporary:
+        yield temporary / path.name
+
+
+@contextlib.contextmanager
+def replacing_in(folder: str | os.PathLike[str], names: Sequence[str]) -> Iterator[Path]:
+    """Yield a temporary folder; on success what has these names in it goes into `folder`, on failure nothing does."""
+    folder = Path(folder)
+    target = folder / names[0] if len(names) == 1 else folder
+    check_output_folder(folder, names)
+    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=".oip-"))
-        yield folder / path.name
-        os.replace(folder / path.name, path)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".oip-"))
+        yield temporary
+        for name in names:
+            os.replace(temporary / name, folder / name)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}; choose another output") from error
+        raise InputError(f"cannot write {target}: {error.strerror or error}; choose another output") from error
     finally:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], compressed: Iterable[str]) -> Path:

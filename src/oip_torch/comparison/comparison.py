@@ -38,6 +38,7 @@ from oip_torch.comparison.runtimes import Array, Dtype, select_runtimes
 from oip_torch.comparison.runtimes.pool import runtime_pool
 from oip_torch.comparison.summary import float32_sentence, table
 from oip_torch.keras.file import check_keras_file
+from oip_torch.network.domain import Domain
 from oip_torch.network.load import load, resolve_device
 from oip_torch.network.onnx_file import Layer, graph_sha256, read
 from oip_torch.search.search import chosen_maps
@@ -56,6 +57,7 @@ class Comparison:
         report: everything in numbers, ready for JSON; `runtimes` holds an entry for each runtime.
         disagreements: the bounds that do not hold, the first layer first.
         ascents: runtime → dtype → the ascents.
+        domain: how the network takes their images; None: not known.
     """
 
     layer: str
@@ -64,6 +66,12 @@ class Comparison:
     report: dict[str, Any]
     disagreements: tuple[Disagreement, ...]
     ascents: Mapping[str, Mapping[Dtype, Ascents]] = field(repr=False)
+    domain: Domain | None = None
+
+    @property
+    def ends(self) -> tuple[Array, Array] | None:
+        """Black and white of the data, in the units of the ascents' images; None: not known."""
+        return None if self.domain is None else self.domain.ends
 
     @property
     def place(self) -> str:
@@ -209,4 +217,5 @@ def compare(
         },
         disagreements=tuple(disagreements),
         ascents=ascents,
+        domain=questions.domain,
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oip_torch.optim.concerns import StopSettings
 from oip_torch.optim.image import Views
-from oip_torch.optim.loop import Leaves, Record, Score, State, converged, never, run, unmoved
+from oip_torch.optim.loop import Leaves, Record, Score, State, Watch, converged, never, run, unmoved
 from oip_torch.optim.schedule import Schedule
 
 __all__ = ["Ascents", "gradient_ascent", "rows_of"]
@@ -84,6 +84,7 @@ def gradient_ascent(
     views: Views | None = None,
     draws: Tensor | None = None,
     advance: Callable[[int], None] = lambda count: None,
+    watch: Watch | None = None,
 ) -> Ascents:
     """The ascent of one batch.
 
@@ -97,9 +98,10 @@ def gradient_ascent(
         stop: when images leave, and what counts as converged; None: the default.
         views: how the network sees the images at each step, by the numbers `draws`, (batch, steps, 4), -1 to 1.
         advance: told how many image-steps were done.
+        watch: told of each step, see `Record`.
     """
     stop = stop or StopSettings()
-    record = Record(x, schedule.steps, kept, advance, score.image)
+    record = Record(x, schedule.steps, kept, advance, score.image, watch)
     silence = score.silence(x, channels)
     # Where nothing will change but the image, one whose gradient is 0 stays where it is for ever.
     steady = not schedule.leaks and not inject and views is None and not score.smoothness

@@ -28,7 +28,7 @@ from oip_torch.optim.image import Image, Pixels, total_variation_gradient
 from oip_torch.optim.objectives import Objective, Place, Reads, channel_of_each
 from oip_torch.optim.schedule import TINY, Criterion, Schedule
 
-__all__ = ["Extracted", "Leaves", "Record", "Score", "State", "converged", "never", "run", "unmoved"]
+__all__ = ["Extracted", "Leaves", "Record", "Score", "State", "Watch", "converged", "never", "run", "unmoved"]
 
 Extracted = Callable[[Tensor, float, Tensor], Sequence[Tensor]]
 """(n, C, H, W) images, leak, (n,) channels → outputs of the places that are read, then their leaky outputs; each
@@ -63,6 +63,9 @@ class State:
     def keep(self, mask: Tensor) -> State:
         """Those where the mask (n,) is True."""
         return State(*(getattr(self, field.name)[mask] for field in dataclasses.fields(self)))
+
+
+Watch = Callable[[int, State, Tensor], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +151,19 @@ class Record:
         snapshots: (batch, S, C, H, W) the images that the steps `kept` found.
         images: (batch, C, H, W) the final ones, as they are optimised.
         flat: (batch,) whether no gradient was left in an image's last step.
+        watch: told of each step, if there is one: its number, the images that are on their way, and their scores.
     """
 
     def __init__(
-        self, x: Tensor, steps: int, kept: Sequence[int], advance: Callable[[int], None], image: Image = Pixels()
+        self,
+        x: Tensor,
+        steps: int,
+        kept: Sequence[int],
+        advance: Callable[[int], None],
+        image: Image = Pixels(),
+        watch: Watch | None = None,
     ) -> None:
-        self.steps, self.kept, self.advance, self.image = steps, list(kept), advance, image
+        self.steps, self.kept, self.advance, self.image, self.watch = steps, list(kept), advance, image, watch
         self.traces = x.new_full((len(x), steps), math.nan)
         self.snapshots = x.new_empty((len(x), len(kept), *x.shape[1:]))
         self.images = torch.empty_like(x)
@@ -165,6 +175,8 @@ class Record:
         if t in self.kept:
             self.snapshots[state.rows, self.kept.index(t)] = self.image.decode(state.x)
         self.advance(len(state.rows))
+        if self.watch is not None:
+            self.watch(t, state, scores)
 
     def retire(self, t: int, state: State, leaving: Tensor | None) -> State:
         """The images that leave after step t come to their ends; returns the others."""

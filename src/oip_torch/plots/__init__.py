@@ -2,37 +2,50 @@
 
     oip.plots.sheet(oips).savefig("sheet.png")
 
-The figures do not belong to pyplot: nothing has to be closed, and a notebook shows what a cell returns.
+The figures do not belong to pyplot: nothing has to be closed, and a notebook shows what a cell returns. `figsize` is
+the figure's size in inches. What is one Axes can be drawn into one of the caller's, which is then returned:
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 6), layout="constrained")
+    oip.plots.sheet(oips, ax=left)
+    oip.plots.trace(oips, ax=right)
+
+The title is then that of the Axes, the note stands below it, and the figure around it is left alone.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 
-from oip_torch.analysis.image_statistics import cross_correlations
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.drawing import (
     INK,
     SCREENING,
     STATUS_COLORS,
+    Canvas,
     Figure,
+    Size,
     add_note,
-    contact_sheet,
+    checked_figsize,
+    draw_sheet,
     shade,
     shade_note,
     show_picture,
 )
 from oip_torch.base.errors import InputError
+from oip_torch.plots.common import called, check_some
 from oip_torch.plots.comparison import agreement, cross_scores, divergence, side_by_side
 from oip_torch.plots.fields import seen, top_images
 from oip_torch.plots.response import response
-from oip_torch.results.oips import MARKS, RECOVERED, Oips, short
+from oip_torch.plots.starts import consistency
+from oip_torch.results.oips import MARKS, RECOVERED, Names, Oips, short
+from oip_torch.results.pictures import way_frames, way_steps
 
 if TYPE_CHECKING:
     from oip_torch.analysis.calibration import Calibration
@@ -54,7 +67,15 @@ __all__ = [
 ]
 
 
-def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None, *, colors: str = "data") -> Figure:
+def evolution(
+    oips: Oips,
+    map: int,
+    starts: int | Iterable[int] | None = None,
+    *,
+    cmap: str | Colormap = "data",
+    names: Names | None = None,
+    figsize: Size | None = None,
+) -> Figure:
     """A row of pictures per start: how the OIP of one map came about, step by step; on the right the score's trace.
 
     The way is the whole one: where candidates were screened, it begins with the start and the screening of the one that
@@ -64,25 +85,22 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None, *
         oips: with snapshots.
         map: which map.
         starts: which starts; None: all of them.
-        colors: see `sheet`.
+        cmap, names, figsize: see `sheet`.
 
     Raises:
-        InputError: a map or start that is not among the results.
+        InputError: a map or start that is not among the results, or what `sheet` refuses.
     """
-    _check_some(oips)
+    check_some(oips)
     number = whole(f"the {oips.noun}", map, 0)  # of several ones the title would name the first
     rows = oips.select(maps=number, starts=starts)
-    _check_some(rows)
-    screening = rows.screening_steps
-    steps = [int(step) for step in rows.snapshot_steps]
-    if steps and steps[-1] == rows.traces.shape[1] - 1:
-        steps.pop()  # one step before the result, and not to be told from it
+    check_some(rows)
+    (whose, *_), screening, steps = called(rows, names), rows.screening_steps, way_steps(rows)
     columns = len(steps) + 1
-    figure = Figure(figsize=(1.25 * columns + 2.4, 1.55 * len(rows) + 0.95), layout="constrained")
+    size = checked_figsize(figsize) or (1.25 * columns + 2.4, 1.55 * len(rows) + 0.95)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.add_gridspec(len(rows), columns + 1, width_ratios=[1.0] * columns + [1.7])
     for row in range(len(rows)):
-        frames = [*rows.snapshots[row, : len(steps)], rows.images[row]]
-        shades = shade(np.stack(frames), oips.ends, colors, together=True)
+        shades = shade(way_frames(rows, row), oips.ends, cmap, together=True)
         titles = [f"screening\nstep {step}" if step < screening else f"step {step}" for step in steps] + ["result"]
         scores = [*(float(rows.traces[row, step]) for step in steps), float(rows.scores[row])]
         for column, (picture, title, score) in enumerate(zip(shades, titles, scores, strict=True)):
@@ -100,8 +118,9 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None, *
     begins = "the start"
     if rows.settings.screening.candidates > 1 and not screening:  # a file saved before its steps were kept
         begins = "the end of its screening"
-    figure.suptitle(f"{rows.place}, {rows.noun} {number}: from {begins} to the OIP", fontsize=11, color=INK)
-    notes = [f"Below each picture its score. {shade_note(oips.ends, colors, 'each row')}"]
+    title = f"{rows.place}, {whose}: from {begins} to the OIP"
+    figure.suptitle(title, fontsize=11, color=INK, parse_math=False)
+    notes = [f"Below each picture its score. {shade_note(oips.ends, cmap, 'each row')}"]
     if screening:
         notes.append(
             f"Steps 0 to {screening - 1} are the screening of the start that went on; the dotted line is its end."
@@ -110,50 +129,126 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None, *
     return figure
 
 
-def sheet(oips: Oips, columns: int | None = None, title: str | None = None, *, colors: str = "data") -> Figure:
+@overload
+def sheet(
+    oips: Oips,
+    columns: int | None = None,
+    title: str | None = None,
+    *,
+    cmap: str | Colormap = "data",
+    names: Names | None = None,
+    ax: None = None,
+    figsize: Size | None = None,
+) -> Figure: ...
+@overload
+def sheet(
+    oips: Oips,
+    columns: int | None = None,
+    title: str | None = None,
+    *,
+    cmap: str | Colormap = "data",
+    names: Names | None = None,
+    ax: Axes,
+) -> Axes: ...
+def sheet(
+    oips: Oips,
+    columns: int | None = None,
+    title: str | None = None,
+    *,
+    cmap: str | Colormap = "data",
+    names: Names | None = None,
+    ax: Axes | None = None,
+    figsize: Size | None = None,
+) -> Figure | Axes:
     """A contact sheet: every image with its map's number and its score; dead ones are marked, not hidden.
 
     Args:
         oips: one or more images; with several starts the start's number is shown too.
-        columns: pictures per row; by default 16, or fewer for few pictures.
+        columns: pictures per row; by default 16, or fewer for few pictures; with `ax` or `figsize` as many as make the
+            pictures largest.
         title: instead of the default one.
-        colors: "data": the data's own, black is black; "grey": each picture from its own 0.5 % to its 99.5 % quantile,
-            as in the article; or a matplotlib colormap over the same range, such as "viridis".
+        cmap: "data": the data's own, black is black; "grey": each picture from its own 0.5 % to its 99.5 % quantile,
+            as in the article; or a matplotlib colormap or the name of one, such as "viridis", over the same range.
+        names: of all classes of the layer, in their order, where its channels are classes: "cat: 2.34" instead of
+            "3: 2.34".
+        ax: draw into this Axes of matplotlib and return it; None: into a new figure.
+        figsize: (width, height) of the new figure, in inches; None: as large as its contents need.
+
+    Raises:
+        InputError: nothing to show, no such colormap, another number of names than the layer has classes, names for
+            maps or units, no Axes, no size, or both of them.
     """
-    _check_some(oips)
+    check_some(oips)
     columns = None if columns is None else whole("columns", columns, 1)
-    return contact_sheet(
-        *(shade(oips.images, oips.ends, colors), oips.labels, oips.status.tolist()),
-        columns=columns,
-        title=title or oips.title,
-        legend=f"{oips.legend} {shade_note(oips.ends, colors)}",
-    )
+    labels, shades = oips.label(names), shade(oips.images, oips.ends, cmap)
+    canvas = draw_sheet(shades, labels, oips.status.tolist(), columns=columns, ax=ax, figsize=figsize)
+    return canvas.finish(title or oips.title, f"{oips.legend} {shade_note(oips.ends, cmap)}")
 
 
-def trace(oips: Oips) -> Figure:
-    """The score of every image by step, one line each; converged ones end with a dot where the criterion was met."""
-    _check_some(oips)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    _trace_lines(axes, oips, labels=len(oips) <= 8)
+@overload
+def trace(oips: Oips, *, names: Names | None = None, ax: None = None, figsize: Size | None = None) -> Figure: ...
+@overload
+def trace(oips: Oips, *, names: Names | None = None, ax: Axes) -> Axes: ...
+def trace(
+    oips: Oips, *, names: Names | None = None, ax: Axes | None = None, figsize: Size | None = None
+) -> Figure | Axes:
+    """The score of every image by step, one line each; converged ones end with a dot where the criterion was met.
+
+    Args:
+        oips: one or more images.
+        names, ax, figsize: see `sheet`.
+
+    Raises:
+        InputError: nothing to show, or what `sheet` refuses.
+    """
+    check_some(oips)
+    whose = called(oips, names)
+    canvas = Canvas((7.0, 3.2), ax=ax, figsize=figsize, around=0.8)
+    axes, named = canvas.axes, len(oips) <= 8
+    _trace_lines(axes, oips, whose if named else None)
     axes.set_xlabel("step")
     axes.set_ylabel(_score_name(oips))
-    axes.set_title(f"{oips.place}: scores of {len(oips)} ascents", fontsize=11, color=INK)
-    if len(oips) <= 8:
-        axes.legend(fontsize=8, frameon=False)
+    if named:
+        for text in axes.legend(fontsize=8, frameon=False).get_texts():
+            text.set_parse_math(False)  # of a name with a $
     left = "\nLeft of the dotted line: the screening of the start that went on." if oips.screening_steps else ""
-    add_note(figure, f"{oips.way}{left}")
-    return figure
+    return canvas.finish(f"{oips.place}: scores of {len(oips)} ascents", f"{oips.way}{left}")
 
 
+@overload
 def beside_data(
     oips: Oips,
     calibration: Calibration,
     maps: int | Iterable[int] | None = None,
     count: int = 5,
     *,
-    colors: str = "data",
-) -> Figure:
+    cmap: str | Colormap = "data",
+    names: Names | None = None,
+    ax: None = None,
+    figsize: Size | None = None,
+) -> Figure: ...
+@overload
+def beside_data(
+    oips: Oips,
+    calibration: Calibration,
+    maps: int | Iterable[int] | None = None,
+    count: int = 5,
+    *,
+    cmap: str | Colormap = "data",
+    names: Names | None = None,
+    ax: Axes,
+) -> Axes: ...
+def beside_data(
+    oips: Oips,
+    calibration: Calibration,
+    maps: int | Iterable[int] | None = None,
+    count: int = 5,
+    *,
+    cmap: str | Colormap = "data",
+    names: Names | None = None,
+    ax: Axes | None = None,
+    figsize: Size | None = None,
+) -> Figure | Axes:
     """A row per map: its best OIP, and beside it the real images that excite the map most.
 
     Above the OIP stands its score, and how many times the largest score of the data that is, or that no image of the
@@ -165,12 +260,13 @@ def beside_data(
         calibration: of the model that made the OIPs.
         maps: which maps, in this order; None: all of them.
         count: how many real images, 1 or more; at most as many as the calibration holds.
-        colors: see `sheet`.
+        cmap, names, ax, figsize: see `sheet`.
 
     Raises:
-        InputError: OIPs or a calibration of another model, a map that is not among the results, no image asked for.
+        InputError: OIPs or a calibration of another model, a map that is not among the results, no image asked for, or
+            what `sheet` refuses.
     """
-    _check_some(oips)
+    check_some(oips)
     if not hasattr(calibration, "check"):
         raise InputError(f"calibration is {shown(calibration)}: expected what oip_torch.calibrate returns")
     calibration.check(oips)
@@ -190,14 +286,15 @@ def beside_data(
     lefts = [apart] + [2 * apart + width + column * (width + gap_x) for column in range(count)]
     mosaic = np.ones((len(best) * (height + gap_y) + gap_y, lefts[-1] + width, 3))
     inches = 1.05 / width
-    figure = Figure(figsize=(max(4.5, inches * mosaic.shape[1]), inches * mosaic.shape[0] + 0.75), layout="constrained")
-    axes = figure.subplots()
+    ours, shades_of_ours = best.channel_names(names), shade(best.images, best.ends, cmap)
+    size = inches * mosaic.shape[1], inches * mosaic.shape[0]
+    canvas = Canvas(size, ax=ax, figsize=figsize, around=0.75, least=4.5)
+    axes, small, large = canvas.axes, 7.5 * canvas.scale, 9 * canvas.scale
 
-    def put(image: npt.NDArray[np.floating], row: int, column: int, label: str, color: str, faded: bool) -> None:
+    def put(shades: npt.NDArray[np.floating], row: int, column: int, label: str, color: str, faded: bool) -> None:
         top, left = row * (height + gap_y) + 2 * gap_y, lefts[column]
-        (shades,) = shade(image[None], best.ends, colors)
         mosaic[top : top + height, left : left + width] = 0.25 * shades + 0.75 if faded else shades
-        axes.text(left + width / 2 - 0.5, top - 1, label, fontsize=7.5, color=color, ha="center", va="bottom")
+        axes.text(left + width / 2 - 0.5, top - 1, label, fontsize=small, color=color, ha="center", va="bottom")
 
     for row in range(len(best)):
         number, score, status = int(best.maps[row]), float(best.scores[row]), str(best.status[row])
@@ -208,10 +305,13 @@ def beside_data(
             label += f"\n{hardly} this {best.noun}"
         elif status != "dead" and compared:
             label += f" ({short(score / float(data.maximum[number]), 1)} × data)"
-        put(best.images[row], row, 0, label, STATUS_COLORS[status], status == "dead")
+        put(shades_of_ours[row], row, 0, label, STATUS_COLORS[status], status == "dead")
         middle = row * (height + gap_y) + 2 * gap_y + height / 2
-        axes.text(lefts[0] - 2, middle, f"{best.noun}\n{number}", fontsize=9, color=INK, ha="right", va="center")
-        for place, picture in enumerate(data.top_of(number)[:count]):
+        axes.text(
+            *(lefts[0] - 2, middle, f"{best.noun}\n{ours[row]}"),
+            fontsize=large, color=INK, ha="right", va="center", parse_math=False,
+        )  # fmt: skip
+        for place, picture in enumerate(shade(data.top_of(number)[:count], best.ends, cmap)):
             value = float(data.top_scores[number, place])
             tied = excited and equals[number, place]
             label = f"#{data.top_indices[number, place]}: {short(value)}{' =' if tied else ''}"
@@ -219,8 +319,7 @@ def beside_data(
     show_picture(axes, mosaic)
     heads = ((lefts[0] + width / 2, "OIP"), ((lefts[1] + mosaic.shape[1]) / 2, "real images, the most exciting first"))
     for x, text in heads:
-        axes.text(x - 0.5, 0.5 * gap_y, text, fontsize=9, color=INK, ha="center", va="center")
-    figure.suptitle(f"{best.place}: OIPs beside the data ({calibration.count} images)", fontsize=11, color=INK)
+        axes.text(x - 0.5, 0.5 * gap_y, text, fontsize=large, color=INK, ha="center", va="center")
     what = "mean of what goes into it" if best.pre_activation else "mean activation"
     notes = [f"Above the real images: number in the data, score ({what}); faded: they do not excite the {best.noun}."]
     if not compared:
@@ -229,95 +328,14 @@ def beside_data(
         notes.append("= others score exactly as much: such images have no order.")
     if (best.status == "recovered").any():
         notes.append(RECOVERED)
-    add_note(figure, "\n".join([*notes, shade_note(oips.ends, colors), best.way]))
-    return figure
+    title = f"{best.place}: OIPs beside the data ({calibration.count} images)"
+    return canvas.finish(title, "\n".join([*notes, shade_note(oips.ends, cmap), best.way]))
 
 
-def consistency(oips: Oips, map: int, *, colors: str = "data") -> Figure:
-    """One row per start of a map: the image, its score, and how well it agrees with the image of every other start.
-
-    The agreement is the best normalised cross-correlation over all shifts (`image_statistics.cross_correlation`).
-
-    Args:
-        oips: with two starts of this map or more.
-        map: which map.
-        colors: see `sheet`.
-
-    Raises:
-        InputError: a map that is not among the results, or one start only.
-    """
-    _check_some(oips)
-    rows = oips.select(maps=whole(f"the {oips.noun}", map, 0))
-    count = len(rows)
-    if count < 2:
-        raise InputError(
-            f"{rows.noun} {rows.maps[0]} has one start only: expected two or more to compare; ascend with starts=8"
-        )
-    correlations = cross_correlations(rows.images)
-    means = (correlations.sum(1) - np.diag(correlations)) / (count - 1)
-    height, width = rows.images.shape[1:3]
-    # One Axes in units of a row's height, so that the pictures and the rows of the table stay side by side.
-    side = 0.92
-    picture_width = side * width / height
-    text_at = picture_width + 0.25
-    table_at = text_at + 2.1
-    cell = 0.75
-    inches = 0.85
-    figure = Figure(
-        figsize=(inches * (table_at + cell * count + 1.1), inches * (count + 0.8) + 0.75), layout="constrained"
-    )
-    axes = figure.subplots()
-    for row in range(count):
-        dead = str(rows.status[row]) == "dead"
-        (shades,) = shade(rows.images[[row]], rows.ends, colors)
-        top, bottom = row - side / 2, row + side / 2
-        axes.imshow(
-            0.25 * shades + 0.75 if dead else shades, extent=(0, picture_width, bottom, top), interpolation="nearest"
-        )
-        color = STATUS_COLORS[str(rows.status[row])]
-        axes.text(-0.12, row, f"start {rows.starts[row]}", fontsize=8, color=INK, ha="right", va="center")
-        score = "dead" if dead else short(float(rows.scores[row]))
-        for column, text in enumerate((score, f"{means[row]:.2f}")):
-            axes.text(text_at + 0.45 + column, row, text, fontsize=8, color=color, ha="center", va="center")
-    table = np.where(np.eye(count, dtype=bool), np.nan, np.clip(correlations, 0, 1))
-    axes.imshow(
-        table, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="nearest",
-        extent=(table_at, table_at + cell * count, count - 0.5, -0.5),
-    )  # fmt: skip
-    for row in range(count):
-        at = table_at + cell * (row + 0.5)
-        axes.text(at, -0.62, f"{rows.starts[row]}", fontsize=8, color=INK, ha="center", va="bottom")
-        for column in range(count):
-            if column != row:
-                value = correlations[row, column]
-                x = table_at + cell * (column + 0.5)
-                color = "white" if value > 0.6 else INK
-                axes.text(x, row, f"{value:.2f}", fontsize=7, color=color, ha="center", va="center")
-    heads = ((text_at + 0.45, "score"), (text_at + 1.45, "mean\nagreement"))
-    for x, text in heads:
-        axes.text(x, -0.62, text, fontsize=8, color=INK, ha="center", va="bottom")
-    axes.text(
-        *(table_at + cell * count / 2, -0.95, "agreement with start"), fontsize=8, color=INK, ha="center", va="bottom"
-    )
-    axes.set(xlim=(-1.0, table_at + cell * count + 0.1), ylim=(count - 0.45, -1.25), aspect="equal")
-    axes.axis("off")
-    figure.suptitle(
-        f"{rows.place}, {rows.noun} {rows.maps[0]}: {count} starts, mean agreement {means.mean():.2f}",
-        fontsize=11,
-        color=INK,
-    )
-    add_note(
-        figure,
-        "Agreement: the best correlation over all shifts, white 0, dark blue 1.\n"
-        f"{shade_note(oips.ends, colors)}\n{rows.way}",
-    )
-    return figure
-
-
-def _trace_lines(axes: Axes, oips: Oips, labels: bool = False) -> None:
+def _trace_lines(axes: Axes, oips: Oips, whose: list[str] | None = None) -> None:
     faint = 0.9 if len(oips) <= 8 else 0.35
     for row in range(len(oips)):
-        label = f"{oips.noun} {oips.maps[row]}, start {oips.starts[row]}" if labels else None
+        label = f"{whose[row]}, start {oips.starts[row]}" if whose else None
         (line,) = axes.plot(oips.traces[row], linewidth=1, alpha=faint, label=label)
         step = int(oips.converged_at[row])
         if step >= 0:
@@ -329,13 +347,6 @@ def _trace_lines(axes: Axes, oips: Oips, labels: bool = False) -> None:
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-
-
-def _check_some(oips: Oips) -> None:
-    if not isinstance(oips, Oips):
-        raise InputError(f"oips is {shown(oips)}: expected what oip_torch.ascend or Oips.load returns")
-    if not len(oips):
-        raise InputError("there are no OIPs to show: expected at least one")
 
 
 def _score_name(oips: Oips) -> str:

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from matplotlib.patches import Rectangle
 
 from oip_torch.base.checks import whole_numbers
-from oip_torch.base.drawing import INK, Figure, add_note, limits, show_picture, to_shades
+from oip_torch.base.drawing import (
+    INK,
+    Canvas,
+    Ends,
+    Figure,
+    Size,
+    add_note,
+    checked_figsize,
+    limits,
+    shade,
+    shade_note,
+    show_picture,
+    to_shades,
+)
 from oip_torch.base.errors import InputError
 from oip_torch.results.oips import short
 
@@ -33,12 +48,22 @@ class Compared(Protocol):
     def report(self) -> dict[str, Any]: ...  # noqa: D102
     @property
     def ascents(self) -> Mapping[str, Mapping[Any, Any]]: ...  # noqa: D102
+    @property
+    def ends(self) -> Ends | None: ...  # noqa: D102
 
 
-def agreement(comparison: Compared) -> Figure:
+@overload
+def agreement(comparison: Compared, *, ax: None = None, figsize: Size | None = None) -> Figure: ...
+@overload
+def agreement(comparison: Compared, *, ax: Axes) -> Axes: ...
+def agreement(comparison: Compared, *, ax: Axes | None = None, figsize: Size | None = None) -> Figure | Axes:
     """A matrix of runtimes by layers, gradients and ascents: how far each is from the reference.
 
     Cells that break their bound are red; blank cells were not measured (ONNX Runtime has no gradients).
+
+    Args:
+        comparison: from `compare`.
+        ax, figsize: see `plots.sheet`.
     """
     entries = comparison.report["runtimes"]
     layers = list(next(iter(entries.values()))["layers"])
@@ -71,11 +96,22 @@ def agreement(comparison: Compared) -> Figure:
         f"Differences from {comparison.report['reference']}",
         "Layers: largest difference over the layer's largest value, in float32. Gradients, images: 1 - cosine, "
         "1 - correlation. 64: in float64.",
+        ax=ax,
+        figsize=figsize,
     )
 
 
-def cross_scores(comparison: Compared) -> Figure:
-    """A matrix: OIPs made in one runtime (columns) and scored in another (rows), against the reference's scores."""
+@overload
+def cross_scores(comparison: Compared, *, ax: None = None, figsize: Size | None = None) -> Figure: ...
+@overload
+def cross_scores(comparison: Compared, *, ax: Axes) -> Axes: ...
+def cross_scores(comparison: Compared, *, ax: Axes | None = None, figsize: Size | None = None) -> Figure | Axes:
+    """A matrix: OIPs made in one runtime (columns) and scored in another (rows), against the reference's scores.
+
+    Args:
+        comparison: from `compare`.
+        ax, figsize: see `plots.sheet`.
+    """
     entries = comparison.report["runtimes"]
     makers = list(dict.fromkeys(maker for entry in entries.values() for maker in entry["scores"] or {}))
     errors = np.full((len(entries), len(makers)), np.nan)
@@ -90,18 +126,21 @@ def cross_scores(comparison: Compared) -> Figure:
         np.full(len(makers), comparison.report["bounds"]["cross_score_error"]),
         f"{comparison.place}: OIPs of one runtime, scored in another",
         f"Largest difference from {comparison.reference}'s score of the same image, over its largest one, in float32.",
+        ax=ax,
+        figsize=figsize,
     )
 
 
-def divergence(comparison: Compared, maps: int | Iterable[int] | None = None) -> Figure:
+def divergence(comparison: Compared, maps: int | Iterable[int] | None = None, *, figsize: Size | None = None) -> Figure:
     """Traces of all runtimes laid over each other (float32), and how far all of them are from the reference, by step.
 
     Args:
         comparison: from `compare`.
         maps: whose traces are drawn on the left; default: the one that diverges most, and three of the strongest.
+        figsize: see `plots.sheet`.
     """
     reference = comparison.ascents[comparison.reference]
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=checked_figsize(figsize) or (11.0, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     chosen = _rows_of(comparison, maps, 4)
     runtimes = {name: made for name, made in comparison.ascents.items() if made}
@@ -144,25 +183,36 @@ def divergence(comparison: Compared, maps: int | Iterable[int] | None = None) ->
     return figure
 
 
-def side_by_side(comparison: Compared, maps: int | Iterable[int] | None = None) -> Figure:
+def side_by_side(
+    comparison: Compared,
+    maps: int | Iterable[int] | None = None,
+    *,
+    cmap: str | Colormap = "data",
+    figsize: Size | None = None,
+) -> Figure:
     """Two rows per map: what each runtime's float32 ascent ends with, and the difference from the reference's image.
 
     Args:
         comparison: from `compare`.
         maps: which ones; default: the one that diverges most, and three of the strongest.
+        cmap: see `plots.sheet`; quantiles are those of a map's row, so that its pictures compare.
+        figsize: see `plots.sheet`.
     """
     runtimes = {name: made["float32"] for name, made in comparison.ascents.items() if made}
     want = runtimes[comparison.reference].images
     chosen = _rows_of(comparison, maps, 4)
-    figure = Figure(figsize=(1.45 * len(runtimes) + 0.8, 3.0 * len(chosen) + 0.6), layout="constrained")
+    size = checked_figsize(figsize) or (1.45 * len(runtimes) + 0.8, 3.0 * len(chosen) + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(2 * len(chosen), len(runtimes), squeeze=False)
     for index, row in enumerate(chosen):
         low, high = limits(want[row])
         largest = max(float(np.abs(made.images[row] - want[row]).max()) for made in runtimes.values())
         darkest = max(largest, 0.01 * (high - low))
+        images = np.stack([made.images[row] for made in runtimes.values()])
+        shades = shade(images, comparison.ends, cmap, together=True)
         for column, (name, made) in enumerate(runtimes.items()):
             upper, lower = grid[2 * index, column], grid[2 * index + 1, column]
-            show_picture(upper, to_shades(made.images[row], low, high))
+            show_picture(upper, shades[column])
             difference = np.abs(made.images[row] - want[row])
             show_picture(lower, to_shades(-difference, -darkest, 0.0))
             upper.set_title(name if index == 0 else "", fontsize=8, color=INK)
@@ -174,7 +224,7 @@ def side_by_side(comparison: Compared, maps: int | Iterable[int] | None = None) 
     add_note(
         figure,
         "Below each picture its last score. Differences: white 0, black the largest of the map's row, or 1 % of the "
-        "picture's range.",
+        f"picture's range. {shade_note(comparison.ends, cmap, 'each map')}",
     )
     return figure
 
@@ -200,10 +250,14 @@ def _error_matrix(
     bounds: npt.NDArray[np.floating],
     title: str,
     note: str,
-) -> Figure:
+    *,
+    ax: Axes | None,
+    figsize: Size | None,
+) -> Figure | Axes:
     """Cells shaded by their distance from the bound (of their column), red above it, blank where NaN."""
-    figure = Figure(figsize=(0.85 * len(columns) + 2.4, 0.42 * len(rows) + 1.7), layout="constrained")
-    axes = figure.subplots()
+    size = 0.85 * len(columns) + 2.4, 0.42 * len(rows) + 0.9
+    canvas = Canvas(size, ax=ax, figsize=figsize, around=0.8)
+    axes, letters = canvas.axes, 8 * canvas.scale
     below = (
         np.log10(np.clip(errors / bounds, 1e-8, 1.0)) / 8 + 1
     )  # 0: a hundred-millionth of the bound, 1: at the bound
@@ -217,13 +271,11 @@ def _error_matrix(
         )
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=shade, edgecolor="white"))
         text = "0" if value == 0 else "∞" if math.isinf(value) else f"{value:.0e}"
-        axes.text(column, row, text, fontsize=8, color="white" if broken else INK, ha="center", va="center")
+        axes.text(column, row, text, fontsize=letters, color="white" if broken else INK, ha="center", va="center")
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-    axes.set_xticks(range(len(columns)), columns, fontsize=8, rotation=30, ha="left")
-    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.set_xticks(range(len(columns)), columns, fontsize=letters, rotation=30, ha="left")
+    axes.set_yticks(range(len(rows)), rows, fontsize=letters)
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.suptitle(title, fontsize=11, color=INK)
-    add_note(figure, note + " Red: above the bound.")
-    return figure
+    return canvas.finish(title, note + " Red: above the bound.")

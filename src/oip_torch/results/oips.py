@@ -5,24 +5,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from oip_torch.base.checks import whole_numbers
+from oip_torch.base.checks import is_whole, plain, shown, whole_numbers
 from oip_torch.base.errors import InputError
 from oip_torch.base.files import read_netcdf, write_netcdf
 from oip_torch.optim.settings import AscentSettings
 from oip_torch.results.fields import Array, array, arrays_of, large_of, rows_of, variables_of
 from oip_torch.results.provenance import Provenance
+from oip_torch.results.words import Names, checked_names, plural, ranges, short
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.colors import Colormap
 
-__all__ = ["MARKS", "RECOVERED", "STATUSES", "Oips", "plural", "short"]
+__all__ = ["MARKS", "RECOVERED", "STATUSES", "Names", "Oip", "Oips", "plural", "short"]
+
 
 STATUSES = ("finished", "converged", "recovered", "dead")
 MARKS = {"recovered": "*"}
@@ -31,9 +34,30 @@ _FORMAT = 2
 _OF_FORMAT_1 = {"max_preactivation": "largest_before"}
 
 
+class Oip(NamedTuple):
+    """One image of `Oips`: what a loop over them gives.
+
+    Attributes:
+        map: the number of the map (unit, class) that it was made for.
+        start: the number of its start.
+        image: (height, width, channels) float, mean 0 and standard deviation 1.
+        score: the objective of the image.
+        status: see `Oips`.
+    """
+
+    map: int
+    start: int
+    image: Array
+    score: float
+    status: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Oips:
     """OIPs of one layer: N images, in the order map by map, start by start.
+
+        oips[56]                                        # all of map 56, as `oips.select(maps=56)`
+        for map, start, image, score, status in oips:   # an `Oip` for each image
 
     Attributes:
         layer: its name.
@@ -73,6 +97,24 @@ class Oips:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __iter__(self) -> Iterator[Oip]:
+        for number, start, image, score, status in zip(
+            self.maps, self.starts, self.images, self.scores, self.status, strict=True
+        ):
+            yield Oip(int(number), int(start), image, float(score), str(status))
+
+    def __getitem__(self, map: int) -> Oips:
+        number = plain(map)
+        if not is_whole(number):
+            raise InputError(
+                f"oips[…] was given {shown(map)}: expected one {self.noun}'s number, as in oips[3]; "
+                f"several {plural(self.noun)} are oips.select([3, 5]), images by position oips.take([0, 1])"
+            )
+        return self.select(maps=number)
+
+    def __contains__(self, map: object) -> bool:
+        return is_whole(number := plain(map)) and number in self.maps
 
     @property
     def pre_activation(self) -> bool:
@@ -119,12 +161,37 @@ class Oips:
     @property
     def labels(self) -> list[str]:
         """Of each picture: "17: 2.34", "17: dead", with a mark if recovered, and with several starts "17·0: 2.34"."""
+        return self.label()
+
+    def label(self, names: Names | None = None) -> list[str]:
+        """`labels`, with the names of the classes in the place of their numbers: see `channel_names`."""
         several = len(set(self.starts.tolist())) > 1
         found = []
-        for number, start, score, status in zip(self.maps, self.starts, self.scores, self.status, strict=True):
-            told = "dead" if status == "dead" else short(float(score)) + MARKS.get(str(status), "")
-            found.append(f"{number}{f'·{start}' if several else ''}: {told}")
+        for name, (_, start, _, score, status) in zip(self.channel_names(names), self, strict=True):
+            told = "dead" if status == "dead" else short(score) + MARKS.get(status, "")
+            found.append(f"{name}{f'·{start}' if several else ''}: {told}")
         return found
+
+    def channel_names(self, names: Names | None = None) -> list[str]:
+        """Of each image what its channel is called: its number, or one of these names.
+
+        Args:
+            names: of all classes of the layer, in their order; None: numbers.
+
+        Raises:
+            InputError: another number of names than the layer has classes, something else than text, or a layer whose
+                channels are no classes.
+        """
+        if names is None:
+            return [str(number) for number in self.maps]
+        if self.noun != "class":
+            raise InputError(
+                f"names are given for {plural(self.noun)} of {self.layer!r}: expected them only for a layer whose "
+                "channels are classes; leave them out"
+            )
+        least = int(self.maps.max(initial=-1)) + 1  # all that is known of a file that does not hold the count
+        given = checked_names(names, self.layer, self.provenance.channels, least)
+        return [given[number] for number in self.maps.tolist()]
 
     @property
     def legend(self) -> str:
@@ -147,7 +214,7 @@ class Oips:
             if missing := [number for number in numbers if number not in own]:
                 there = sorted({int(n) for n in own})
                 raise InputError(
-                    f"no {what} {missing[0]} among these OIPs of {self.layer!r}: there are {_ranges(there)}"
+                    f"no {what} {missing[0]} among these OIPs of {self.layer!r}: there are {ranges(there)}"
                 )
             chosen = np.array([i for number in numbers for i in chosen if own[i] == number], int)
         return self.take(chosen.tolist())
@@ -176,7 +243,7 @@ class Oips:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {status}" for status, n in self.counts().items() if n)
-        maps = _ranges(sorted({int(n) for n in self.maps}))
+        maps = ranges(sorted({int(n) for n in self.maps}))
         before = f" before its {self.provenance.activation}" if self.pre_activation else ""
         return f"<Oips of {self.layer!r}{before}: {len(self)} images of {plural(self.noun)} {maps}; {counts or 'none'}>"
 
@@ -203,6 +270,70 @@ class Oips:
         figure.savefig(buffer, format="png", dpi=80)
         picture = base64.b64encode(buffer.getvalue()).decode()
         return f'<p>{escape(repr(self))}</p><img src="data:image/png;base64,{picture}">'
+
+    def pictures(self, scale: int = 1, *, cmap: str | Colormap = "data") -> Array:
+        """The images as they are shown: uint8, (N, height · scale, width · scale, 3), red, green, blue, 0 to 255.
+
+        Args:
+            scale: how many times as high and wide; each pixel becomes a square.
+            cmap: as in `oip_torch.plots.sheet`.
+
+        Raises:
+            InputError: no whole number from 1 on, a side of more than 16,384 pixels, or no such colormap.
+        """
+        from oip_torch.results import pictures
+
+        return pictures.pictures(self.images, self.ends, scale, cmap)
+
+    def save_pictures(
+        self, folder: str | os.PathLike[str], scale: int = 8, *, cmap: str | Colormap = "data"
+    ) -> list[Path]:
+        """Write each image to a PNG file of its own, all of them or none; returns their paths.
+
+        Their names are those of layer, map and start, "Conv2D_3_056_00.png". What a layer's name has besides letters,
+        digits, dot, hyphen and underscore does not get into a file's name, which then ends its first part with a digest
+        of the layer's. Files of these names are replaced.
+
+        Args:
+            folder: where to; it is made if it is missing.
+            scale, cmap: as in `pictures`.
+
+        Raises:
+            InputError: as `pictures`; no images, two of the same map and start; or the folder cannot be written to.
+        """
+        from oip_torch.results import pictures
+
+        return pictures.save_pictures(self, folder, scale, cmap)
+
+    def save_gif(
+        self,
+        path: str | os.PathLike[str],
+        map: int,
+        start: int = 0,
+        *,
+        scale: int = 8,
+        cmap: str | Colormap = "data",
+        fps: float = 2.0,
+    ) -> Path:
+        """Write how one OIP came about as an animated GIF, whole or not at all; returns the path.
+
+        Its pictures are those of `oip_torch.plots.evolution`: the snapshots, the screening's first, and then the
+        result, which stays for two seconds more. It begins anew without end.
+
+        Args:
+            path: with the ending .gif; missing folders are made.
+            map: which map.
+            start: which of its starts.
+            scale, cmap: as in `pictures`; quantiles are those of all pictures together.
+            fps: pictures a second, above 0 and at most 50.
+
+        Raises:
+            InputError: another ending, a map or start that is not among the results, results without snapshots, a
+                number out of range, or the file cannot be written.
+        """
+        from oip_torch.results import pictures
+
+        return pictures.save_gif(self, path, map, start, scale, cmap, fps)
 
     def to_xarray(self) -> xr.Dataset:
         """As an xarray Dataset with the dimensions image, step, snapshot, y, x, channel."""
@@ -256,24 +387,3 @@ class Oips:
             InputError: missing or damaged file, or other contents.
         """
         return cls.from_xarray(read_netcdf(path, "Oips.save"))
-
-
-def short(score: float, decimals: int = 2) -> str:
-    """So many decimals, or as many as a small score needs to differ from 0."""
-    return f"{score:.{decimals}f}" if score == 0 or abs(score) >= 0.5 * 10**-decimals else f"{score:.1g}"
-
-
-def plural(noun: str) -> str:
-    """ "map" → "maps", "class" → "classes"."""
-    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
-
-
-def _ranges(numbers: list[int]) -> str:
-    """[0, 1, 2, 5] → "0–2, 5"."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)

@@ -19,6 +19,7 @@ class Provenance:
         seed: of the start images.
         objective: its name.
         noun: what a channel of the layer is called: "map", "unit" or "class".
+        channels: how many the layer has; 0: a file that does not say it.
         activation: the layer's, such as "relu"; None where it has none.
         pre_activation: whether the scores are of what goes into that.
         leaking: the layers whose activations leaked on the way, and which activations these are.
@@ -40,6 +41,7 @@ class Provenance:
     seed: int = 0
     objective: str = "map_mean"
     noun: str = "map"
+    channels: int = 0
     activation: str | None = None
     pre_activation: bool = False
     leaking: dict[str, str] = field(default_factory=dict)

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from oip_torch.base.platform import recorded_gradients
 from oip_torch.optim.ascent import Ascents, gradient_ascent, rows_of
-from oip_torch.optim.loop import Score
+from oip_torch.optim.loop import Score, State, Watch
 from oip_torch.optim.objectives import channel_of_each
 from oip_torch.optim.schedule import Schedule
 from oip_torch.optim.settings import AscentSettings
 from oip_torch.optim.starts import Key, components, random_stream
+from oip_torch.search.step import Callback, Phase, Step
 from oip_torch.search.target import Target
 
 __all__ = ["Batch"]
@@ -37,9 +38,10 @@ class Batch:
         seed: int,
         settings: AscentSettings,
         advance: Callable[[int], None],
+        callback: Callback | None = None,
     ) -> None:
         self.target, self.model, self.keys, self.seed = target, target.model, keys, seed
-        self.settings, self.advance = settings, advance
+        self.settings, self.advance, self.callback = settings, advance, callback
         self.channels = torch.tensor([key[0] for key in keys], device=self.model.device)
         self.rows = torch.arange(len(keys), device=self.model.device)
         # Of what the network sees, where that changes from step to step: other numbers than those of the starts.
@@ -59,8 +61,8 @@ class Batch:
             if target.to_peak is not None:
                 inactive = ~active
             tries = [
-                _after(trial, self.ascend_on(trial.images, numbers, inactive))
-                for trial, numbers in zip(screened, chosen, strict=True)
+                _after(trial, self.ascend_on(trial.images, numbers, inactive, survivor))
+                for survivor, (trial, numbers) in enumerate(zip(screened, chosen, strict=True))
             ]
             result = functools.reduce(_better, tries)
         with torch.no_grad():
@@ -99,7 +101,8 @@ class Batch:
         for candidate in range(settings.screening.candidates):
             number = torch.full_like(self.channels, candidate)
             start, score = self.start(number), self.target.score
-            trial = self.optimize(score, start, self.rows, settings.screening_schedule, kept=kept)
+            watch = self.watch("screening", candidate, 0, self.rows, score)
+            trial = self.optimize(score, start, self.rows, settings.screening_schedule, kept=kept, watch=watch)
             active |= ~trial.silent
             best, numbers = [*best, trial], torch.cat([numbers, number[None]])
             ranked = torch.stack([each.leaky_scores for each in best]).nan_to_num(nan=-math.inf, posinf=-math.inf)
@@ -107,7 +110,7 @@ class Batch:
             best, numbers = [Ascents.pick(best, place) for place in order], numbers.gather(0, order)
         return best, numbers, active
 
-    def ascend_on(self, x: Tensor, numbers: Tensor, inactive: Tensor) -> Ascents:
+    def ascend_on(self, x: Tensor, numbers: Tensor, inactive: Tensor, survivor: int = 0) -> Ascents:
         """An ascent that may end in the result: the inactive maps by way of their peak, the others straight."""
         settings, before = self.settings, self.settings.screening_steps
         injected: dict[int, Tensor] = {}
@@ -119,28 +122,49 @@ class Batch:
         def straight(rows: Tensor) -> Ascents:
             inject = {step: part[rows] for step, part in injected.items()}
             schedule, score = settings.schedule, self.target.score
-            return self.optimize(score, x[rows], rows, schedule, kept=kept, inject=inject, stop=settings.stopping)
+            more: dict[str, Any] = {
+                "stop": settings.stopping,
+                "watch": self.watch("ascent", survivor, before, rows, score),
+            }
+            return self.optimize(score, x[rows], rows, schedule, kept=kept, inject=inject, **more)
 
         if not inactive.any():
             return straight(self.rows)
-        parts = [self.by_the_peak(x[inactive], self.rows[inactive], kept)]
+        parts = [self.by_the_peak(x[inactive], self.rows[inactive], kept, survivor)]
         if not inactive.all():
             parts.append(straight(self.rows[~inactive]))
         order = torch.cat([torch.nonzero(inactive), torch.nonzero(~inactive)]).flatten().argsort()
         return Ascents.cat(parts).take(order)
 
-    def by_the_peak(self, x: Tensor, rows: Tensor, kept: tuple[int, ...]) -> Ascents:
+    def by_the_peak(self, x: Tensor, rows: Tensor, kept: tuple[int, ...], survivor: int = 0) -> Ascents:
         """The ascent of the inactive maps of these rows of the batch: see `Fallback`."""
         fallback, target = self.settings.fallback, self.target
         assert fallback is not None
         assert target.to_peak is not None
         assert target.from_peak is not None
         up, on = fallback.schedules(self.settings.schedule.steps)
-        peak = self.optimize(*(target.to_peak, x, rows, up), kept=tuple(step for step in kept if step < up.steps))
+        first = self.settings.screening_steps
+        early = tuple(step for step in kept if step < up.steps)
+        watch = self.watch("fallback", survivor, first, rows, target.to_peak)
+        peak = self.optimize(target.to_peak, x, rows, up, kept=early, watch=watch)
         later = tuple(step - up.steps for step in kept if step >= up.steps)
-        mean = self.optimize(*(target.from_peak, peak.images, rows, on), kept=later, stop=self.settings.stopping)
+        watch = self.watch("fallback", survivor, first + up.steps, rows, target.from_peak)
+        stop = self.settings.stopping
+        mean = self.optimize(target.from_peak, peak.images, rows, on, kept=later, stop=stop, watch=watch)
         # The largest pre-activation is the evidence of a map that stays dead, and tells its tries apart.
         return dataclasses.replace(_after(peak, mean), leaky_scores=peak.leaky_scores)
+
+    def watch(self, phase: Phase, attempt: int, first: int, rows: Tensor, score: Score) -> Watch | None:
+        """What tells the callback of the steps of an ascent of these rows, whose first one is number `first`."""
+        callback = self.callback
+        if callback is None:
+            return None
+        named = (self.target.layer, phase, attempt)
+
+        def tell(t: int, state: State, scores: Tensor) -> None:
+            callback(Step(*named, first + t, (self.keys, rows), score.image, state, scores))
+
+        return tell
 
     def optimize(self, score: Score, x: Tensor, rows: Tensor, schedule: Schedule, **more: Any) -> Ascents:
         """`gradient_ascent` of these rows of the batch, counted."""

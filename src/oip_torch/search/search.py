@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from importlib.metadata import version
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,8 @@ from oip_torch.results.oips import Oips
 from oip_torch.results.provenance import Provenance
 from oip_torch.search.batch import Batch
 from oip_torch.search.plan import plan_of
-from oip_torch.search.target import target_of
+from oip_torch.search.step import Callback, one_at_a_time
+from oip_torch.search.target import Target, target_of
 
 __all__ = ["ascend", "chosen_maps"]
 
@@ -40,8 +41,8 @@ _WAKE_SECONDS = 0.1  # how long a Ctrl-C may go unseen
 logger = logging.getLogger("oip_torch")
 
 
-@recorded_gradients()
-def ascend(
+@overload
+def ascend(  # type: ignore[overload-overlap]  # a text is an Iterable of texts as well
     model: FeatureModel,
     layer: str | Layer,
     maps: int | Iterable[int] | Tensor | None = None,
@@ -54,15 +55,51 @@ def ascend(
     batch_size: int | None = None,
     memory: int | None = None,
     progress: bool | None = None,
-) -> Oips:
+    callback: Callback | None = None,
+) -> Oips: ...
+@overload
+def ascend(
+    model: FeatureModel,
+    layer: Iterable[str | Layer],
+    maps: Mapping[str, int | Iterable[int] | Tensor | None] | None = None,
+    *,
+    starts: int = 1,
+    seed: int = 0,
+    settings: AscentSettings | None = None,
+    objective: Objective | ScoreFunction = map_mean,
+    pre_activation: bool | None = None,
+    batch_size: int | None = None,
+    memory: int | None = None,
+    progress: bool | None = None,
+    callback: Callback | None = None,
+) -> dict[str, Oips]: ...
+@recorded_gradients()
+def ascend(
+    model: FeatureModel,
+    layer: str | Layer | Iterable[str | Layer],
+    maps: int | Iterable[int] | Tensor | Mapping[str, int | Iterable[int] | Tensor | None] | None = None,
+    *,
+    starts: int = 1,
+    seed: int = 0,
+    settings: AscentSettings | None = None,
+    objective: Objective | ScoreFunction = map_mean,
+    pre_activation: bool | None = None,
+    batch_size: int | None = None,
+    memory: int | None = None,
+    progress: bool | None = None,
+    callback: Callback | None = None,
+) -> Oips | dict[str, Oips]:
     """Make OIPs: images that the chosen maps of a layer respond to.
 
         oips = oip.ascend(model, "Conv2D_3", maps=[17, 56], starts=4)
+        of_each = oip.ascend(model, ["Conv2D_1", "Conv2D_2"])    # {"Conv2D_1": …, "Conv2D_2": …}
 
     Args:
         model: from `load` or `convert`; the work is done where its weights are, in their dtype.
-        layer: name of the layer, or its entry of `model.layers`.
-        maps: which of its maps (or units), each once: whole numbers, or a mask of booleans; None: all of them.
+        layer: name of the layer, or its entry of `model.layers`; or several of them, each once.
+        maps: which of its maps (or units), each once: whole numbers, or a mask of booleans; None: all of them. Of
+            several layers a dict of these by the layer's name: {"Conv2D_2": [3, 5]}; of those that it does not name,
+            all.
         starts: how many images per map, each from a start of its own (or from the best of its own candidates).
         seed: each image's random numbers depend on (seed, layer, map, start number) alone.
         settings: default `AscentSettings()`.
@@ -76,33 +113,67 @@ def ascend(
             on CUDA for the work on the card. Default: half of what is free. Fewer images at once are worked on where it
             is little. What is expected is told by `provenance.predicted_bytes`.
         progress: show a bar on stderr; None: only on a terminal or in a notebook.
+        callback: a function that is told of every step of every batch, as a `Step`: layer, maps, step, scores, images.
+            It is called by one thread at a time, on a CPU with several cores by another one than yours. What it raises
+            ends the ascent, and comes out of it.
 
     Returns:
-        The OIPs, map by map, start by start. Images that left the finite numbers are not among them:
-        `provenance.not_finite` names them, as [map, start], and so does a warning of the logger "oip_torch".
+        The OIPs, map by map, start by start; of several layers a dict of them by name, in the order given. Images that
+        left the finite numbers are not among them: `provenance.not_finite` names them, as [map, start], and so does a
+        warning of the logger "oip_torch".
 
     Raises:
-        InputError: an argument of a wrong kind, unknown layer, a map out of range or named twice, an objective that
-            cannot be maximised, or more images than fit in memory.
+        InputError: an argument of a wrong kind, unknown layer, a layer named twice, a map out of range or named twice,
+            an objective that cannot be maximised, or more images than fit in memory.
         OipError: every image left the finite numbers.
     """
     if not isinstance(model, FeatureModel):
         raise InputError(f"model is {shown(model)}: expected what oip_torch.load or oip_torch.convert returns")
     model.check_dtype()
-    layer = model.layer(layer).name
+    if callback is not None and not callable(callback):
+        raise InputError(f"callback is {shown(callback)}: expected a function of one argument, a Step, or None")
     settings = AscentSettings() if settings is None else settings
     if not isinstance(settings, AscentSettings):
         raise InputError(
             f"settings is {shown(settings)}: expected AscentSettings(…), AscentSettings.article(…) or "
             "AscentSettings.within(…)"
         )
-    numbers = chosen_maps(model, layer, maps)
+    several = isinstance(layer, Iterable) and not isinstance(layer, (str, Layer))
+    if several:
+        of_each = _maps_of_each(model, layer, maps)
+    else:
+        name = model.layer(layer).name  # type: ignore[arg-type]  # which refuses what is none
+        of_each = {name: chosen_maps(model, name, maps)}  # type: ignore[arg-type]  # which refuses a dict
     starts, seed = whole("starts", starts, 1), whole("seed", seed, 0)
     batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     memory = None if memory is None else whole("memory", memory, 1)
     if not isinstance(objective, Objective):
         objective = Objective.of(objective)
-    target = target_of(model, layer, model.wants_pre_activation(layer, pre_activation), objective, settings)
+    told = None if callback is None else one_at_a_time(callback)
+    targets = {
+        each: target_of(model, each, model.wants_pre_activation(each, pre_activation), objective, settings)
+        for each in of_each
+    }
+    made = {
+        each: _ascend_layer(targets.pop(each), numbers, starts, seed, settings, batch_size, memory, progress, told)
+        for each, numbers in of_each.items()
+    }
+    return made if several else made[name]
+
+
+def _ascend_layer(
+    target: Target,
+    numbers: list[int],
+    starts: int,
+    seed: int,
+    settings: AscentSettings,
+    batch_size: int | None,
+    memory: int | None,
+    progress: bool | None,
+    callback: Callback | None,
+) -> Oips:
+    """The OIPs of these maps of one layer."""
+    model, layer = target.model, target.layer
     fingerprint = model.fingerprint
     plan = plan_of(target, len(numbers) * starts, settings, batch_size, memory)
     keys = [(number, start) for number in numbers for start in range(starts)]
@@ -122,7 +193,7 @@ def ascend(
 
         def work(first: int) -> None:
             rows = slice(first, first + plan.batch_size)
-            batch = Batch(target, keys[rows], seed, settings, advance)
+            batch = Batch(target, keys[rows], seed, settings, advance, callback)
             found = batch.run()
             with lock:  # the first batch tells what there is of each image: room for all is made once
                 for name in found.keys() - figures.keys():
@@ -151,8 +222,9 @@ def ascend(
         settings=settings,
         provenance=Provenance(
             seed=seed,
-            objective=objective.name,
+            objective=target.objective.name,
             noun=model.noun(layer),
+            channels=model.layers[layer].maps,
             activation=model.layers[layer].activation,
             pre_activation=target.pre_activation,
             leaking=target.leaking if settings.schedule.leaks else {},
@@ -172,6 +244,24 @@ def ascend(
         **figures,
     )
     return oips.take(finite) if lost else oips
+
+
+def _maps_of_each(model: FeatureModel, layers: Any, maps: Any) -> dict[str, list[int]]:
+    """The maps of each of several layers; an `InputError` before any work is done."""
+    names = [model.layer(layer).name for layer in layers]
+    if not names:
+        raise InputError("no layers were given: expected names, such as ['Conv2D_1', 'Conv2D_2'], or one name")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"layer {twice[0]!r} is named more than once: expected each once")
+    if maps is not None and not isinstance(maps, Mapping):
+        raise InputError(
+            f"maps are given as {shown(maps)} for {len(names)} layers: expected None, or a dict by layer, such as "
+            f"{{{names[0]!r}: [0, 1]}}"
+        )
+    maps = maps or {}
+    if unknown := [name for name in maps if name not in names]:
+        raise InputError(f"maps are given for the layer {unknown[0]!r}: expected one of {', '.join(names)}")
+    return {name: chosen_maps(model, name, maps.get(name)) for name in names}
 
 
 class _StoppedError(Exception):

@@ -1,0 +1,60 @@
+"""How are results told in words: scores, numbers of maps, names of classes?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from oip_torch.base.checks import shown
+from oip_torch.base.errors import InputError
+from oip_torch.results.fields import Array
+
+__all__ = ["Names", "checked_names", "plural", "ranges", "short"]
+
+Names = Sequence[str] | Array
+"""What the classes of a layer are called, one name for each, in their order."""
+
+
+def checked_names(names: Names, layer: str, count: int, least: int) -> list[str]:
+    """The names of a layer's classes, each in one line.
+
+    Args:
+        names: a list, tuple or array of texts.
+        layer: its name, for the messages.
+        count: how many classes it has; 0: not known.
+        least: how many it has at least.
+
+    Raises:
+        InputError: another number of names, or something else than text.
+    """
+    given = list(names) if isinstance(names, (list, tuple, np.ndarray)) else None
+    if given is None or not all(isinstance(name, str) and name.strip() for name in given):
+        raise InputError(f"names are {shown(names)}: expected a list of texts, one for each class")
+    if (len(given) != count) if count else (len(given) < least):
+        expected = str(count) if count else f"{least} or more"
+        raise InputError(
+            f"{len(given)} names are given for the classes of {layer!r}: expected {expected}, one for each in order"
+        )
+    return [" ".join(str(name).split()) for name in given]
+
+
+def short(score: float, decimals: int = 2) -> str:
+    """So many decimals, or as many as a small score needs to differ from 0."""
+    return f"{score:.{decimals}f}" if score == 0 or abs(score) >= 0.5 * 10**-decimals else f"{score:.1g}"
+
+
+def plural(noun: str) -> str:
+    """ "map" → "maps", "class" → "classes"."""
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
+
+
+def ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] → "0–2, 5"."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
