@@ -62,7 +62,8 @@ def ascend(
     Args:
         model: from `load` or `convert`; the work is done where its weights are, in their dtype.
         layer: name of the layer, or its entry of `model.layers`.
-        maps: which of its maps (or units), each once: whole numbers, or a mask of booleans; None: all of them.
+        maps: which of its maps (or units), each once: whole numbers, or a mask of booleans; None: all of them. Where
+            the objective is of no map of the layer, as `class_logit(3)` is, they number the images; None: one image.
         starts: how many images per map, each from a start of its own (or from the best of its own candidates).
         seed: each image's random numbers depend on (seed, layer, map, start number) alone.
         settings: default `AscentSettings()`.
@@ -96,12 +97,12 @@ def ascend(
             f"settings is {shown(settings)}: expected AscentSettings(…), AscentSettings.article(…) or "
             "AscentSettings.within(…)"
         )
-    numbers = chosen_maps(model, layer, maps)
+    if not isinstance(objective, Objective):
+        objective = Objective.of(objective)
+    numbers = chosen_maps(model, layer, 0 if maps is None and not objective.of_own_channel else maps)
     starts, seed = whole("starts", starts, 1), whole("seed", seed, 0)
     batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     memory = None if memory is None else whole("memory", memory, 1)
-    if not isinstance(objective, Objective):
-        objective = Objective.of(objective)
     target = target_of(model, layer, model.wants_pre_activation(layer, pre_activation), objective, settings)
     fingerprint = model.fingerprint
     plan = plan_of(target, len(numbers) * starts, settings, batch_size, memory)
@@ -136,9 +137,7 @@ def ascend(
     finite = np.isfinite(figures["images"]).all((1, 2, 3)) & np.isfinite(figures["scores"])
     lost = [key for key, sound in zip(keys, finite, strict=True) if not sound]
     if lost:
-        text = (
-            f"{len(lost)} of {len(keys)} images of {layer!r} left the finite numbers: {_named(lost, model.noun(layer))}"
-        )
+        text = f"{len(lost)} of {len(keys)} images of {layer!r} left the finite numbers: {_named(lost, target.noun)}"
         hint = "use a smaller epsilon, or float64, and look whether the weights are finite"
         if len(lost) == len(keys):
             raise OipError(f"{text}; {hint}")
@@ -152,7 +151,10 @@ def ascend(
         provenance=Provenance(
             seed=seed,
             objective=objective.name,
-            noun=model.noun(layer),
+            scored_by=objective.reported.name,
+            subject=target.subject,
+            can_be_dead=target.can_be_dead,
+            noun=target.noun,
             activation=model.layers[layer].activation,
             pre_activation=target.pre_activation,
             leaking=target.leaking if settings.schedule.leaks else {},
