@@ -21,12 +21,12 @@ from torch import Tensor
 
 from oip_torch.base.checks import number, plain
 from oip_torch.base.errors import InputError
-from oip_torch.optim.terms import Objective, Place, Term
+from oip_torch.optim.terms import Objective, Place, ScoreFunction, Term
 
 __all__ = ["high_frequencies", "l1", "l2", "total_variation"]
 
 
-def _of_image(name: str, score: partial[Tensor]) -> Objective:
+def _of_image(name: str, score: ScoreFunction) -> Objective:
     """An objective that reads the image."""
     return Objective((Term(name=name, score=score, reads=Place.INPUT, grows=False),))
 
@@ -38,9 +38,14 @@ def _total_variation(images: Tensor, channels: Tensor) -> Tensor:
     return mean
 
 
-def _power(images: Tensor, channels: Tensor, *, exponent: int) -> Tensor:
-    """(batch, C, H, W) → (batch,) means of |x|^exponent."""
-    return images.abs().pow(exponent).flatten(1).mean(1)
+def _mean_size(images: Tensor, channels: Tensor) -> Tensor:
+    """(batch, C, H, W) → (batch,): see `l1`."""
+    return images.abs().flatten(1).mean(1)
+
+
+def _mean_square(images: Tensor, channels: Tensor) -> Tensor:
+    """(batch, C, H, W) → (batch,): see `l2`."""
+    return images.square().flatten(1).mean(1)
 
 
 def _above(images: Tensor, channels: Tensor, *, above: float) -> Tensor:
@@ -48,8 +53,8 @@ def _above(images: Tensor, channels: Tensor, *, above: float) -> Tensor:
     count, height, width = images.shape[1:]
     cycles = _cycles(height, width, images)
     spectrum = torch.fft.fft2(images, norm="forward")  # then the squares sum up to the mean square (Parseval)
-    power = (spectrum.real.square() + spectrum.imag.square()) * (cycles > above)
-    return power.flatten(1).sum(1) / count
+    power: Tensor = (spectrum.real.square() + spectrum.imag.square()) * (cycles > above) / count
+    return power.flatten(1).sum(1)
 
 
 def _cycles(height: int, width: int, like: Tensor) -> Tensor:
@@ -69,24 +74,24 @@ def _fits_cycles(size: tuple[int, ...], where: str, *, above: float) -> None:
         )
 
 
-total_variation = _of_image("total_variation", partial(_total_variation))
+total_variation = _of_image("total_variation", _total_variation)
 """Σ (|x(r, c + 1) - x(r, c)| + |x(r + 1, c) - x(r, c)|) / number of values: how much neighbouring pixels differ.
 
 An area of one value has none, an edge as much as it is high and long, whether it is sharp or not; noise has the most.
 White noise of standard deviation 1 has 2.2 at 28×28 pixels, an MNIST digit 0.4. The anisotropic form of Rudin, Osher
 and Fatemi, "Nonlinear total variation based noise removal algorithms", 1992."""
 
-l1 = _of_image("l1", partial(_power, exponent=1))
+l1 = _of_image("l1", _mean_size)
 """mean of |x|: how far the pixels are from 0, grey. Less of it leaves most pixels near 0 and few far from it.
 
 Images of mean 0 and standard deviation 1 have at most 1 (two values), noise 0.8, an MNIST digit 0.7."""
 
-l2 = _of_image("l2", partial(_power, exponent=2))
+l2 = _of_image("l2", _mean_square)
 """mean of x²: the square of the image's norm over the number of its values, as in Simonyan et al., "Deep inside
 convolutional networks", 2014.
 
-It is constant, 1, while images are standardised one by one, and then it changes nothing: it matters where something
-else bounds the problem."""
+It is constant, 1, while images are standardised one by one, and then leads nowhere: the standardisation takes back what
+it does, and of each step less is left for the map. It matters where something else bounds the problem."""
 
 
 def high_frequencies(above: float) -> Objective:
