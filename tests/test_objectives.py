@@ -129,7 +129,7 @@ def test_a_term_may_read_another_layer(model: FeatureModel, settings: AscentSett
 
 def test_terms_that_read_nothing_of_the_network_or_a_layer_that_is_not_there(model: FeatureModel) -> None:
     regulariser = Objective.of(smoothness, reads=Place.INPUT)
-    with pytest.raises(InputError, match="the objective smoothness reads the image alone: expected a term that reads"):
+    with pytest.raises(InputError, match="the objective smoothness shapes the images alone: expected a term that says"):
         ascend(model, LAYER, [0], objective=regulariser)
     with pytest.raises(InputError, match="no layer 'Conv2D_4': did you mean"):
         ascend(model, LAYER, [0], objective=map_mean + Objective.of(quiet, reads="Conv2D_4"))

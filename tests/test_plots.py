@@ -193,7 +193,9 @@ def beside(model: FeatureModel, maximum: float, objective: str = "map_mean") -> 
     """The text of `beside_data` for a map from which the data draws `maximum` at most."""
     oips = ascend(model, "Conv2D_3", [0, 3], settings=AscentSettings.within(12))
     oips = dataclasses.replace(
-        oips, scores=np.array([1.27, 2.0]), provenance=dataclasses.replace(oips.provenance, objective=objective)
+        oips,
+        scores=np.array([1.27, 2.0]),
+        provenance=dataclasses.replace(oips.provenance, objective=objective, scored_by=objective),
     )
     images = np.random.default_rng(0).integers(0, 255, (12, 28, 28))
     calibration = calibrate(model, images, "Conv2D_3", top=3)

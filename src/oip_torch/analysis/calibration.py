@@ -151,8 +151,11 @@ class Calibration:
     def check(self, other: FeatureModel | Oips) -> None:
         """Raise an `InputError` if a model, or the model that made OIPs, is another one than was calibrated.
 
-        Likewise if OIPs were scored before their layer's activation and the data after it, or the other way round.
+        Likewise if OIPs were scored before their layer's activation and the data after it, or the other way round; or
+        if they are of no map.
         """
+        if isinstance(other, Oips):
+            other.check_of_maps()
         made_by = other.fingerprint if isinstance(other, FeatureModel) else other.provenance.fingerprint
         if made_by != self.graph_sha256:
             whose = "the model's" if isinstance(other, FeatureModel) else "that of the model which made the OIPs"

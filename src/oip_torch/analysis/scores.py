@@ -43,7 +43,8 @@ def map_means(activations: Tensor) -> Tensor:
 
 
 def check_made_by(model: FeatureModel, oips: Oips) -> None:
-    """Raise an `InputError` where OIPs were made with another network than this one, or through another domain."""
+    """Raise an `InputError` where OIPs are of no map, or made with another network or through another domain."""
+    oips.check_of_maps()
     if oips.provenance.fingerprint != model.fingerprint:
         raise InputError("these OIPs were made with another network: expected the model that made them; load that one")
     if not (oips.provenance.domain or Domain()).is_like(model.domain):

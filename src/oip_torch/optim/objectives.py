@@ -1,25 +1,37 @@
 """What is maximised? Objectives are values: weighted sums of scores, one number per image; larger is better.
 
-    map_mean                                # the method's: the mean activation over the map
+    map_mean                                    # the method's: the mean activation over the map
     map_mean + 0.1 * map_peak
+    map_mean - 0.1 * total_variation            # with a regulariser: see `total_variation` for its weight
+    neuron(row=0, column=2)                     # one position of the map
+    map_mean - channel(5)                       # the map, rather than map 5
+    class_logit(3) - class_logit(5)             # one class over another
+    map_mean + diversity()                      # the starts of a map are pushed apart
     Objective.of(lambda activations, channels: …)
 
-A score reads one place of the network: the layer that the OIPs are made for, another layer by its name, or the image
-itself, which makes it a regulariser.
+A score reads one place of the network: the layer that the OIPs are made for, another layer by its name, the network's
+output, or the image itself, which makes it a regulariser.
+
+**Images of no map.** What `whole_layer`, `direction`, `channel`, `unit` and `class_logit` say of an image does not
+depend on the map that it is made for. Where an objective consists of such scores alone, `maps=` of `ascend` only
+numbers the images, each from a start of its own, and `maps=None` makes one image for each start. Results call these
+"image 0" and not "map 0", are never "dead", and are not laid beside what real data draws from a map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from enum import Enum
+from functools import lru_cache, partial
+from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from oip_torch.base.checks import number, shown
+from oip_torch.base.checks import number, plain, shown, whole
 from oip_torch.base.errors import InputError
-from oip_torch.base.messages import one_line
+from oip_torch.optim.regularizers import high_frequencies, l1, l2, total_variation
+from oip_torch.optim.terms import Objective, Place, Reads, ScoreFunction, Term, check_objective
 
 __all__ = [
     "Objective",
@@ -27,142 +39,28 @@ __all__ = [
     "Reads",
     "ScoreFunction",
     "Term",
+    "channel",
     "channel_of_each",
     "check_objective",
+    "class_logit",
+    "direction",
+    "diversity",
+    "high_frequencies",
+    "l1",
+    "l2",
     "map_mean",
     "map_peak",
     "mean_of_channel",
+    "neuron",
     "peak_of_channel",
+    "soft_peak",
+    "total_variation",
+    "unit",
+    "whole_layer",
 ]
 
-ScoreFunction = Callable[[Tensor, Tensor], Tensor]
-"""(activations, channels) → (batch,) scores; (batch, channels, height, width) or (batch, units), and (batch,) int."""
-
-
-class Place(Enum):
-    """What a score reads, where that is no layer named by the objective."""
-
-    LAYER = "the layer that the OIPs are made for"
-    INPUT = "the image"
-
-
-Reads = Place | str
-"""A `Place`, or the name of a layer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Term:
-    """One summand: weight · score.
-
-    Attributes:
-        name: what results say of it.
-        score: what is computed of the place that is read.
-        reads: which place.
-        weight: finite, not 0.
-        reads_one_channel: whether the score reads of each image only its own channel, so that the others need not be
-            computed; it is given activations of one channel then, and channel 0.
-        couples_images: whether images enter each other's scores; all images of a call are optimised in one batch then.
-        grows: whether the score grows where the map responds; where it does not, a silent map is no failure. None: it
-            is not known, and found out by asking.
-    """
-
-    name: str
-    score: ScoreFunction
-    reads: Reads = Place.LAYER
-    weight: float = 1.0
-    reads_one_channel: bool = False
-    couples_images: bool = False
-    grows: bool | None = None
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A weighted sum of scores; see the module's head. `a + b`, `a - b` and `0.1 * a` make new ones."""
-
-    terms: tuple[Term, ...]
-
-    @classmethod
-    def of(
-        cls, score: ScoreFunction, *, name: str | None = None, reads: Reads = Place.LAYER, couples_images: bool = False
-    ) -> Objective:
-        """An objective from a function of one's own, (activations, channels) → (batch,).
-
-        Raises:
-            InputError: it cannot be called.
-        """
-        if not callable(score):
-            raise InputError(
-                f"objective is {shown(score)}: expected one of oip_torch.objectives, such as map_mean, or a function "
-                "of (activations, channels)"
-            )
-        name = name or getattr(score, "__name__", None) or "custom"
-        return cls((Term(name=str(name), score=score, reads=reads, couples_images=couples_images),))
-
-    def __call__(self, activations: Mapping[Reads, Tensor] | Tensor, channels: Tensor) -> Tensor:
-        """(batch,) scores, from what lies at each place that is read, and (batch,) channels.
-
-        A tensor stands for what lies at every place: `map_mean(activations, channels)`.
-        """
-        total: Tensor | None = None
-        for term in self.terms:
-            read = activations if isinstance(activations, Tensor) else activations[term.reads]
-            score = term.score(read, channels)
-            score = score if term.weight == 1 else term.weight * score
-            total = score if total is None else total + score
-        assert total is not None
-        return total
-
-    @property
-    def name(self) -> str:
-        """What results say of it: "map_mean", "map_mean + 0.1 map_peak"."""
-        parts: list[str] = []
-        for term in self.terms:
-            size = "" if abs(term.weight) == 1 else f"{abs(term.weight):g} "
-            sign = "-" if term.weight < 0 else "+" if parts else ""
-            parts.append(f"{sign} {size}{term.name}".strip() if parts else f"{sign}{size}{term.name}")
-        return " ".join(parts)
-
-    @property
-    def places(self) -> tuple[Reads, ...]:
-        """What it reads of the network, each once: the layer of the OIPs first, the image not among them."""
-        read = [term.reads for term in self.terms if term.reads is not Place.INPUT]
-        return tuple(dict.fromkeys([Place.LAYER, *read]))
-
-    @property
-    def reads_one_channel(self) -> bool:
-        """Whether of each image only its own channel has to be computed."""
-        of_network = [term for term in self.terms if term.reads is not Place.INPUT]
-        return all(term.reads is Place.LAYER and term.reads_one_channel for term in of_network)
-
-    @property
-    def couples_images(self) -> bool:
-        """Whether images enter each other's scores."""
-        return any(term.couples_images for term in self.terms)
-
-    @property
-    def reported(self) -> Objective:
-        """What the network has to say: without the terms that read the image alone."""
-        terms = tuple(term for term in self.terms if term.reads is not Place.INPUT)
-        return self if len(terms) == len(self.terms) else Objective(terms)
-
-    def __add__(self, other: Objective) -> Objective:
-        if not isinstance(other, Objective):
-            return NotImplemented
-        return Objective(self.terms + other.terms)
-
-    def __sub__(self, other: Objective) -> Objective:
-        return self + -other
-
-    def __neg__(self) -> Objective:
-        return -1.0 * self
-
-    def __mul__(self, factor: float) -> Objective:
-        weight = number("the weight of an objective", factor)
-        if weight == 0:
-            raise InputError("the weight of an objective is 0: expected a number above or below 0")
-        return Objective(tuple(replace(term, weight=weight * term.weight) for term in self.terms))
-
-    __rmul__ = __mul__
+_TINY = 1e-12  # below any squared norm that counts
+_LEAST_COSINE = 0.1  # so that an image that is far from the direction still has a slope towards it
 
 
 def mean_of_channel(activations: Tensor, channels: Tensor) -> Tensor:
@@ -199,77 +97,275 @@ map_peak = Objective((Term(name="map_peak", score=peak_of_channel, reads_one_cha
 """The largest activation on the map. A map fires if it fires at one place: what the mean hides, this follows."""
 
 
-def check_objective(objective: Objective, activations: Mapping[Reads, Tensor]) -> bool:
-    """Whether an objective can be maximised, by what it says of made-up activations of four images.
+# One's own map
 
-    Args:
-        objective: its terms of one's own are called.
-        activations: of the places that it reads, the image among them, for any images.
 
-    Returns:
-        Whether it grows where the map responds. Where it does not, a silent map is no failure.
+def soft_peak(sharpness: float = 1.0) -> Objective:
+    """A smooth maximum over the map: log(mean(exp(k·a))) / k, with k the sharpness.
+
+    It lies between the mean (k → 0) and the peak (k → ∞), and grows with each activation: the gradient is shared out
+    among the positions by softmax(k·a), where `map_peak` gives all of it to one. What counts is k times the spread of
+    the activations: for maps that reach 10, 1 is near the peak and 0.05 near the mean.
 
     Raises:
-        InputError: a score fails, gives other than one number for each image, has no gradient, or lets images enter
-            each other's scores without saying so.
+        InputError: the sharpness is no number above 0.
     """
-    if not objective.reported.terms:
-        raise InputError(
-            f"the objective {objective.name} reads the image alone: expected a term that reads the network as well, "
-            "such as map_mean"
-        )
-    for term in objective.terms:
-        if term.reads is not Place.LAYER and term.grows is None:
-            _check(term, activations[term.reads])
-    of_layer = [term for term in objective.terms if term.reads is Place.LAYER]
-    grows = [_check(term, activations[term.reads]) if term.grows is None else term.grows for term in of_layer]
-    return bool(grows) and all(known and term.weight > 0 for known, term in zip(grows, of_layer, strict=True))
+    sharpness = float(plain(number("sharpness", sharpness, "a number above 0")))
+    if sharpness <= 0:
+        raise InputError(f"sharpness is {sharpness:g}: expected a number above 0")
+    score = partial(_soft_peak, sharpness=sharpness)
+    return _objective(Term(name=f"soft_peak({sharpness:g})", score=score, reads_one_channel=True, grows=True))
 
 
-def _check(term: Term, activations: Tensor) -> bool:
-    """See `check_objective`."""
-    stream = torch.Generator("cpu").manual_seed(0)
-    shape = (4, *activations.shape[1:])
-    values = torch.randn(shape, generator=stream, device="cpu").to(activations).requires_grad_()
-    channels = torch.tensor([0, 0, shape[1] - 1, shape[1] - 1], device=activations.device)
-    scores = _scores(term, values, channels)
-    slope = torch.autograd.grad(scores[0], values, allow_unused=True)[0] if scores.requires_grad else None
-    if slope is None:
-        raise InputError(
-            f"the objective {term.name} has no gradient: expected a score that is computed from the activations by "
-            "differentiable operations of torch"
-        )
-    with torch.no_grad():
-        others = torch.cat([values[:1], 1 - 2 * values[1:]])
-        beside = _scores(term, others, channels)[0]
-        alone = _scores(term, values[:1], channels[:1])[0]
-        same = torch.allclose(torch.stack([beside, alone]), scores[0], rtol=1e-4, atol=1e-6, equal_nan=True)
-        if not term.couples_images and (slope[1:].any() or not same):
-            raise InputError(
-                f"the objective {term.name} lets images enter each other's scores, so that results would depend on "
-                "the batch: expected each image's score to come from its own activations alone; if it is meant, say "
-                "so by Objective.of(score, couples_images=True)"
-            )
-        silent = torch.zeros_like(values)
-        responding = silent.clone()
-        responding[torch.arange(4, device=channels.device), channels] = 1.0
-        return bool((_scores(term, responding, channels) > _scores(term, silent, channels)).all())
+def neuron(row: int | None = None, column: int | None = None) -> Objective:
+    """The activation at one position of the map; for a flat layer, which has none, the unit itself.
+
+    The image shows what excites the map there: it lies where that position's receptive field lies, and the rest of the
+    image matters only by the standardisation.
+
+    Args:
+        row: 0 is the upper one; None: the middle one.
+        column: 0 is the left one; None: the middle one.
+
+    Raises:
+        InputError: no whole number of 0 or more; and when the layer's size is known, a position that is not there.
+    """
+    row = None if row is None else whole("row", row, 0)
+    column = None if column is None else whole("column", column, 0)
+    given = [f"{name}={at}" for name, at in (("row", row), ("column", column)) if at is not None]
+    term = Term(
+        name=f"neuron({', '.join(given)})" if given else "neuron",
+        score=partial(_at, row=row, column=column),
+        reads_one_channel=True,
+        grows=True,
+        of_one_position=True,
+        fits=partial(_fits_position, row=row, column=column),
+    )
+    return _objective(term)
 
 
-def _scores(term: Term, activations: Tensor, channels: Tensor) -> Tensor:
-    """What the score function says, checked."""
-    count = len(channels)
+# The layer
+
+
+def direction(vector: Any, *, cosine_power: float = 0.0, name: str = "direction") -> Objective:
+    """How far the layer's activations go along a direction in the space of its channels.
+
+        mean over the positions p of   s(p) · max(0.1, s(p) / |a(p)|) ^ cosine_power,   s(p) = a(p) · v / |v|
+
+    With a power above 0 activations count less the more they point elsewhere, as in Carter et al., "Activation atlas",
+    2019; the least factor of 0.1 keeps a slope where they point away.
+
+    Args:
+        vector: v, one number per channel (or unit) of the layer, not all 0: a list, an array or a tensor. For one
+            channel alone, `channel` is shorter.
+        cosine_power: 0 or more; 0: the projection alone.
+        name: what results say of it.
+
+    Raises:
+        InputError: no finite numbers, all of them 0; and when the layer is known, another length than its channels.
+    """
     try:
-        scores = term.score(activations, channels)
-    except Exception as error:
+        array = np.asarray(vector.detach().cpu().double() if hasattr(vector, "detach") else vector)
+    except ValueError:  # rows of different lengths
+        array = np.empty((0, 0))
+    if array.ndim != 1 or array.dtype.kind not in "iuf" or not np.isfinite(array).all() or not array.any():
         raise InputError(
-            f"the objective {term.name} failed on activations of shape {tuple(activations.shape)} and channels of "
-            f"shape ({count},): {type(error).__name__}: {one_line(error)}"
-        ) from error
-    if not isinstance(scores, Tensor) or scores.shape != (count,):
-        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else shown(scores)
-        raise InputError(
-            f"the objective {term.name} gave {got} for {count} images: expected a tensor of one score for each, of "
-            f"shape ({count},)"
+            f"vector is {shown(vector)}: expected one finite number per channel of the layer, in one dimension and not "
+            "all 0"
         )
-    return scores
+    if number("cosine_power", cosine_power, "a number of 0 or more") < 0:
+        raise InputError(f"cosine_power is {cosine_power}: expected a number of 0 or more")
+    unit_vector = tuple((array / np.linalg.norm(array.astype(np.float64))).tolist())
+    term = Term(
+        name=str(name),
+        score=partial(_along, vector=unit_vector, power=float(plain(cosine_power))),
+        grows=False,
+        of_own_channel=False,
+        fits=partial(_fits_vector, length=len(array)),
+    )
+    return _objective(term)
+
+
+def channel(index: int) -> Objective:
+    """The mean activation over one channel of the layer, whichever map an image is made for: `map_mean - channel(5)`.
+
+    That difference is 0 for map 5 itself, and has no gradient there: leave it out of `maps=`.
+
+    Raises:
+        InputError: no whole number of 0 or more; and when the layer is known, no channel of it.
+    """
+    return _fixed(whole("index", index, 0), Place.LAYER, "channel({})")
+
+
+def unit(layer: str, index: int) -> Objective:
+    """The mean activation over one channel of another layer, or one of its units where its output is flat.
+
+    Layers that end in a softmax or sigmoid are read before it, as `ascend` does.
+
+    Args:
+        layer: its name, or its entry of `model.layers`.
+        index: of the channel or unit.
+
+    Raises:
+        InputError: no name, no whole number of 0 or more; and when the model is known, no such layer or channel.
+    """
+    name = _layer_name(layer)
+    return _fixed(whole("index", index, 0), name, f"unit({name}, {{}})")
+
+
+def class_logit(index: int, layer: str | None = None) -> Objective:
+    """A class of the network before its softmax or sigmoid: the evidence for it, without bounds.
+
+    It can be maximised from any layer, since it reads the output whatever layer is asked for; alone, or beside scores
+    of a map: `map_mean + 0.1 * class_logit(3)`. `class_logit(3) - class_logit(5)` is the logarithm of the quotient of
+    the probabilities that a softmax gives them.
+
+    Args:
+        index: of the class.
+        layer: whose units are the classes; None: the network's output.
+
+    Raises:
+        InputError: as `unit`.
+    """
+    reads: Reads = Place.OUTPUT if layer is None else _layer_name(layer)
+    suffix = "" if layer is None else f", {reads}"
+    return _fixed(whole("index", index, 0), reads, f"class_logit({{}}{suffix})", flat=True)
+
+
+def diversity(layer: str | None = None) -> Objective:
+    """How unlike the images of a map are: 1 - the mean cosine of an image's Gram matrix with those of its other starts.
+
+    The Gram matrix G = A Aᵀ, with A the (channels, positions) activations of a layer, says which channels respond
+    together, wherever that is (Gatys et al., "Texture synthesis using convolutional neural networks", 2015); Olah et
+    al., "Feature visualization", 2017, push images apart by it. With `map_mean + diversity()` several starts show
+    several sides of a map. Images of other maps do not matter; with one start it is 0, and changes nothing.
+
+    It lies between 0 and 1, whatever the scores of the map: begin with a weight of a tenth of them, as for the
+    regularisers. It shapes the images, and is not part of the scores of results. Images enter each other's scores: all
+    of a call are optimised in one batch, whose memory for images × channels² numbers comes on top of what is estimated,
+    and of two survivors of the screening one is taken for all images together, the better one by the sum of the scores.
+
+    Args:
+        layer: whose activations are compared, its name; None: the layer that the OIPs are made for.
+    """
+    reads: Reads = Place.LAYER if layer is None else _layer_name(layer)
+    name = "diversity" if layer is None else f"diversity({reads})"
+    term = Term(name=name, score=_unlike_others, reads=reads, couples_images=True, grows=False, regularises=True)
+    return _objective(term)
+
+
+def _objective(term: Term) -> Objective:
+    return Objective((term,))
+
+
+def _fixed(index: int, reads: Reads, name: str, *, flat: bool = False) -> Objective:
+    """The mean of one channel of a place, the same for all images."""
+    term = Term(
+        name=name.format(index),
+        score=partial(_mean_of, index=index),
+        reads=reads,
+        grows=False,
+        of_own_channel=False,
+        fits=partial(_fits_index, index=index, name=name.format(index), flat=flat),
+    )
+    return _objective(term)
+
+
+def _layer_name(layer: Any) -> str:
+    """Of a layer given by its name or its entry."""
+    name = getattr(layer, "name", layer)
+    if not isinstance(name, str):
+        raise InputError(f"layer is {shown(layer)}: expected the name of a layer, such as 'Dense_1'")
+    return name
+
+
+# Scores: (batch, channels, height, width) or (batch, units), and (batch,) channels → (batch,)
+
+
+def _soft_peak(activations: Tensor, channels: Tensor, *, sharpness: float) -> Tensor:
+    rows = channel_of_each(activations, channels)
+    if rows.ndim == 1:
+        return rows
+    rows = rows.flatten(1)
+    peak = rows.detach().amax(1, keepdim=True)  # taken out, so that nothing overflows and a silent map has exactly 0
+    return peak[:, 0] + (sharpness * (rows - peak)).exp().mean(1).log() / sharpness
+
+
+def _at(activations: Tensor, channels: Tensor, *, row: int | None, column: int | None) -> Tensor:
+    rows = channel_of_each(activations, channels)
+    if rows.ndim == 1:
+        return rows
+    height, width = rows.shape[1:]
+    return rows[:, height // 2 if row is None else row, width // 2 if column is None else column]
+
+
+def _signed_squares(activations: Tensor, channels: Tensor) -> Tensor:
+    return (activations * activations.abs()).flatten(1).mean(1)
+
+
+def _along(activations: Tensor, channels: Tensor, *, vector: tuple[float, ...], power: float) -> Tensor:
+    values = activations.flatten(2) if activations.ndim > 2 else activations[:, :, None]
+    along = (values * _tensor(vector, values.device, values.dtype)[:, None]).sum(1)
+    if power:
+        norms = (values.square().sum(1) + _TINY).sqrt()
+        along = along * (along / norms).clamp(min=_LEAST_COSINE) ** power
+    return along.mean(1)
+
+
+def _mean_of(activations: Tensor, channels: Tensor, *, index: int) -> Tensor:
+    rows = activations[:, index]
+    return rows.flatten(1).mean(1) if rows.ndim > 1 else rows
+
+
+def _unlike_others(activations: Tensor, channels: Tensor) -> Tensor:
+    values = activations.flatten(2) if activations.ndim > 2 else activations[:, :, None]
+    grams = F.normalize((values @ values.transpose(1, 2)).flatten(1), dim=1)
+    others = (channels[:, None] == channels[None, :]).fill_diagonal_(False)
+    unlike = torch.where(others, 1 - grams @ grams.T, 0.0)
+    return unlike.sum(1) / others.sum(1).clamp(min=1)
+
+
+@lru_cache(maxsize=32)
+def _tensor(vector: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Made once, since a copy to a card in each step would make host and device wait for each other."""
+    with torch.inference_mode(False):
+        return torch.tensor(vector, device=device, dtype=dtype)
+
+
+# Does the place have what a score asks for?
+
+
+def _fits_position(size: tuple[int, ...], where: str, *, row: int | None, column: int | None) -> None:
+    if len(size) == 1:
+        if row is not None or column is not None:
+            raise InputError(f"neuron asks for a position, but {where} is flat, of {size[0]} units: expected neuron()")
+        return
+    for name, at, count in (("row", row, size[1]), ("column", column, size[2])):
+        if at is not None and at >= count:
+            raise InputError(
+                f"neuron asks for {name} {at}, but maps of {where} have {size[1]}×{size[2]} positions: expected a "
+                f"{name} from 0 to {count - 1}"
+            )
+
+
+def _fits_vector(size: tuple[int, ...], where: str, *, length: int) -> None:
+    if length != size[0]:
+        raise InputError(f"the direction has {length} numbers, but {where} has {size[0]} channels: expected as many")
+
+
+def _fits_index(size: tuple[int, ...], where: str, *, index: int, name: str, flat: bool) -> None:
+    if flat and len(size) > 1:
+        raise InputError(
+            f"{name} asks for a class, but {where} has maps of {size[1]}×{size[2]}: expected a flat layer, by layer=…"
+        )
+    if index >= size[0]:
+        what = "channels" if len(size) > 1 else "units"
+        raise InputError(f"{name}: {where} has {size[0]} {what}: expected a number from 0 to {size[0] - 1}")
+
+
+whole_layer = Objective((Term(name="whole_layer", score=_signed_squares, grows=False, of_own_channel=False),))
+"""The layer as a whole: the mean of a·|a| over all its channels and positions.
+
+For activations of 0 or more that is the mean of their squares, as in DeepDream (Mordvintsev, Olah and Tyka,
+"Inceptionism", 2015): what already responds grows most, where the mean would ask all channels to respond a little. The
+sign keeps what is below 0, in a layer of tanh, before an activation or through a leak, from counting as a response."""

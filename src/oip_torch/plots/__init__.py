@@ -263,8 +263,8 @@ def beside_data(
         cmap, names, ax, figsize: see `sheet`.
 
     Raises:
-        InputError: OIPs or a calibration of another model, a map that is not among the results, no image asked for, or
-            what `sheet` refuses.
+        InputError: OIPs or a calibration of another model, OIPs of no map (`Oips.of_maps`), a map that is not among the
+            results, no image asked for, or what `sheet` refuses.
     """
     check_some(oips)
     if not hasattr(calibration, "check"):
@@ -277,7 +277,7 @@ def beside_data(
         raise InputError(f"{len(best)} OIPs and {count} real images to show: expected at least one of each")
     count = min(count, data.top_indices.shape[1])
     height, width = best.images.shape[1:3]
-    compared = best.provenance.objective == "map_mean"  # which is what the data was scored by
+    compared = best.scored_by == "map_mean"  # which is what the data was scored by
     equals = (data.top_scores[:, :, None] == data.top_scores[:, None, :]).sum(2) > 1
     if data.tied is not None:
         equals |= (data.top_scores == data.top_scores[:, -1:]) & (data.tied > 0)[:, None]
@@ -323,7 +323,7 @@ def beside_data(
     what = "mean of what goes into it" if best.pre_activation else "mean activation"
     notes = [f"Above the real images: number in the data, score ({what}); faded: they do not excite the {best.noun}."]
     if not compared:
-        notes.append(f"The OIPs' scores are of another objective ({best.provenance.objective}), and do not compare.")
+        notes.append(f"The OIPs' scores are of another objective ({best.scored_by}), and do not compare.")
     if (equals & data.excited[:, None])[best.maps, :count].any():
         notes.append("= others score exactly as much: such images have no order.")
     if (best.status == "recovered").any():
@@ -350,9 +350,8 @@ def _trace_lines(axes: Axes, oips: Oips, whose: list[str] | None = None) -> None
 
 
 def _score_name(oips: Oips) -> str:
-    objective = oips.provenance.objective
-    if objective != "map_mean":
-        return f"score ({objective})"
+    if oips.scored_by != "map_mean":
+        return f"score ({oips.scored_by})"
     mean = "mean " if oips.noun == "map" else ""
     if oips.pre_activation:
         return f"score ({mean}pre-activation of the {oips.noun})"

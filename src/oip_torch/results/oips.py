@@ -61,13 +61,13 @@ class Oips:
 
     Attributes:
         layer: its name.
-        maps: (N,) int, the map (channel) that each image was made for.
+        maps: (N,) int, the map (channel) that each image was made for; a mere number where `of_maps` is False.
         starts: (N,) int, the number of its start.
         images: (N, height, width, channels) float, the last images; each has mean 0 and standard deviation 1.
-        scores: (N,) float, the objective of `images`: for maps, the mean over the map of its activation, or of what
-            goes into the activation (see `pre_activation`).
+        scores: (N,) float, the objective of `images`, without its regularisers (see `scored_by`): by default the mean
+            over the map of its activation, or of what goes into the activation (see `pre_activation`).
         max_preactivation: (N,) float, the largest value that goes into the layer's activation, over the map, on
-            `images`; of a dead map the evidence how far it is from firing.
+            `images`; of a dead map the evidence how far it is from firing. Over all maps where they are of none.
         traces: (N, steps) float, the score of the image that each step found, on the whole way from the start to the
             result: the first `screening_steps` of them are the screening's. NaN after an image has stopped.
         snapshots: (N, S, height, width, channels) float, the images that the steps `snapshot_steps` found.
@@ -122,8 +122,28 @@ class Oips:
         return self.provenance.pre_activation
 
     @property
+    def scored_by(self) -> str:
+        """What the scores are of: the objective without its regularisers, "map_mean" for "map_mean - 0.1 l1"."""
+        return self.provenance.scored_by or self.provenance.objective
+
+    @property
+    def of_maps(self) -> bool:
+        """Whether the images are of maps of the layer, and not of all of it or of a class; then `maps` are numbers."""
+        return not self.provenance.subject
+
+    def check_of_maps(self) -> None:
+        """Raise an `InputError` where the images are of no map, for what looks at each image's map."""
+        if not self.of_maps:
+            raise InputError(
+                f"these images are of {self.provenance.subject}, and of no map: expected OIPs of maps, such as an "
+                "objective with map_mean makes"
+            )
+
+    @property
     def place(self) -> str:
-        """Of what layer, in words: "Conv2D_3", or "Dense_2 before its softmax"."""
+        """Of what, in words: "Conv2D_3", "Dense_2 before its softmax", "class_logit(3)", "whole_layer of Conv2D_3"."""
+        if not self.of_maps:
+            return self.provenance.subject
         return f"{self.layer} before its {self.provenance.activation}" if self.pre_activation else self.layer
 
     @property
@@ -133,7 +153,7 @@ class Oips:
 
     @property
     def noun(self) -> str:
-        """What a channel of the layer is called: "map", "unit" or "class"."""
+        """What a channel of the layer is called: "map", "unit" or "class"; "image" where they are of no map."""
         return self.provenance.noun
 
     @property
@@ -153,8 +173,10 @@ class Oips:
         whose = f"{self.place}, {self.noun} {self.maps[0]}" if len(numbers) == 1 else self.place
         several = "" if len(numbers) in (1, len(self)) else f", of {len(numbers)} {plural(self.noun)}"
         dead = self.counts()["dead"]
-        of_activation = self.provenance.objective in ("map_mean", "map_peak")
-        if self.pre_activation or not (of_activation or dead):  # where "dead" is never said, "alive" says nothing
+        can_be_dead = self.provenance.can_be_dead
+        if can_be_dead is None:  # of an older file
+            can_be_dead = not self.pre_activation and self.provenance.objective in ("map_mean", "map_peak")
+        if not (can_be_dead or dead):  # where "dead" is never said, "alive" says nothing
             return f"{whose}: {len(self)} OIP{'s' if len(self) > 1 else ''}{several}"
         return f"{whose}: {len(self) - dead} of {len(self)} OIPs alive{several}"
 
@@ -244,6 +266,8 @@ class Oips:
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {status}" for status, n in self.counts().items() if n)
         maps = ranges(sorted({int(n) for n in self.maps}))
+        if not self.of_maps:
+            return f"<Oips of {self.place}: {len(self)} images, numbers {maps}; {counts or 'none'}>"
         before = f" before its {self.provenance.activation}" if self.pre_activation else ""
         return f"<Oips of {self.layer!r}{before}: {len(self)} images of {plural(self.noun)} {maps}; {counts or 'none'}>"
 

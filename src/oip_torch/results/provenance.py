@@ -17,8 +17,11 @@ class Provenance:
 
     Attributes:
         seed: of the start images.
-        objective: its name.
-        noun: what a channel of the layer is called: "map", "unit" or "class".
+        objective: its name, with all that shaped the images.
+        scored_by: the name of what the scores are of: the objective without its regularisers; "" in older files.
+        subject: what the images are of where they are of no map of the layer, such as "class_logit(3)"; else "".
+        can_be_dead: whether a silent map counts as dead; None in older files.
+        noun: what a channel of the layer is called: "map", "unit" or "class"; "image" where they are of no map.
         channels: how many the layer has; 0: a file that does not say it.
         activation: the layer's, such as "relu"; None where it has none.
         pre_activation: whether the scores are of what goes into that.
@@ -40,6 +43,9 @@ class Provenance:
 
     seed: int = 0
     objective: str = "map_mean"
+    scored_by: str = ""
+    subject: str = ""
+    can_be_dead: bool | None = None
     noun: str = "map"
     channels: int = 0
     activation: str | None = None
@@ -68,6 +74,7 @@ class Provenance:
         old = {"graph_sha256": "fingerprint", "before_activation": "pre_activation"}
         given = {old.get(name, name): value for name, value in data.items()}
         casts: dict[str, Any] = {
+            "can_be_dead": lambda value: None if value is None else bool(value),
             "activation": lambda value: None if value is None else str(value),
             "leaking": _texts,
             "versions": _texts,

@@ -60,14 +60,17 @@ class Batch:
             screened, chosen, active = self.screen()
             if target.to_peak is not None:
                 inactive = ~active
+            together = target.objective.couples_images
             tries = [
-                _after(trial, self.ascend_on(trial.images, numbers, inactive, survivor))
+                _after(trial, self.ascend_on(trial.images, numbers, inactive, survivor), together=together)
                 for survivor, (trial, numbers) in enumerate(zip(screened, chosen, strict=True))
             ]
-            result = functools.reduce(_better, tries)
+            result = functools.reduce(functools.partial(_better, together=together), tries)
         with torch.no_grad():
             images = target.score.image.decode(result.images)
-            before = channel_of_each(target.pre_activations(self.model.to_input(images)), self.channels)
+            before = target.pre_activations(self.model.to_input(images))
+            if target.objective.of_own_channel:
+                before = channel_of_each(before, self.channels)
         dead = (~result.responded & target.can_be_dead).cpu().numpy()
         recovered = (inactive & ~result.silent).cpu().numpy()
         converged = (result.converged_at >= 0).cpu().numpy()
@@ -192,21 +195,27 @@ class Batch:
         return self.target.score.image.constrain(parts.sum(0) if self.settings.stages is None else parts[0])
 
 
-def _better(first: Ascents, second: Ascents) -> Ascents:
-    """Image by image the better one of two ascents: by its score, and where both are silent by its leaky score."""
+def _better(first: Ascents, second: Ascents, *, together: bool = False) -> Ascents:
+    """Image by image the better one of two ascents: by its score, and where both are silent by its leaky score.
+
+    `together`: all images of one of them, by the sum of the scores: images that were made to go with each other.
+    """
+    if together:
+        return second if bool(second.scores.nansum() > first.scores.nansum()) else first
     equal = (second.scores == first.scores) & (second.leaky_scores > first.leaky_scores)
     lost = ~first.scores.isfinite() & second.scores.isfinite()
     return second.where((second.scores > first.scores) | equal | lost, first)
 
 
-def _after(before: Ascents, then: Ascents) -> Ascents:
+def _after(before: Ascents, then: Ascents, *, together: bool = False) -> Ascents:
     """Two ascents, the second from where the first ended, as one way.
 
-    It ends with the second's image, or where its steps led to a lower score with the first's.
+    It ends with the second's image, or where its steps led to a lower score with the first's; `together`: with all of
+    the second's, since the first's were chosen image by image, and were not made to go with each other.
     """
     steps = before.traces.shape[1]
     began = then.traces[:, 0]
-    worse = began > then.scores
+    worse = torch.zeros_like(then.silent) if together else began > then.scores
     return dataclasses.replace(
         then,
         images=torch.where(rows_of(worse, then.images), before.images, then.images),

@@ -99,7 +99,8 @@ def ascend(
         layer: name of the layer, or its entry of `model.layers`; or several of them, each once.
         maps: which of its maps (or units), each once: whole numbers, or a mask of booleans; None: all of them. Of
             several layers a dict of these by the layer's name: {"Conv2D_2": [3, 5]}; of those that it does not name,
-            all.
+            all. Where the objective is of no map of the layer, as `class_logit(3)` is, they number the images; None:
+            one image.
         starts: how many images per map, each from a start of its own (or from the best of its own candidates).
         seed: each image's random numbers depend on (seed, layer, map, start number) alone.
         settings: default `AscentSettings()`.
@@ -138,17 +139,18 @@ def ascend(
             f"settings is {shown(settings)}: expected AscentSettings(…), AscentSettings.article(…) or "
             "AscentSettings.within(…)"
         )
+    if not isinstance(objective, Objective):
+        objective = Objective.of(objective)
     several = isinstance(layer, Iterable) and not isinstance(layer, (str, Layer))
     if several:
-        of_each = _maps_of_each(model, layer, maps)
+        of_each = _maps_of_each(model, layer, maps, of_maps=objective.of_own_channel)
     else:
         name = model.layer(layer).name  # type: ignore[arg-type]  # which refuses what is none
+        maps = 0 if maps is None and not objective.of_own_channel else maps
         of_each = {name: chosen_maps(model, name, maps)}  # type: ignore[arg-type]  # which refuses a dict
     starts, seed = whole("starts", starts, 1), whole("seed", seed, 0)
     batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     memory = None if memory is None else whole("memory", memory, 1)
-    if not isinstance(objective, Objective):
-        objective = Objective.of(objective)
     told = None if callback is None else one_at_a_time(callback)
     targets = {
         each: target_of(model, each, model.wants_pre_activation(each, pre_activation), objective, settings)
@@ -207,9 +209,7 @@ def _ascend_layer(
     finite = np.isfinite(figures["images"]).all((1, 2, 3)) & np.isfinite(figures["scores"])
     lost = [key for key, sound in zip(keys, finite, strict=True) if not sound]
     if lost:
-        text = (
-            f"{len(lost)} of {len(keys)} images of {layer!r} left the finite numbers: {_named(lost, model.noun(layer))}"
-        )
+        text = f"{len(lost)} of {len(keys)} images of {layer!r} left the finite numbers: {_named(lost, target.noun)}"
         hint = "use a smaller epsilon, or float64, and look whether the weights are finite"
         if len(lost) == len(keys):
             raise OipError(f"{text}; {hint}")
@@ -223,7 +223,10 @@ def _ascend_layer(
         provenance=Provenance(
             seed=seed,
             objective=target.objective.name,
-            noun=model.noun(layer),
+            scored_by=target.objective.reported.name,
+            subject=target.subject,
+            can_be_dead=target.can_be_dead,
+            noun=target.noun,
             channels=model.layers[layer].maps,
             activation=model.layers[layer].activation,
             pre_activation=target.pre_activation,
@@ -246,8 +249,8 @@ def _ascend_layer(
     return oips.take(finite) if lost else oips
 
 
-def _maps_of_each(model: FeatureModel, layers: Any, maps: Any) -> dict[str, list[int]]:
-    """The maps of each of several layers; an `InputError` before any work is done."""
+def _maps_of_each(model: FeatureModel, layers: Any, maps: Any, *, of_maps: bool) -> dict[str, list[int]]:
+    """The maps of each of several layers, or one image of each; an `InputError` before any work is done."""
     names = [model.layer(layer).name for layer in layers]
     if not names:
         raise InputError("no layers were given: expected names, such as ['Conv2D_1', 'Conv2D_2'], or one name")
@@ -261,7 +264,7 @@ def _maps_of_each(model: FeatureModel, layers: Any, maps: Any) -> dict[str, list
     maps = maps or {}
     if unknown := [name for name in maps if name not in names]:
         raise InputError(f"maps are given for the layer {unknown[0]!r}: expected one of {', '.join(names)}")
-    return {name: chosen_maps(model, name, maps.get(name)) for name in names}
+    return {name: chosen_maps(model, name, maps.get(name, None if of_maps else 0)) for name in names}
 
 
 class _StoppedError(Exception):

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from oip_torch.network.extract import extract, nearest_activations, truncate
+from oip_torch.network.extract import Tap, extract, nearest_activations, truncate
 from oip_torch.network.model import FeatureModel
 from oip_torch.optim.image import Pixels
 from oip_torch.optim.loop import Score
-from oip_torch.optim.objectives import Objective, Place, check_objective, map_peak
+from oip_torch.optim.objectives import Objective, Place, Reads, check_objective, map_peak
 from oip_torch.optim.settings import AscentSettings
 
 __all__ = ["Target", "target_of"]
@@ -28,7 +28,8 @@ class Target:
         objective: what the images are made for.
         grows: whether the objective grows where the map responds. Where it does not, a silent map is no failure.
         score: of the screening and of the ascents.
-        to_peak, from_peak: of the fallback's ascents; None where nothing falls back.
+        to_peak, from_peak: of the fallback's ascents; None where nothing falls back. The way to the peak of the map is
+            one to its position where the objective is of one.
         pre_activations: the network up to what goes into the layer's activation.
     """
 
@@ -50,9 +51,28 @@ class Target:
     @property
     def leaking(self) -> dict[str, str]:
         """The layers whose activations leak on the way, and which activations these are."""
-        tap = self.model.tap(self.layer, pre_activation=self.pre_activation)
-        layers = self.model.layers
-        return {name: str(layers[name].activation) for name in nearest_activations(self.model, tap)}
+        read = {term.reads for term in self.objective.terms if term.reads is not Place.INPUT}
+        taps = [
+            tap for place, tap in _taps(self.model, self.layer, self.pre_activation, self.objective) if place in read
+        ]
+        names = dict.fromkeys(name for tap in taps for name in nearest_activations(self.model, tap))
+        return {name: str(self.model.layers[name].activation) for name in names}
+
+    @property
+    def noun(self) -> str:
+        """What `maps` are: what a channel of the layer is called, or "image" where the images are of no map."""
+        return self.model.noun(self.layer) if self.objective.of_own_channel else "image"
+
+    @property
+    def subject(self) -> str:
+        """What the images are of, where that is no map of the layer: "class_logit(3)", "whole_layer of Conv2D_3"."""
+        reported = self.objective.reported
+        if self.objective.of_own_channel:
+            return ""
+        if all(term.reads is not Place.LAYER for term in reported.terms):
+            return reported.name
+        before = f" before its {self.model.layers[self.layer].activation}" if self.pre_activation else ""
+        return f"{reported.name} of {self.layer}{before}"
 
     def scores(self) -> list[Score]:
         """All that are used, those of equal networks once."""
@@ -68,12 +88,7 @@ def target_of(
     Raises:
         InputError: the objective cannot be maximised, or reads a layer that is not there.
     """
-    taps = {
-        place: model.tap(layer, pre_activation=pre_activation)
-        if place is Place.LAYER
-        else model.tap(str(place), pre_activation=model.wants_pre_activation(str(place), None))
-        for place in objective.places
-    }
+    taps = dict(_taps(model, layer, pre_activation, objective))
     blank = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
     with torch.no_grad():
         outputs = truncate(model.graph_module, [tap.node for tap in taps.values()])(model.to_input(blank))
@@ -106,7 +121,8 @@ def target_of(
     to_peak = from_peak = None
     can_fall_back = grows and not pre_activation and not objective.couples_images
     if settings.fallback is not None and settings.falls_back and can_fall_back:
-        to_peak = score(map_peak, leak=settings.fallback.to_peak.leaks)
+        at_one = tuple(term for term in objective.terms if term.is_of_own_channel and term.of_one_position)
+        to_peak = score(Objective(at_one) if at_one else map_peak, leak=settings.fallback.to_peak.leaks)
         from_peak = score(objective, leak=settings.fallback.from_peak.leaks)
     return Target(
         model=model,
@@ -119,3 +135,15 @@ def target_of(
         from_peak=from_peak,
         pre_activations=model.up_to(layer, pre_activation=True),
     )
+
+
+def _taps(model: FeatureModel, layer: str, pre_activation: bool, objective: Objective) -> list[tuple[Reads, Tap]]:
+    """The places that an objective reads of the network, and where they are."""
+    found: list[tuple[Reads, Tap]] = []
+    for place in objective.places:
+        if place is Place.LAYER:
+            found.append((place, model.tap(layer, pre_activation=pre_activation)))
+        else:
+            name = model.network.output if isinstance(place, Place) else place
+            found.append((place, model.tap(name, pre_activation=model.wants_pre_activation(name, None))))
+    return found
