@@ -273,27 +273,9 @@ class Oips:
 
     def _repr_html_(self) -> str:
         """The pictures, for a notebook: at most 64 of the best."""
-        import base64
-        import io
-        from html import escape
+        from oip_torch.results import pictures
 
-        from oip_torch.base.drawing import contact_sheet, shade, shade_note
-
-        shown = self.best()
-        shown = shown.take(range(min(len(shown), 64)))
-        if not len(shown):
-            return f"<p>{escape(repr(self))}</p>"
-        buffer = io.BytesIO()
-        figure = contact_sheet(
-            shade(shown.images, shown.ends),
-            shown.labels,
-            shown.status.tolist(),
-            title=shown.title,
-            legend=f"{shown.legend} {shade_note(shown.ends)}",
-        )
-        figure.savefig(buffer, format="png", dpi=80)
-        picture = base64.b64encode(buffer.getvalue()).decode()
-        return f'<p>{escape(repr(self))}</p><img src="data:image/png;base64,{picture}">'
+        return pictures.html(self)
 
     def pictures(self, scale: int = 1, *, cmap: str | Colormap = "data") -> Array:
         """The images as they are shown: uint8, (N, height · scale, width · scale, 3), red, green, blue, 0 to 255.

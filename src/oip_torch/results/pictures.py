@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from oip_torch.base.drawing import Ends
     from oip_torch.results.oips import Oips
 
-__all__ = ["pictures", "save_gif", "save_pictures", "way_frames", "way_steps"]
+__all__ = ["html", "pictures", "save_gif", "save_pictures", "way_frames", "way_steps"]
 
 _MOST_PIXELS = 16_384  # of a side
 _MOST_FPS = 50.0  # browsers show a picture of less than 0.02 s for 0.1 s
@@ -44,6 +44,31 @@ def pictures(images: Array, ends: Ends | None, scale: int, cmap: str | Colormap,
         return np.empty((0, images.shape[1] * scale, images.shape[2] * scale, 3), np.uint8)
     pixels = np.rint(255 * shade(images, ends, cmap, together)).astype(np.uint8)
     return pixels.repeat(scale, axis=1).repeat(scale, axis=2)
+
+
+def html(oips: Oips) -> str:
+    """What a notebook shows of OIPs: their `repr`, and a contact sheet of at most 64 of the best."""
+    import base64
+    import io
+    from html import escape
+
+    from oip_torch.base.drawing import contact_sheet, shade, shade_note
+
+    best = oips.best()
+    best = best.take(range(min(len(best), 64)))
+    if not len(best):
+        return f"<p>{escape(repr(oips))}</p>"
+    buffer = io.BytesIO()
+    figure = contact_sheet(
+        shade(best.images, best.ends),
+        best.labels,
+        best.status.tolist(),
+        title=best.title,
+        legend=f"{best.legend} {shade_note(best.ends)}",
+    )
+    figure.savefig(buffer, format="png", dpi=80)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    return f'<p>{escape(repr(oips))}</p><img src="data:image/png;base64,{picture}">'
 
 
 def save_pictures(oips: Oips, folder: str | os.PathLike[str], scale: int, cmap: str | Colormap) -> list[Path]:
