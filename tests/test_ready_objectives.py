@@ -260,6 +260,19 @@ def test_images_of_no_map(model: FeatureModel, digits: tuple[np.ndarray, np.ndar
     assert plots.trace(oips).axes[0].get_ylabel() == "score (class_logit(3))"
 
 
+def test_pictures_name_what_shaped_the_images_and_compare_the_scores_that_compare(
+    model: FeatureModel, digits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    settings, objective = AscentSettings.article(steps=3), map_mean - 0.1 * ready.total_variation
+    oips = ascend(model, LAYER, [14], settings=settings, objective=objective)
+    assert oips.way.startswith("Maximised: map_mean - 0.1 total_variation. Settings: 3 steps")
+    assert plots.trace(oips).axes[0].get_ylabel() == "score (mean activation of the map)"
+    figure = plots.beside_data(oips, calibrate(model, digits[0][:50]))
+    labels = " ".join(text.get_text() for text in figure.axes[0].texts)
+    assert "× data)" in labels
+    assert ascend(model, LAYER, [14], settings=settings).way.startswith("Settings:")
+
+
 @pytest.mark.parametrize(
     ("objective", "alive"),
     [

@@ -163,8 +163,10 @@ class Oips:
 
     @property
     def way(self) -> str:
-        """By which settings the images came about, in a sentence."""
-        return f"Settings: {self.settings.summary}."
+        """How the images came about: the settings in a sentence, and before it the objective if it is another one."""
+        objective = self.provenance.objective
+        made_for = "" if objective == "map_mean" else f"Maximised: {objective}. "
+        return f"{made_for}Settings: {self.settings.summary}."
 
     @property
     def title(self) -> str:
