@@ -31,7 +31,7 @@ from oip_torch.base.drawing import (
 from oip_torch.base.errors import InputError
 from oip_torch.plots.comparison import agreement, cross_scores, divergence, side_by_side
 from oip_torch.plots.fields import seen, top_images
-from oip_torch.plots.response import response
+from oip_torch.plots.responses import response
 from oip_torch.results.oips import MARKS, RECOVERED, Oips, short
 
 if TYPE_CHECKING:
