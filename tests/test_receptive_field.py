@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from test_needs import ends, reached
 
-from oip_torch import FeatureModel, InputError, receptive_field
+from oip_torch import FeatureModel, InputError, load, receptive_field
 
 
 def moved_by(model: FeatureModel, layer: str, row: int, column: int) -> np.ndarray:
@@ -95,3 +98,17 @@ def test_the_model_is_as_before(model: FeatureModel) -> None:
         receptive_field(model, "Conv2D_3")
     assert model.fingerprint == before
     assert not any("tensor_meta" in node.meta for node in model.graph_module.graph.nodes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["branches.keras", "default_names.keras"])
+def test_other_networks_as_they_are_converted(name: str, converted: Callable[[str], Path]) -> None:
+    """Branches of different windows, a nested network that runs twice, a shared convolution."""
+    model = load(converted(name), device="cpu").double()
+    for layer in model.layers.names:
+        if size := model.tap(layer).size:
+            by_row, by_column = reached(model.up_to(layer), model.input_shape)
+            for row, column in {(0, 0), (size[0] // 2, size[1] // 2), (size[0] - 1, 0)}:
+                field = receptive_field(model, layer, row, column)
+                assert (field.top, field.bottom) == ends(by_row[:, row, column]), (layer, row, column)
+                assert (field.left, field.right) == ends(by_column[:, row, column]), (layer, row, column)

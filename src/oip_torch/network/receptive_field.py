@@ -108,7 +108,8 @@ def receptive_field(
     Args:
         model: from `load` or `convert`.
         layer: its name, or an entry of `model.layers`.
-        row, column: of the unit in its map; None: the middle one. For a layer of a flat output they stay None.
+        row: of the unit in its map; None: the middle one. For a layer of a flat output it stays None.
+        column: likewise.
         pre_activation: of what goes into the layer's activation.
 
     Raises:

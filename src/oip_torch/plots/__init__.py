@@ -42,7 +42,7 @@ from oip_torch.base.errors import InputError
 from oip_torch.plots.common import called, check_some
 from oip_torch.plots.comparison import agreement, cross_scores, divergence, side_by_side
 from oip_torch.plots.fields import seen, top_images
-from oip_torch.plots.response import response
+from oip_torch.plots.responses import response
 from oip_torch.plots.starts import consistency
 from oip_torch.results.oips import MARKS, RECOVERED, Names, Oips, short
 from oip_torch.results.pictures import way_frames, way_steps

@@ -11,12 +11,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 from matplotlib.patches import Rectangle
 
 from oip_torch.analysis.calibration import Calibration
 from oip_torch.analysis.responses import respond
-from oip_torch.base.checks import number, plain, shown, whole, whole_numbers
-from oip_torch.base.drawing import INK, STATUS_COLORS, Figure, add_note, shade, shade_note, show_picture
+from oip_torch.base.checks import shown, whole, whole_numbers
+from oip_torch.base.drawing import (
+    INK,
+    STATUS_COLORS,
+    Figure,
+    Size,
+    add_note,
+    checked_figsize,
+    shade,
+    shade_note,
+    show_picture,
+)
 from oip_torch.base.errors import InputError
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
@@ -27,7 +38,6 @@ __all__ = [
     "OUTLINE",
     "add_title",
     "check_responses",
-    "checked_size",
     "label_of",
     "outline_field",
     "seen",
@@ -47,8 +57,8 @@ def seen(
     *,
     crop: bool = False,
     columns: int | None = None,
-    cmap: str = "data",
-    figsize: tuple[float, float] | None = None,
+    cmap: str | Colormap = "data",
+    figsize: Size | None = None,
 ) -> Figure:
     """A contact sheet in which the part of each picture that one unit of its map sees is outlined, or cut out.
 
@@ -98,8 +108,8 @@ def top_images(
     *,
     oips: Oips | None = None,
     crop: bool = False,
-    cmap: str = "data",
-    figsize: tuple[float, float] | None = None,
+    cmap: str | Colormap = "data",
+    figsize: Size | None = None,
 ) -> Figure:
     """A row per map: the real images that excite it most, with what the map saw of them outlined, or cut out.
 
@@ -184,7 +194,7 @@ class _Cell:
     faded: bool = False
 
 
-def _cells(responses: Responses, cmap: str, crop: bool, labels: Sequence[str]) -> list[_Cell]:
+def _cells(responses: Responses, cmap: str | Colormap, crop: bool, labels: Sequence[str]) -> list[_Cell]:
     shades = shade(responses.images, responses.ends, cmap)
     if not crop:
         return [
@@ -232,7 +242,7 @@ def _draw(
     lefts = [begin + column * (width + gap_x) + (set_off if apart and column else 0) for column in range(most)]
     mosaic = np.ones((len(rows) * (height + gap_y) + gap_y, lefts[-1] + width, 3))
     inches = 1.05 / width
-    size = checked_size(figsize) or (max(4.5, inches * mosaic.shape[1]), inches * mosaic.shape[0] + 0.9)
+    size = checked_figsize(figsize) or (max(4.5, inches * mosaic.shape[1]), inches * mosaic.shape[0] + 0.9)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     for index, row in enumerate(rows):
@@ -340,20 +350,6 @@ def _activation(responses: Responses, row: int) -> str:
     y, x = responses.places[row]
     values = responses.activations[row]
     return short(float(values[y, x] if y >= 0 else values.max()) + 0.0)  # no -0
-
-
-def checked_size(figsize: Any) -> tuple[float, float] | None:
-    """Two lengths in inches, or None; an `InputError` for anything else."""
-    if figsize is None:
-        return None
-    expected = "(width, height) in inches, each above 0"
-    sides = plain(figsize)
-    if not isinstance(sides, tuple) or len(sides) != 2:
-        raise InputError(f"figsize is {shown(figsize)}: expected {expected}")
-    width, height = (float(number("figsize", side, expected)) for side in sides)
-    if min(width, height) <= 0:
-        raise InputError(f"figsize is {shown(figsize)}: expected {expected}")
-    return width, height
 
 
 def check_responses(responses: Responses, with_layer: bool = False) -> None:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap
 
 from oip_torch.base.checks import shown
-from oip_torch.base.drawing import INK, Figure, add_note, shade, shade_note, show_picture
+from oip_torch.base.drawing import INK, Figure, Size, add_note, checked_figsize, shade, shade_note, show_picture
 from oip_torch.base.errors import InputError
 from oip_torch.plots.fields import (
     OUTLINE,
     add_title,
     check_responses,
-    checked_size,
     label_of,
     outline_field,
     sight_note,
     title_of,
 )
-from oip_torch.results.oips import short
+from oip_torch.results.oips import Names, short
 from oip_torch.results.responses import Responses
+from oip_torch.results.words import checked_names
 
 __all__ = ["response"]
 
@@ -34,10 +35,10 @@ _MOST_BARS = 12
 def response(
     responses: Responses,
     *,
-    names: Sequence[str] | None = None,
-    cmap: str = "data",
+    names: Names | None = None,
+    cmap: str | Colormap = "data",
     heat: str = "inferno",
-    figsize: tuple[float, float] | None = None,
+    figsize: Size | None = None,
 ) -> Figure:
     """A row per picture: the picture, its map's activations laid over it, and what the network takes it for.
 
@@ -68,7 +69,7 @@ def response(
     with_bars = called is not None
     count = len(responses)
     widths = [1.0] + [1.0] * with_map + [1.5] * with_bars
-    size = checked_size(figsize) or (max(4.5, 1.9 * sum(widths) + 0.7), 1.75 * count + 1.1)
+    size = checked_figsize(figsize) or (max(4.5, 1.9 * sum(widths) + 0.7), 1.75 * count + 1.1)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.add_gridspec(count, len(widths), width_ratios=widths)
     shades = shade(responses.images, responses.ends, cmap)
@@ -151,7 +152,7 @@ def _bar_note(responses: Responses) -> str:
     return f"Bars: the outputs of {responses.output}{name}, which are no probabilities of one class each.{which}"
 
 
-def _names(responses: Responses, names: Sequence[str] | None) -> list[str] | None:
+def _names(responses: Responses, names: Names | None) -> list[str] | None:
     """Of each output, as text; None where there are no two of them."""
     if responses.predicted is None or responses.outputs is None:
         if names is not None:
@@ -160,11 +161,4 @@ def _names(responses: Responses, names: Sequence[str] | None) -> list[str] | Non
     count = responses.outputs.shape[1]
     if names is None:
         return [str(number) for number in range(count)]
-    if isinstance(names, str) or not isinstance(names, Iterable):
-        raise InputError(f"names is {shown(names)}: expected a list of {count} names")
-    called = list(names)
-    if len(called) != count or not all(isinstance(name, str) for name in called):
-        raise InputError(
-            f"names are {shown(called)}: expected {count} texts, one for each output of {responses.output}"
-        )
-    return called
+    return checked_names(names, responses.output, count, count)
