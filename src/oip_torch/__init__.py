@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from oip_torch.network.load import load
     from oip_torch.network.model import FeatureModel
     from oip_torch.network.onnx_file import Layer, Network
+    from oip_torch.network.wrap import wrap
     from oip_torch.optim import objectives
     from oip_torch.optim.concerns import Fallback, Screening, Snapshots, StopSettings
     from oip_torch.optim.image import Blurred, Pen, Pixels, Views
@@ -76,6 +77,7 @@ _HOMES = {
     "noise_control": "analysis.noise_control",
     "read_images": "base.image_files",
     "start_images": "optim.starts",
+    "wrap": "network.wrap",
 }
 
 __all__ = [
@@ -120,6 +122,7 @@ __all__ = [
     "plots",
     "read_images",
     "start_images",
+    "wrap",
 ]
 
 

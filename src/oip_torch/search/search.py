@@ -160,7 +160,7 @@ def ascend(
             source=model.network.source,
             source_sha256=model.network.source_sha256,
             fingerprint=fingerprint,
-            weights="as converted" if fingerprint == model.network.graph_sha256 else "changed since the conversion",
+            weights=model.weights_in_words(fingerprint),
             versions={name: version(name) for name in ("oip_torch", "torch", "numpy")},
             device=torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
             dtype=str(model.dtype).removeprefix("torch."),
