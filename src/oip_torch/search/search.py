@@ -60,7 +60,7 @@ def ascend(
         oips = oip.ascend(model, "Conv2D_3", maps=[17, 56], starts=4)
 
     Args:
-        model: from `load` or `convert`; the work is done where its weights are, in their dtype.
+        model: from `load`, `convert` or `wrap`; the work is done where its weights are, in their dtype.
         layer: name of the layer, or its entry of `model.layers`.
         maps: which of its maps (or units), each once: whole numbers, or a mask of booleans; None: all of them.
         starts: how many images per map, each from a start of its own (or from the best of its own candidates).
@@ -87,7 +87,7 @@ def ascend(
         OipError: every image left the finite numbers.
     """
     if not isinstance(model, FeatureModel):
-        raise InputError(f"model is {shown(model)}: expected what oip_torch.load or oip_torch.convert returns")
+        raise InputError(f"model is {shown(model)}: expected what oip_torch.load, convert or wrap returns")
     model.check_dtype()
     layer = model.layer(layer).name
     settings = AscentSettings() if settings is None else settings
