@@ -24,7 +24,7 @@ OWN = {"mean": (0.5, 0.25, 0.5), "std": (0.5, 0.2, 0.25)}
 # name, keywords, image size, a layer in the middle of it
 NETWORKS = [
     pytest.param("resnet18", {}, 32, "layer3.1.conv2", id="resnet18"),
-    pytest.param("vgg11", {}, 32, "features.9", id="vgg11", marks=pytest.mark.slow),
+    pytest.param("vgg11", {}, 32, "features.8", id="vgg11", marks=pytest.mark.slow),
     pytest.param("mobilenet_v3_small", {}, 32, "features.4.block.1.0", id="mobilenet", marks=pytest.mark.slow),
     pytest.param(
         "densenet121", {}, 32, "features.denseblock3.denselayer2.conv2", id="densenet", marks=pytest.mark.slow
