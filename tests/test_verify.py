@@ -76,7 +76,7 @@ def reference(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Arrays
 
 @pytest.mark.slow
 def test_the_verification_passes_what_is_right(mnist_onnx: Path, reference: Arrays) -> None:
-    layers, verification = verify(FeatureModel(*read(mnist_onnx)), reference)
+    layers, verification = verify(FeatureModel.of_onnx(*read(mnist_onnx)), reference)
     assert [layer.name for layer in layers] == NAMES
     assert max(layer.max_error for layer in layers) == verification["max_error"] <= 1e-5
     assert verification["gradient"]["cosine"] >= 0.9999
@@ -93,7 +93,7 @@ def test_the_verification_names_the_layer_that_is_wrong(
     damage: Callable[[str], Callable[[onnx.ModelProto], None]],
     layer: str,
 ) -> None:
-    wrong = FeatureModel(*changed(mnist_onnx, damage(layer)))
+    wrong = FeatureModel.of_onnx(*changed(mnist_onnx, damage(layer)))
     with pytest.raises(
         VerificationError, match=rf"layer '{layer}' differs by .* of its maximum \(at most 1e-05"
     ) as caught:
@@ -109,19 +109,19 @@ def test_the_verification_names_the_layer_that_is_wrong(
 @pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_the_verification_never_passes_what_is_not_finite(mnist_onnx: Path, reference: Arrays, value: float) -> None:
-    wrong = FeatureModel(*changed(mnist_onnx, bias_off("Conv2D_2", by=value)))
+    wrong = FeatureModel.of_onnx(*changed(mnist_onnx, bias_off("Conv2D_2", by=value)))
     with pytest.raises(VerificationError, match="layer 'Conv2D_2' differs by inf") as caught:
         verify(wrong, reference)
     assert caught.value.failed[0] == "Conv2D_2"
     assert json.dumps(caught.value.layers, allow_nan=False)
     spoilt = reference | {"4": np.where(reference["4"] == reference["4"].max(), value, reference["4"])}
     with pytest.raises(VerificationError, match="layer 'Conv2D_3'"):  # nor where Keras itself is not finite
-        verify(FeatureModel(*read(mnist_onnx)), spoilt)
+        verify(FeatureModel.of_onnx(*read(mnist_onnx)), spoilt)
 
 
 @pytest.mark.slow
 def test_the_verification_compares_the_gradient_and_the_classes(mnist_onnx: Path, reference: Arrays) -> None:
-    model = FeatureModel(*read(mnist_onnx))
+    model = FeatureModel.of_onnx(*read(mnist_onnx))
     gradient = reference["gradient"].copy()
     gradient[2] = gradient[2][:, ::-1]
     with pytest.raises(

@@ -103,6 +103,7 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         "receptive_field",
         "respond",
         "start_images",
+        "wrap",
     ]  # fmt: skip
     for name in oip_torch.__all__:
         thing = getattr(oip_torch, name)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from oip_torch.network.model import FeatureModel
     from oip_torch.network.onnx_file import Layer, Network
     from oip_torch.network.receptive_field import ReceptiveField, receptive_field
+    from oip_torch.network.wrap import wrap
     from oip_torch.optim import objectives
     from oip_torch.optim.concerns import Fallback, Screening, Snapshots, StopSettings
     from oip_torch.optim.image import Blurred, Pen, Pixels, Views
@@ -86,6 +87,7 @@ _HOMES = {
     "receptive_field": "network.receptive_field",
     "respond": "analysis.responses",
     "start_images": "optim.starts",
+    "wrap": "network.wrap",
 }
 
 __all__ = [
@@ -136,6 +138,7 @@ __all__ = [
     "receptive_field",
     "respond",
     "start_images",
+    "wrap",
 ]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from oip_torch.base.checks import whole
-from oip_torch.base.errors import OipError
+from oip_torch.base.errors import InputError, OipError
 from oip_torch.base.files import as_path, check_output_folder, replacing, saved_in, sha256
 from oip_torch.base.progress import bar
 from oip_torch.comparison.answers import (
@@ -155,6 +155,11 @@ def compare(
         InputError: a wrong file, name or number; or no runtime that reads the Keras file is installed.
         OipError: none of the runtimes that read the Keras file could run it.
     """
+    if any(isinstance(given, torch.nn.Module) for given in (keras_file, onnx_file)):
+        raise InputError(
+            "compare got a model: expected a Keras file and what convert made of it; a wrapped module has no Keras "
+            "file that other runtimes could run"
+        )
     keras_file, onnx_file = check_keras_file(keras_file), as_path(onnx_file, "an ONNX file")
     proto, network = read(onnx_file, check_digest=False)
     wanted = runtimes.split(",") if isinstance(runtimes, str) else list(runtimes)

@@ -100,14 +100,14 @@ def convert(
         with np.load(folder / "reference.npz", allow_pickle=False) as reference:
             proto = onnx.load(folder / "model.onnx")
             network = _network(description, source, proto, reference)
-            model = FeatureModel(proto, network)
+            model = FeatureModel.of_onnx(proto, network)
             say("verifying every layer")
             with recorded_gradients(), matmul_precision():  # whatever the caller has switched off or on
                 layers, verification = verify(model, reference)
         network = dataclasses.replace(network, layers=layers, verification=verification)
         say("writing the ONNX file")
         write(proto, network, target)
-    return FeatureModel(proto, network).to(chosen)
+    return FeatureModel.of_onnx(proto, network).to(chosen)
 
 
 def _target(output: str | os.PathLike[str] | None, source: Path) -> Path:

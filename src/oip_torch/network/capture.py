@@ -56,7 +56,7 @@ def capture(model: nn.Module, *layers: str | Layer, pre_activation: bool = False
         maps["Conv2D_3"]        # (batch, 128, 3, 3)
 
     Args:
-        model: a `FeatureModel`, whose layers are known by their Keras names; or any module, by module path
+        model: a `FeatureModel`, whose layers are known by the names in its table; or any module, by module path
             (`"features.3"`, as in `named_modules`). What other threads run on it is not caught.
         layers: at least one name; of a `FeatureModel` also entries of `model.layers`.
         pre_activation: what goes into the layer's activation instead of what comes out (`FeatureModel` only).

@@ -146,7 +146,12 @@ def nearest_activations(network: GraphNetwork, tap: Tap) -> list[str]:
     """Names of the layers whose activations `leaky` makes leak on the way to a tap."""
     activations = activations_of(network)
     found = {node.name for node in _ancestors(_nodes(network.graph_module, [tap.node]), until=activations.keys())}
-    return [name for name, own in network.taps.items() if own.node in found & activations.keys()]
+    # A block has the node of its last layer, which comes first.
+    names: dict[str, str] = {}
+    for name, own in network.taps.items():
+        if own.before is not None and own.node in found:
+            names.setdefault(own.node, name)
+    return list(names.values())
 
 
 def activations_of(network: GraphNetwork) -> dict[str, str]:

@@ -47,7 +47,7 @@ def load(
     proto, network = read(path, check_digest=check)
     if not check:  # results carry the digest of what is there, and not what the file says of itself
         network = dataclasses.replace(network, graph_sha256=graph_sha256(proto))
-    model = FeatureModel(proto, network)
+    model = FeatureModel.of_onnx(proto, network)
     if check:
         _self_check(model, path)
     if domain is not None:

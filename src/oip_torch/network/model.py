@@ -29,24 +29,41 @@ _SATURATING = frozenset({"softmax", "sigmoid", "hard_sigmoid"})
 
 
 class FeatureModel(nn.Module):
-    """A Keras CNN as a torch module: in eval mode, its parameters frozen, every Keras layer known by name.
+    """A CNN with every layer known by name: in eval mode, its parameters frozen. From `load`, `convert` or `wrap`.
 
-    `model(images)` takes standardised images (batch, channels, height, width) and returns what the Keras network
-    returns. `layers` is the table of layers, `network` what the ONNX file says of itself.
+    `model(images)` takes standardised images (batch, channels, height, width) and returns what the network returns.
+    `layers` is the table of layers, `network` what is known of the network besides.
 
     The weights may be changed, in place or not: nothing here keeps a copy of them from one call to the next.
     """
 
-    def __init__(self, proto: onnx.ModelProto, network: Network) -> None:
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        taps: Mapping[str, Tap],
+        network: Network,
+        *,
+        refused: Mapping[str, str] | None = None,
+    ) -> None:
+        """From a graph that returns the outputs of all taps; `refused`: other names, and why they are no layers."""
         super().__init__()
+        self.graph_module = graph_module
         self.network = network
-        self.layers = Layers(network.layers)
+        self.layers = Layers(network.layers, refused)
+        self._taps = dict(taps)
+        self._outputs = output_nodes(graph_module)
+        self.eval().requires_grad_(False)
+        self._loaded_sha256 = self._weights_sha256()
+
+    @classmethod
+    def of_onnx(cls, proto: onnx.ModelProto, network: Network) -> FeatureModel:
+        """From the graph and the description that an ONNX file of ours holds."""
         # What is made in inference mode never takes part in a gradient; and the caller may have another default device.
         with torch.inference_mode(False), torch.device("cpu"):
-            self.graph_module = to_torch(proto)
+            graph_module = to_torch(proto)
         with_maps = {value.name for value in proto.graph.output if len(value.type.tensor_type.shape.dim) == 4}
-        nodes = nodes_by_tensor(self.graph_module)
-        self._taps = {
+        nodes = nodes_by_tensor(graph_module)
+        taps = {
             layer.name: Tap(
                 node=nodes[layer.tensor],
                 before=nodes[layer.tensor_before] if layer.tensor_before != layer.tensor else None,
@@ -55,9 +72,7 @@ class FeatureModel(nn.Module):
             )
             for layer in network.layers
         }
-        self._outputs = output_nodes(self.graph_module)
-        self.eval().requires_grad_(False)
-        self._loaded_sha256 = self._weights_sha256()
+        return cls(graph_module, taps, network)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -80,10 +95,18 @@ class FeatureModel(nn.Module):
         """Where the weights are."""
         return next((tensor.device for tensor in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
+    def weights_in_words(self, fingerprint: str) -> str:
+        """Of weights by their `fingerprint`: "as converted" or "as wrapped", or that they were changed since."""
+        changed = fingerprint != self.network.graph_sha256
+        if self.network.is_wrapped:
+            return "changed since it was wrapped" if changed else "as wrapped"
+        return "changed since the conversion" if changed else "as converted"
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights: float32, or float64 after `.double()`."""
-        return next(tensor.dtype for tensor in [*self.parameters(), *self.buffers()] if tensor.is_floating_point())
+        weights = (tensor for tensor in [*self.parameters(), *self.buffers()] if tensor.is_floating_point())
+        return next((tensor.dtype for tensor in weights), torch.float32)
 
     @property
     def fingerprint(self) -> str:
@@ -93,6 +116,10 @@ class FeatureModel(nn.Module):
         """
         weights, own = self._weights_sha256(), self.network.graph_sha256
         return own if weights == self._loaded_sha256 else hashlib.sha256(f"{own} {weights}".encode()).hexdigest()
+
+    def sha256_with_weights(self, graph: str) -> str:
+        """The digest of a graph by its own digest, and of the weights in use."""
+        return hashlib.sha256(f"{graph} {self._weights_sha256()}".encode()).hexdigest()
 
     def _weights_sha256(self) -> str:
         digest = hashlib.sha256()
@@ -149,7 +176,7 @@ class FeatureModel(nn.Module):
         return tap.pre_activation if pre_activation else tap
 
     def forward(self, images: Tensor) -> Tensor:
-        """(batch, channels, height, width) → the Keras network's output, (batch, classes) for a classifier.
+        """(batch, channels, height, width) → the network's output, (batch, classes) for a classifier.
 
         Raises:
             InputError: images of another shape.
@@ -172,7 +199,7 @@ class FeatureModel(nn.Module):
                 "such images of pixels"
             )
         outputs = self.graph_module(images)
-        by_node = dict(zip(self._outputs, outputs if isinstance(outputs, list) else [outputs], strict=True))
+        by_node = dict(zip(self._outputs, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
         return {layer.name: by_node[self._taps[layer.name].node] for layer in self.layers}
 
     def module_of(self, layer: str, *, pre_activation: bool = False) -> nn.Module:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -36,13 +36,14 @@ _HOW_TO_MAKE_ONE = "make one with `oip convert MODEL.keras`"
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One Keras layer, as the ONNX file describes it.
+    """One layer, as the ONNX file describes it, or as a wrapped module has it.
 
     `maps` is the number of feature maps (channels), or of units where the output is flat; then height and width are 1.
     Tensors of other ranks have no width. `tensor` and `tensor_before` are the ONNX tensors after and before the
     activation (the same one where the layer has none). `max_error` is what the verification found: the
     largest |torch - Keras| over the largest |Keras|, before and after the activation, over all probes. `fingerprint` is
-    that of Keras' own output on one probe (see `probes.fingerprint`), which `load` compares torch's with.
+    that of Keras' own output on one probe (see `probes.fingerprint`), which `load` compares torch's with. Of a wrapped
+    module the tensors are nodes of its graph, and there is neither error nor fingerprint: it is the user's own.
     """
 
     name: str
@@ -70,9 +71,10 @@ class Layer:
 class Layers(Sequence[Layer]):
     """The layers of a network in the order in which it runs; by index or by name; shows itself as a table."""
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[Layer], refused: Mapping[str, str] | None = None) -> None:
         self._layers = tuple(layers)
         self._by_name = {layer.name: layer for layer in layers}
+        self._refused = dict(refused or {})
 
     @overload
     def __getitem__(self, key: str | int) -> Layer: ...
@@ -83,6 +85,8 @@ class Layers(Sequence[Layer]):
             return Layers(self._layers[key])
         if isinstance(key, int):
             return self._layers[key]
+        if key in self._refused:
+            raise InputError(f"layer {key!r} cannot be looked at: {self._refused[key]}")
         if key not in self._by_name:
             raise unknown_name("layer", key, self._by_name)
         return self._by_name[key]
@@ -106,6 +110,8 @@ class Layers(Sequence[Layer]):
         for layer in self:
             error = "" if layer.max_error is None else f"{layer.max_error:.1e}"
             rows.append((layer.name, layer.kind, str(layer.maps), layer.size, layer.activation or "", error))
+        if all(layer.max_error is None for layer in self):  # nothing was verified against another framework
+            rows = [row[:-1] for row in rows]
         return rows
 
     def __repr__(self) -> str:
@@ -124,7 +130,7 @@ class Layers(Sequence[Layer]):
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """What an ONNX file that we made says of itself.
+    """What an ONNX file that we made says of itself, or what is known of a wrapped module.
 
     `input_shape` is (height, width, channels), as in Keras. `domain` says how pixels become inputs, and what the data
     look like there. `verification` says how the conversion was verified, on which probes, and what the gradient's
@@ -142,6 +148,11 @@ class Network:
     versions: dict[str, str]
     verification: dict[str, Any]
     probes_in_domain: bool = True
+
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether it is a module of the user's own, which comes from no file."""
+        return not self.source_sha256
 
 
 def read(path: str | os.PathLike[str], *, check_digest: bool = True) -> tuple[onnx.ModelProto, Network]:

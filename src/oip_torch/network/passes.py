@@ -137,7 +137,8 @@ def _fix_reshapes(network: fx.GraphModule) -> None:
 
 def _pool_first(network: fx.GraphModule) -> None:
     for pool in list(network.graph.nodes):
-        if not isinstance(_module(network, pool), nn.MaxPool2d):
+        module = _module(network, pool)
+        if not isinstance(module, nn.MaxPool2d) or module.return_indices:
             continue
         relu = pool.args[0]
         if isinstance(_module(network, relu), nn.ReLU) and list(relu.users) == [pool]:

@@ -28,10 +28,10 @@ class Provenance:
         leaking: the layers whose activations leaked on the way, and which activations these are.
         domain: how the network took the images, see `Domain`; None: a file of format 1, whose
             network took them as they are.
-        source: the Keras file's name.
-        source_sha256: and its digest.
+        source: the Keras file's name; of a wrapped module its class.
+        source_sha256: and the file's digest; "" without a file.
         fingerprint: of graph and weights in use, see `FeatureModel.fingerprint`.
-        weights: "as converted", or "changed since the conversion".
+        weights: "as converted" or "as wrapped", or "changed since …".
         versions: of oip_torch, torch and numpy.
         device: "cpu", or the card's name.
         dtype: of the computation.

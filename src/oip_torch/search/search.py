@@ -95,7 +95,7 @@ def ascend(
         of_each = oip.ascend(model, ["Conv2D_1", "Conv2D_2"])    # {"Conv2D_1": …, "Conv2D_2": …}
 
     Args:
-        model: from `load` or `convert`; the work is done where its weights are, in their dtype.
+        model: from `load`, `convert` or `wrap`; the work is done where its weights are, in their dtype.
         layer: name of the layer, or its entry of `model.layers`; or several of them, each once.
         maps: which of its maps (or units), each once: whole numbers, or a mask of booleans; None: all of them. Of
             several layers a dict of these by the layer's name: {"Conv2D_2": [3, 5]}; of those that it does not name,
@@ -129,7 +129,7 @@ def ascend(
         OipError: every image left the finite numbers.
     """
     if not isinstance(model, FeatureModel):
-        raise InputError(f"model is {shown(model)}: expected what oip_torch.load or oip_torch.convert returns")
+        raise InputError(f"model is {shown(model)}: expected what oip_torch.load, convert or wrap returns")
     model.check_dtype()
     if callback is not None and not callable(callback):
         raise InputError(f"callback is {shown(callback)}: expected a function of one argument, a Step, or None")
@@ -235,7 +235,7 @@ def _ascend_layer(
             source=model.network.source,
             source_sha256=model.network.source_sha256,
             fingerprint=fingerprint,
-            weights="as converted" if fingerprint == model.network.graph_sha256 else "changed since the conversion",
+            weights=model.weights_in_words(fingerprint),
             versions={name: version(name) for name in ("oip_torch", "torch", "numpy")},
             device=torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
             dtype=str(model.dtype).removeprefix("torch."),
