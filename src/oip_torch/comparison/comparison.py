@@ -37,7 +37,7 @@ from oip_torch.comparison.questions import default_layer, prepare_questions, spr
 from oip_torch.comparison.runtimes import Array, Dtype, select_runtimes
 from oip_torch.comparison.runtimes.pool import runtime_pool
 from oip_torch.comparison.summary import float32_sentence, table
-from oip_torch.keras.file import check_keras_file
+from oip_torch.keras.file import read_keras_file
 from oip_torch.network.load import load, resolve_device
 from oip_torch.network.onnx_file import Layer, graph_sha256, read
 from oip_torch.search.search import chosen_maps
@@ -147,8 +147,10 @@ def compare(
         InputError: a wrong file, name or number; or no runtime that reads the Keras file is installed.
         OipError: none of the runtimes that read the Keras file could run it.
     """
-    keras_file, onnx_file = check_keras_file(keras_file), as_path(onnx_file, "an ONNX file")
+    keras_file, onnx_file = as_path(keras_file, "a Keras model"), as_path(onnx_file, "an ONNX file")
     proto, network = read(onnx_file, check_digest=False)
+    height, width, _ = network.input_shape  # the Keras file may leave them open
+    keras_file = read_keras_file(keras_file, (height, width)).path
     wanted = runtimes.split(",") if isinstance(runtimes, str) else list(runtimes)
     names, missing = select_runtimes(wanted, cuda=resolve_device(device).type == "cuda")
     steps, seed = whole("steps", steps, 1), whole("seed", seed, 0)
