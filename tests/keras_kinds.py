@@ -1,6 +1,6 @@
 """One tiny Keras network for each kind of layer and configuration: `python tests/keras_kinds.py FOLDER [KIND …]`.
 
-Builds, seeds and saves them as FOLDER/KIND.keras, .h5 where the kind is of that file. In a process of its own, as
+Builds, seeds and saves them as FOLDER/KIND.keras; with --list prints the kinds. In a process of its own, as
 keras_zoo.py; `scripts/network_tables.py` makes a table of what becomes of them, and the tests convert a sample.
 """
 
@@ -224,4 +224,7 @@ def main(folder: Path, kinds: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "--list":
+        print("\n".join(KINDS))
+        sys.exit()
     main(Path(sys.argv[1]), sys.argv[2:])

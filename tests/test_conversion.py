@@ -28,8 +28,8 @@ from test_verify import bias_off, changed, constant, kernel_turned, maps_swapped
 import oip_torch
 from oip_torch import ConversionError, FeatureModel, cli
 from oip_torch.comparison.runtimes.process import RuntimeProcess
+from oip_torch.keras import classes as keras_classes
 from oip_torch.keras import convert as conversion
-from oip_torch.keras import file as keras_file
 from oip_torch.network.onnx_file import graph_sha256, read, write
 
 MNIST = ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Max_Pool_2", "Conv2D_3", "Flatten", "Dense_1", "Dense_2"]
@@ -47,7 +47,7 @@ LAYERS = {
     "smooth.keras": ["Tanh_1", "Pool_1", "Elu_2", "Flat", "Sigmoid_3"],
     "silent.h5": ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Flatten", "Dense_1"],
     "augmented.keras": [
-        *(f"data_augmentation/{name}" for name in keras_file.AUGMENTATIONS),  # whatever is admitted is converted
+        *(f"data_augmentation/{name}" for name in keras_classes.AUGMENTATIONS),  # whatever is admitted is converted
         *("alone", "scaled", "conv", "flat", "logits"),
     ],
     "augmented.h5": [

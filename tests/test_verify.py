@@ -18,10 +18,10 @@ import pytest
 from conftest import ROOT
 from onnx import numpy_helper
 
-from oip_torch import FeatureModel, Layers, Network, VerificationError, cli
+from oip_torch import FeatureModel, Network, VerificationError, cli
 from oip_torch.keras import convert as conversion
 from oip_torch.keras.verify import verify
-from oip_torch.network.onnx_file import read
+from oip_torch.network.onnx_file import Layers, read
 
 NAMES = ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Max_Pool_2", "Conv2D_3", "Flatten", "Dense_1", "Dense_2"]
 

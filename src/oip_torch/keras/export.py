@@ -365,7 +365,8 @@ def main(folder: Path) -> None:
     model = load_network(Path(job["model"]), (height, width) if height and width else None)
     rows, columns, channels = (int(n) for n in model.inputs[0].shape[1:])
     shape = rows, columns, channels
-    recorder = Recorder(model)
+    # The recorder changes a network, which can no longer be copied then.
+    recorder = Recorder(model if job["dtype"] == "float32" else in_dtype(model, job["dtype"]))
     if job["dtype"] == "float32":
         _say("writing it as ONNX")
         onnx_bytes, layers, last, rewrites = _to_onnx(recorder, shape)
@@ -390,7 +391,6 @@ def main(folder: Path) -> None:
         _hand_over(folder, "layers.json")
     else:
         domain = Domain.from_dict(job["domain"])
-        recorder = Recorder(in_dtype(model, job["dtype"]))
     _say("running it in TensorFlow for reference")
     images = np.asarray(_probes(job, shape, domain), job["dtype"])
     for number, arrays in enumerate(_answers(recorder, images)):
