@@ -27,7 +27,7 @@ def seeded(model: Any, seed: int) -> Any:
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         kind, shape = weight.path.rsplit("/", 1)[-1], weight.shape
-        if kind in ("gamma", "moving_variance"):
+        if kind in ("gamma", "moving_variance", "variance"):
             values = rng.uniform(0.5, 1.5, shape)
         elif kind in ("beta", "bias", "moving_mean"):
             values = rng.uniform(0.1, 0.5, shape) * rng.choice([-1, 1], shape)

@@ -28,8 +28,8 @@ from test_verify import bias_off, changed, constant, kernel_turned, maps_swapped
 import oip_torch
 from oip_torch import ConversionError, FeatureModel, cli
 from oip_torch.comparison.runtimes.process import RuntimeProcess
+from oip_torch.keras import classes as keras_classes
 from oip_torch.keras import convert as conversion
-from oip_torch.keras import file as keras_file
 from oip_torch.network.onnx_file import graph_sha256, read, write
 
 MNIST = ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Max_Pool_2", "Conv2D_3", "Flatten", "Dense_1", "Dense_2"]
@@ -47,7 +47,7 @@ LAYERS = {
     "smooth.keras": ["Tanh_1", "Pool_1", "Elu_2", "Flat", "Sigmoid_3"],
     "silent.h5": ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Flatten", "Dense_1"],
     "augmented.keras": [
-        *(f"data_augmentation/{name}" for name in keras_file.AUGMENTATIONS),  # whatever is admitted is converted
+        *(f"data_augmentation/{name}" for name in keras_classes.AUGMENTATIONS),  # whatever is admitted is converted
         *("alone", "scaled", "conv", "flat", "logits"),
     ],
     "augmented.h5": [
@@ -197,19 +197,52 @@ def test_the_shipped_network_recognises_real_digits(
 # The process of TensorFlow
 
 
+def export(folder: Path, job: dict[str, Any]) -> list[Any]:
+    return list(conversion._answers(folder, job, Path("x.keras"), lambda stage: None))
+
+
+def a_python_that(folder: Path, commands: str) -> str:
+    python = folder / "python"
+    python.write_text(f"#!/bin/sh\n{commands}\n")
+    python.chmod(0o755)
+    return str(python)
+
+
 @pytest.mark.slow
 def test_an_error_of_the_process_is_told_by_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever else stderr ends in; and how a process died that could not tell."""
-    (tmp_path / "job.json").write_text("{")
-    with pytest.raises(ConversionError, match=r"could not export x\.keras: JSONDecodeError: Expecting property name"):
-        conversion._export(tmp_path, Path("x.keras"), lambda stage: None)
+    """Whatever else stderr ends in; how a process died that could not tell, and what it was doing."""
+    with pytest.raises(ConversionError, match=r"could not export x\.keras \(while .*\): KeyError"):
+        export(tmp_path, {})
     (tmp_path / "error.json").unlink()
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho 'terminate called: std::bad_alloc' >&2\necho 'W0000 a log' >&2\nkill -ABRT $$\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    with pytest.raises(ConversionError, match=r"x\.keras \(ended by SIGABRT\): terminate called: std::bad_alloc$"):
-        conversion._export(tmp_path, Path("x.keras"), lambda stage: None)
+    words = "echo writing; echo 'std::bad_alloc' >&2; echo 'W0000 a log' >&2; kill -KILL $$"
+    monkeypatch.setattr(sys, "executable", a_python_that(tmp_path, words))
+    with pytest.raises(
+        ConversionError, match=r"x\.keras: it died while writing \(ended by SIGKILL\): std::bad_alloc; less memory"
+    ):
+        export(tmp_path, {})
+
+
+@pytest.mark.slow
+def test_a_crash_of_tensorflow_is_followed_by_a_try_without_onednn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was handed over before the crash is not handed over again."""
+    np.savez(tmp_path / "one.npz", number=1)
+    np.savez(tmp_path / "two.npz", number=2)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    words = (
+        f"cp {tmp_path}/one.npz .; printf '\\037one.npz\\n'; read line\n"
+        "[ \"$TF_ENABLE_ONEDNN_OPTS\" = 0 ] || { echo 'double free' >&2; kill -ABRT $$; }\n"
+        f"cp {tmp_path}/two.npz .; printf '\\037two.npz\\n'; read line\n"
+    )
+    monkeypatch.setattr(sys, "executable", a_python_that(tmp_path, words))
+    answers = conversion._answers(folder, {}, Path("x.keras"), lambda stage: None)
+    assert [int(answer["number"]) for answer in answers] == [1, 2]
+    words = "echo differentiating; echo 'double free' >&2; kill -SEGV $$"
+    monkeypatch.setattr(sys, "executable", a_python_that(tmp_path, words))
+    with pytest.raises(ConversionError, match=r"died while differentiating \(ended by SIGSEGV\): double free"):
+        export(folder, {})
 
 
 @pytest.mark.slow

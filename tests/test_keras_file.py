@@ -32,7 +32,7 @@ def test_augmentation_layers_are_admitted(tmp_path: Path, ending: str) -> None:
     inner = layer("Sequential", "augmentation", {"layers": [flip, layer("RandomRotation", "turn")]}, module="keras")
     same = layer("RandomCrop", "crop", {"height": 8, "width": 8})
     path = written(tmp_path, config_of(inner, same, CONV), ending)
-    assert keras_file.check_keras_file(path) == path
+    assert keras_file.read_keras_file(path).path == path
 
 
 @pytest.mark.parametrize("ending", WRITERS)
@@ -41,33 +41,70 @@ def test_a_crop_to_another_size_is_refused(tmp_path: Path, ending: str, size: tu
     crop = layer("RandomCrop", "crop", {"height": size[0], "width": size[1]})
     path = written(tmp_path, config_of(crop, CONV), ending)
     with pytest.raises(InputError, match=r"layer 'crop' is a RandomCrop to \(.*, \(8, 8\); build the network without"):
-        keras_file.check_keras_file(path)
+        keras_file.read_keras_file(path)
 
 
 @pytest.mark.parametrize("ending", WRITERS)
-@pytest.mark.parametrize("kind", ["Resizing", "AutoContrast", "LSTM", "MultiHeadAttention", "Conv3D", "StringLookup"])
+@pytest.mark.parametrize("kind", ["Attention", "AutoContrast", "LSTM", "Conv1D", "Conv3D", "StringLookup"])
 def test_a_layer_of_keras_that_is_not_supported_is_no_other_code(tmp_path: Path, ending: str, kind: str) -> None:
     config = config_of(CONV, layer(kind, "odd"))
     if ending == ".h5":
         del config["config"]["layers"][-1]["module"]  # as Keras writes it there
     with pytest.raises(InputError, match=f"layer 'odd' uses the class '{kind}', which is Keras' own but not supp") as e:
-        keras_file.check_keras_file(written(tmp_path, config, ending))
+        keras_file.read_keras_file(written(tmp_path, config, ending))
     assert "other code" not in str(e.value)
 
 
 def test_a_new_layer_of_keras_is_known_by_its_module(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'OfNextYear', which is Keras' own but not supported yet"):
-        keras_file.check_keras_file(written(tmp_path, config_of(CONV, layer("OfNextYear", "new")), ".keras"))
+        keras_file.read_keras_file(written(tmp_path, config_of(CONV, layer("OfNextYear", "new")), ".keras"))
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("Add", "keras.src.ops.numpy"), ("Relu", "keras.src.ops.nn"), ("TFOpLambda", "keras")]
+    ("name", "module"),
+    [("Argmax", "keras.src.ops.numpy"), ("Relu", "keras.src.ops.numpy"), ("SlicingOpLambda", "keras")],
 )
 def test_an_operation_of_keras_is_no_other_code(tmp_path: Path, name: str, module: str) -> None:
     path = written(tmp_path, config_of(CONV, layer(name, "plus", module=module)), ".keras")
-    match = rf"operation '{name}' \({module}\), which is Keras' own but not supported yet: .* keras\.layers\.Add"
+    match = rf"operation '{name}' \({module}\), which is Keras' own but not supported yet: expected arithmetic"
     with pytest.raises(InputError, match=match):
-        keras_file.check_keras_file(path)
+        keras_file.read_keras_file(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("Add", "keras.src.ops.numpy"), ("Relu", "keras.src.ops.nn"), ("LayerScale", "keras.src.applications.convnext")],
+)
+def test_operations_and_layers_of_other_modules_of_keras_are_admitted(tmp_path: Path, name: str, module: str) -> None:
+    path = written(tmp_path, config_of(CONV, layer(name, "plus", module=module)), ".keras")
+    assert not keras_file.read_keras_file(path).rewritten
+    elsewhere = written(tmp_path, config_of(CONV, layer(name, "plus", module="keras.src.utils.file_utils")), ".keras")
+    if name == "LayerScale":
+        with pytest.raises(InputError, match=r"uses the class 'LayerScale' of keras\.src\.utils"):
+            keras_file.read_keras_file(elsewhere)
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"activation": "os.system"}, r"layer 'c' uses the activation 'os\.system': expected one of Keras' own"),
+        ({"kernel_initializer": "evil"}, "layer 'c' uses the initializer 'evil'"),
+        ({"kernel_regularizer": "evil"}, "layer 'c' uses the regularizer 'evil'"),
+        ({"kernel_constraint": "evil"}, "layer 'c' uses the constraint 'evil'"),
+        (
+            {"scale": {"class_name": "__numpy__", "config": {"value": [1], "dtype": "object"}}},
+            "layer 'c' uses an array of 'object': expected numbers",
+        ),
+    ],
+)
+def test_functions_named_by_a_string_are_on_a_list(
+    tmp_path: Path, ending: str, options: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(InputError, match=match):
+        keras_file.read_keras_file(written(tmp_path, config_of(layer("Conv2D", "c", options)), ending))
+    usual = {"activation": "relu", "kernel_initializer": "he_normal", "kernel_regularizer": "l1_l2"}
+    keras_file.read_keras_file(written(tmp_path, config_of(layer("Conv2D", "c", usual)), ending))
 
 
 @pytest.mark.parametrize("ending", WRITERS)
@@ -77,13 +114,13 @@ def test_an_operation_of_keras_is_no_other_code(tmp_path: Path, name: str, modul
 def test_code_of_the_user_is_called_that(tmp_path: Path, ending: str, marks: dict[str, Any]) -> None:
     path = written(tmp_path, config_of(CONV, layer("Mine", "own", **marks)), ending)
     with pytest.raises(InputError, match=r"layer 'own' uses the class 'Mine': .* since other code is never run"):
-        keras_file.check_keras_file(path)
+        keras_file.read_keras_file(path)
 
 
 @pytest.mark.parametrize("kind", ["TorchModuleWrapper", "JaxLayer", "TFSMLayer"])
 def test_a_layer_for_other_code_is_never_supported(tmp_path: Path, kind: str) -> None:
     with pytest.raises(InputError, match=f"the class '{kind}': .* other code is never run"):
-        keras_file.check_keras_file(written(tmp_path, config_of(CONV, layer(kind, "wrapped")), ".keras"))
+        keras_file.read_keras_file(written(tmp_path, config_of(CONV, layer(kind, "wrapped")), ".keras"))
 
 
 # What goes in
@@ -101,15 +138,13 @@ OTHER = layer("InputLayer", "other", {"batch_shape": [None, 4, 4, 3]})
 OF_KERAS_2_INPUT = layer("InputLayer", "image", {"batch_input_shape": [None, 8, 8, 1]})
 FIRST = layer("Conv2D", "conv", {"batch_input_shape": [None, 8, 8, 1]})
 SHAPES = [
-    (sequential(IMAGE, CONV), (None, 8, 8, 1)),
-    (functional(IMAGE, CONV), (None, 8, 8, 1)),
-    (functional(CONV, IMAGE), (None, 8, 8, 1)),
-    (functional(OF_KERAS_2_INPUT, CONV), (None, 8, 8, 1)),
-    (sequential(FIRST), (None, 8, 8, 1)),
-    (sequential(functional(IMAGE, CONV), CONV), (None, 8, 8, 1)),
-    (sequential(sequential(CONV), CONV, build_input_shape=[None, 8, 8, 1]), (None, 8, 8, 1)),
-    (sequential(layer("InputLayer", "i", {"batch_shape": [None, None, None, 3]}), CONV), (None, None, None, 3)),
-    (functional(IMAGE, OTHER, CONV), None),
+    (sequential(IMAGE, CONV), (8, 8, 1)),
+    (functional(IMAGE, CONV), (8, 8, 1)),
+    (functional(CONV, IMAGE), (8, 8, 1)),
+    (functional(OF_KERAS_2_INPUT, CONV), (8, 8, 1)),
+    (sequential(FIRST), (8, 8, 1)),
+    (sequential(functional(IMAGE, CONV), CONV), (8, 8, 1)),
+    (sequential(sequential(CONV), CONV, build_input_shape=[None, 8, 8, 1]), (8, 8, 1)),
     (sequential(CONV), None),
     (functional(CONV), None),
     (sequential(layer("InputLayer", "i", {"batch_shape": [None, "8", 8, 1]}), CONV), None),
@@ -119,14 +154,91 @@ SHAPES = [
 @pytest.mark.parametrize("ending", WRITERS)
 @pytest.mark.parametrize(("config", "shape"), SHAPES)
 def test_the_input_shape_is_that_of_the_configuration(
-    tmp_path: Path, ending: str, config: Any, shape: tuple[int | None, ...] | None
+    tmp_path: Path, ending: str, config: Any, shape: tuple[int, int, int] | None
 ) -> None:
-    path = written(tmp_path, config, ending)
-    assert keras_file.input_shape(keras_file.check_keras_file(path)) == shape
+    assert keras_file.read_keras_file(written(tmp_path, config, ending)).input_shape == shape
 
 
 def test_the_input_shape_of_a_real_file(shipped: Path) -> None:
-    assert keras_file.input_shape(shipped) == (None, 28, 28, 1)
+    file = keras_file.read_keras_file(shipped)
+    assert (file.input_shape, file.rewritten) == ((28, 28, 1), ())
+
+
+def images(*shape: int | None, kind: str = "float32") -> Any:
+    return layer("InputLayer", "i", {"batch_shape": [None, *shape], "dtype": kind})
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        (functional(IMAGE, OTHER, CONV), r"has 2 inputs \(image, other\): .*; recipe .*part\.save"),
+        (sequential(images(784), CONV), r"shape \(None, 784\): .* recipe: .*keras\.Input\(\(28, 28, 1\)\);"),
+        (sequential(images(100, 3), CONV), r"one-dimensional: .*keras\.Input\(\(1, 100, 3\)\); keras\.layers\.Conv2D"),
+        (sequential(images(4, 8, 8, 1), CONV), r"shape \(None, 4, 8, 8, 1\): expected images"),
+        (sequential(images(8, 8, None), CONV), "the number of channels fixed"),
+        (sequential(images(None, None, 3), CONV), r"leaves height or width open .*--size 224 224"),
+        (sequential(images(1, 1, 3), CONV), "takes images of one pixel"),
+        (
+            config_of(layer("Conv2D", "c", {"data_format": "channels_first"})),
+            r"layer 'c' is channels_first: .*; recipe: keras\.config\.set_image_data_format",
+        ),
+    ],
+)
+def test_inputs_that_are_no_images_are_refused_with_a_recipe(
+    tmp_path: Path, ending: str, config: Any, match: str
+) -> None:
+    path = written(tmp_path, config, ending)
+    with pytest.raises(InputError, match=match) as error:
+        oip_torch.convert(path, device="cpu")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_a_size_fills_what_is_open_and_nothing_else(tmp_path: Path, ending: str) -> None:
+    for config in (
+        sequential(images(None, None, 3), CONV),
+        functional(images(None, None, 3), CONV) | {"config": {"layers": [images(None, None, 3), CONV]}},
+        sequential(sequential(images(None, None, 3), CONV), CONV),
+    ):
+        config["config"]["input_layers"] = [["i", 0, 0]]
+        file = keras_file.read_keras_file(written(tmp_path, config, ending), (20, 30))
+        assert file.input_shape == (20, 30, 3)
+        assert file.rewritten == ("images of 20×30, where height and width were open",)
+        again = written(tmp_path, file.config, ending)  # the size stands in what is loaded
+        assert keras_file.read_keras_file(again, (20, 30)).rewritten == ()
+    part = written(tmp_path, sequential(images(None, 30, 3), CONV), ending)
+    assert keras_file.read_keras_file(part, (20, 30)).input_shape == (20, 30, 3)
+    with pytest.raises(InputError, match=r"takes images of None×30: size \(20, 20\) does not fit"):
+        keras_file.read_keras_file(part, (20, 20))
+    fixed = written(tmp_path, sequential(images(8, 8, 3), CONV), ending)
+    with pytest.raises(InputError, match=r"takes images of 8×8, and size is \(20, 20\): expected no size"):
+        oip_torch.convert(fixed, size=(20, 20), device="cpu")
+
+
+@pytest.mark.parametrize("wrong", [3, (1, 2, 3), "20", (0, 3), (2.5, 3), (True, 3), object()])
+def test_a_size_that_is_none_is_refused(shipped: Path, wrong: Any) -> None:
+    with pytest.raises(InputError, match="size"):
+        oip_torch.convert(shipped, size=wrong, device="cpu")
+
+
+def test_probes_of_another_size_are_refused(shipped: Path) -> None:
+    with pytest.raises(InputError, match=r"the probes have the shape \(5, 20, 20, 1\): expected \(N, 28, 28, 1\)"):
+        oip_torch.convert(shipped, probes=np.full((5, 20, 20), 77), device="cpu")
+
+
+@pytest.mark.parametrize("ending", WRITERS)
+def test_mixed_precision_becomes_float32(tmp_path: Path, ending: str) -> None:
+    policy = {"class_name": "DTypePolicy", "module": "keras", "config": {"name": "mixed_float16"}}
+    config = sequential(images(8, 8, 3, kind="uint8"), layer("Conv2D", "c", {"dtype": policy}))
+    file = keras_file.read_keras_file(written(tmp_path, config, ending))
+    assert file.rewritten == ("images of uint8 became float32", "mixed_float16 became float32")
+    assert [entry["config"]["dtype"] for entry in file.config["config"]["layers"]] == ["float32", "float32"]
+
+
+def test_hdf5_of_another_ending_is_read(tmp_path: Path) -> None:
+    path = keras_h5(tmp_path / "network.model", config_of(CONV))
+    assert keras_file.read_keras_file(path).input_shape == (8, 8, 1)
 
 
 # Calls of convert, refused before TensorFlow starts
@@ -163,7 +275,7 @@ def test_a_scale_that_is_not_finite_or_not_above_0_is_refused(shipped: Path, mea
 @pytest.mark.parametrize("wrong", [None, 3, object(), torch.nn.Linear(1, 1), b"x.keras", ["x.keras"], UserList()])
 def test_a_source_that_is_no_path_is_refused(wrong: Any) -> None:
     match = f"given as a {type(wrong).__name__}: expected the path of a file, .* save the model with model.save"
-    for call in (oip_torch.convert, keras_file.check_keras_file):
+    for call in (oip_torch.convert, keras_file.read_keras_file):
         with pytest.raises(InputError, match=match):
             call(wrong)
 

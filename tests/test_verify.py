@@ -9,16 +9,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from conftest import ROOT
 from onnx import numpy_helper
 
 from oip_torch import FeatureModel, Network, VerificationError, cli
+from oip_torch.keras import convert as conversion
 from oip_torch.keras.verify import verify
-from oip_torch.network.onnx_file import read
+from oip_torch.network.onnx_file import Layers, read
 
 NAMES = ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Max_Pool_2", "Conv2D_3", "Flatten", "Dense_1", "Dense_2"]
 
@@ -62,26 +65,57 @@ def maps_swapped(layer: str) -> Callable[[onnx.ModelProto], None]:
     return lambda proto: rewrite(constant(proto, layer, 1), lambda kernel: kernel[[1, 0, *range(2, len(kernel))]])
 
 
-@pytest.fixture(scope="session")
-def reference(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Arrays:
-    """What the export process hands over for the verification of the shipped network."""
-    folder = tmp_path_factory.mktemp("export")
-    job = {"model": str(shipped), "noise": 4, "digits": 8, "domain": {}}
-    (folder / "job.json").write_text(json.dumps(job))
+JOB: dict[str, Any] = {"size": None, "noise": 4, "digits": 8, "probes": None, "domain": {}, "dtype": "float32"}
+
+
+def answers_of(folder: Path, source: Path, **job: Any) -> list[Arrays]:
+    """What the export process hands over, as it does to a stdin that is closed: all at once."""
+    (folder / "job.json").write_text(json.dumps(JOB | {"model": str(source)} | job))
     command = [sys.executable, "-m", "oip_torch.keras.export", str(folder)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL)
     assert result.returncode == 0, result.stderr
-    return dict(np.load(folder / "reference.npz"))
+    names = [line[1:] for line in result.stdout.splitlines() if line.startswith(conversion._ANSWER)]
+    return [dict(np.load(folder / name)) for name in names if name.endswith(".npz")]
+
+
+@pytest.fixture(scope="session")
+def reference(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Arrays]:
+    """What the export process hands over for the verification of the shipped network."""
+    return answers_of(tmp_path_factory.mktemp("export"), shipped)
+
+
+@pytest.fixture(scope="session")
+def reference64(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Arrays]:
+    """The same in float64."""
+    domain = read(ROOT / "models" / "mnist_cnn.onnx")[1].domain.to_dict()
+    return answers_of(tmp_path_factory.mktemp("export64"), shipped, dtype="float64", domain=domain)
+
+
+def with_changed(answers: list[Arrays], **changes: Callable[[Any], Any]) -> list[Arrays]:
+    """The answers, each array of these names changed."""
+    return [
+        {name: changes[name](array) if name in changes else array for name, array in answer.items()}
+        for answer in answers
+    ]
 
 
 @pytest.mark.slow
-def test_the_verification_passes_what_is_right(mnist_onnx: Path, reference: Arrays) -> None:
+def test_answers_hold_two_images_each_and_the_gradient_comes_last(reference: list[Arrays]) -> None:
+    assert [len(answer["images"]) for answer in reference] == [2] * 6 + [12]
+    assert ["gradient" in answer for answer in reference] == [False] * 6 + [True]
+
+
+@pytest.mark.slow
+def test_the_verification_passes_what_is_right(mnist_onnx: Path, reference: list[Arrays]) -> None:
     layers, verification = verify(FeatureModel.of_onnx(*read(mnist_onnx)), reference)
     assert [layer.name for layer in layers] == NAMES
     assert max(layer.max_error for layer in layers) == verification["max_error"] <= 1e-5
     assert verification["gradient"]["cosine"] >= 0.9999
     assert verification["gradient"]["layer"] == "Conv2D_3"
-    assert verification["batch_sizes"] == [12, 1]
+    assert verification["batch_sizes"] == [2, 1]
+    assert "in_float64" not in verification
+    for layer, stored in zip(layers, read(mnist_onnx)[1].layers, strict=True):
+        np.testing.assert_allclose(layer.fingerprint, stored.fingerprint, rtol=0, atol=1e-4 * stored.fingerprint[1])
 
 
 @pytest.mark.slow
@@ -89,7 +123,7 @@ def test_the_verification_passes_what_is_right(mnist_onnx: Path, reference: Arra
 @pytest.mark.parametrize("damage", [bias_off, kernel_turned, maps_swapped])
 def test_the_verification_names_the_layer_that_is_wrong(
     mnist_onnx: Path,
-    reference: Arrays,
+    reference: list[Arrays],
     damage: Callable[[str], Callable[[onnx.ModelProto], None]],
     layer: str,
 ) -> None:
@@ -107,31 +141,71 @@ def test_the_verification_names_the_layer_that_is_wrong(
 
 
 @pytest.mark.slow
+def test_float64_tells_rounding_from_error(
+    mnist_onnx: Path, reference: list[Arrays], reference64: list[Arrays]
+) -> None:
+    """What misses its bound in float32 passes where float64 agrees, and is refused where it does not."""
+    model = FeatureModel.of_onnx(*read(mnist_onnx))
+    rounded = with_changed(reference, **{"4": lambda array: array + 2e-5 * array.max()})
+    layers, verification = verify(model, rounded, lambda: reference64)
+    by_name = {layer.name: layer for layer in layers}
+    assert verification["in_float64"] == ["Conv2D_3"]
+    assert by_name["Conv2D_3"].max_error > 1e-5
+    assert by_name["Conv2D_3"].error_float64 < 1e-12
+    assert "in float64)" in repr(Layers(layers))
+    assert by_name["Conv2D_2"].error_float64 is None
+
+    small = FeatureModel.of_onnx(*changed(mnist_onnx, bias_off("Conv2D_3", by=2e-3)))  # an error, and one of 1e-4
+    with pytest.raises(VerificationError, match=r"layer 'Conv2D_3' differs by .* in float64 \(at most 1e-10") as caught:
+        verify(small, reference, lambda: reference64)
+    assert caught.value.failed[0] == "Conv2D_3"
+
+
+@pytest.mark.slow
+def test_a_gradient_is_decided_on_noise_in_float64(
+    mnist_onnx: Path, reference: list[Arrays], reference64: list[Arrays]
+) -> None:
+    """Flat images have ties, which a rounding decides; noise has none."""
+    model = FeatureModel.of_onnx(*read(mnist_onnx))
+
+    def turned(images: slice) -> Callable[[Any], Any]:
+        def turn(gradient: Any) -> Any:
+            gradient = gradient.copy()
+            gradient[images] = gradient[images][:, ::-1]
+            return gradient
+
+        return turn
+
+    digits_off = with_changed(reference, gradient=turned(slice(6, 7)))
+    with pytest.raises(VerificationError, match=r"'Conv2D_3' has an input gradient of cosine .* \(at least 0.9999"):
+        verify(model, digits_off)
+    _, verification = verify(model, digits_off, lambda: with_changed(reference64, gradient=turned(slice(6, 7))))
+    assert verification["gradient"]["cosine"] < 0.9999
+    assert verification["gradient"]["cosine_float64"] > 1 - 1e-12
+    with pytest.raises(VerificationError, match=r"cosine .* in float64 \(at least 0.999999 "):
+        verify(model, digits_off, lambda: with_changed(reference64, gradient=turned(slice(2, 3))))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_the_verification_never_passes_what_is_not_finite(mnist_onnx: Path, reference: Arrays, value: float) -> None:
+def test_the_verification_never_passes_what_is_not_finite(
+    mnist_onnx: Path, reference: list[Arrays], value: float
+) -> None:
     wrong = FeatureModel.of_onnx(*changed(mnist_onnx, bias_off("Conv2D_2", by=value)))
     with pytest.raises(VerificationError, match="layer 'Conv2D_2' differs by inf") as caught:
-        verify(wrong, reference)
+        verify(wrong, reference, lambda: pytest.fail("no rounding"))
     assert caught.value.failed[0] == "Conv2D_2"
     assert json.dumps(caught.value.layers, allow_nan=False)
-    spoilt = reference | {"4": np.where(reference["4"] == reference["4"].max(), value, reference["4"])}
+    spoilt = with_changed(reference, **{"4": lambda array: np.where(array == array.max(), value, array)})
     with pytest.raises(VerificationError, match="layer 'Conv2D_3'"):  # nor where Keras itself is not finite
         verify(FeatureModel.of_onnx(*read(mnist_onnx)), spoilt)
 
 
 @pytest.mark.slow
-def test_the_verification_compares_the_gradient_and_the_classes(mnist_onnx: Path, reference: Arrays) -> None:
+def test_the_verification_compares_the_classes(mnist_onnx: Path, reference: list[Arrays]) -> None:
     model = FeatureModel.of_onnx(*read(mnist_onnx))
-    gradient = reference["gradient"].copy()
-    gradient[2] = gradient[2][:, ::-1]
-    with pytest.raises(
-        VerificationError, match=r"'Conv2D_3' has an input gradient of cosine .* \(at least 0.9999"
-    ) as caught:
-        verify(model, reference | {"gradient": gradient})
-    assert caught.value.failed == ["Conv2D_3"]
-    other_class = np.roll(reference["7"], 1, axis=1)
     with pytest.raises(VerificationError, match="layer 'Dense_2'"):
-        verify(model, reference | {"7": other_class})
+        verify(model, with_changed(reference, **{"7": lambda array: np.roll(array, 1, axis=1)}))
 
 
 @pytest.mark.slow
@@ -139,6 +213,7 @@ def test_a_failed_verification_is_exit_code_1_and_writes_nothing(
     zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("oip_torch.keras.verify.MAX_LAYER_ERROR", 1e-12)  # float32 cannot meet this
+    monkeypatch.setattr("oip_torch.keras.verify.MAX_LAYER_ERROR_FLOAT64", 1e-30)  # nor float64 this
     assert cli.main(["convert", str(zoo / "small.keras"), "-o", str(tmp_path / "x.onnx"), "--json"]) == 1
     printed = capsys.readouterr()
     assert re.fullmatch(r"error: torch does not compute what Keras computes: layer 'conv' .*\n", printed.err)

@@ -85,6 +85,14 @@ def convert(
     value_range: Annotated[
         str | None, typer.Option("--range", metavar="LOW,HIGH", help="Least and largest value of an input, as in 0,1.")
     ] = None,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="HEIGHT WIDTH", help="Of the images, for a network that leaves them open."),
+    ] = None,
+    probes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Images (x_test) to verify the conversion on, in the place of digits."),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -102,6 +110,8 @@ def convert(
             std=_numbers("--std", std),
             data=None if data is None else read_images(data),
             value_range=None if value_range is None else tuple(_numbers("--range", value_range) or ()),  # type: ignore[arg-type]
+            size=size,
+            probes=None if probes is None else read_images(probes),
             device=device,
             progress=False if quiet else None,
         )
@@ -111,17 +121,26 @@ def convert(
         raise
     target = output if output is not None else model.with_suffix(".onnx")
     seconds = time.perf_counter() - began
-    verification = converted.network.verification
+    verification, rewritten = converted.network.verification, converted.network.rewritten
     if as_json:
         rows = [layer.row() for layer in converted.layers]
         context.obj.append(
-            _json({"onnx": str(target), "layers": rows, "seconds": round(seconds, 3), "verification": verification})
+            _json(
+                {
+                    "onnx": str(target),
+                    "layers": rows,
+                    "seconds": round(seconds, 3),
+                    "verification": verification,
+                    "rewritten": rewritten,
+                }
+            )
         )
         return
     context.obj.append(
         f"{converted.layers}\n\n"
         f"Every layer is verified: torch and Keras differ by at most {verification['max_error']:.1e} of a layer's "
-        f"maximum (1e-5 is allowed), and the input gradient's cosine is {verification['gradient']['cosine']:.9f}.\n"
+        f"maximum (1e-5 is allowed), and the input gradient's cosine is {verification['gradient']['cosine']:.9f}."
+        f"{_decided_in_float64(verification)}\n"
         f"Written in {seconds:.1f} s: {target}"
     )
 
@@ -306,6 +325,13 @@ def compare(
         context.obj.extend([str(comparison), *map(str, files)])
     if failure is not None:
         raise failure
+
+
+def _decided_in_float64(verification: dict[str, Any]) -> str:
+    """What float32 was too coarse for."""
+    names, gradient = verification.get("in_float64"), verification["gradient"].get("cosine_float64")
+    told = "" if not names else f" In float64, where rounding is out of the way, so were decided: {', '.join(names)}."
+    return told if gradient is None else f"{told} The gradient's cosine in float64 is {gradient:.9f}."
 
 
 def _settings(

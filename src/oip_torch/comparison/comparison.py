@@ -37,7 +37,7 @@ from oip_torch.comparison.questions import default_layer, prepare_questions, spr
 from oip_torch.comparison.runtimes import Array, Dtype, select_runtimes
 from oip_torch.comparison.runtimes.pool import runtime_pool
 from oip_torch.comparison.summary import float32_sentence, table
-from oip_torch.keras.file import check_keras_file
+from oip_torch.keras.file import read_keras_file
 from oip_torch.network.domain import Domain
 from oip_torch.network.load import load, resolve_device
 from oip_torch.network.onnx_file import Layer, graph_sha256, read
@@ -160,8 +160,10 @@ def compare(
             "compare got a model: expected a Keras file and what convert made of it; a wrapped module has no Keras "
             "file that other runtimes could run"
         )
-    keras_file, onnx_file = check_keras_file(keras_file), as_path(onnx_file, "an ONNX file")
+    keras_file, onnx_file = as_path(keras_file, "a Keras model"), as_path(onnx_file, "an ONNX file")
     proto, network = read(onnx_file, check_digest=False)
+    height, width, _ = network.input_shape  # the Keras file may leave them open
+    keras_file = read_keras_file(keras_file, (height, width)).path
     wanted = runtimes.split(",") if isinstance(runtimes, str) else list(runtimes)
     names, missing = select_runtimes(wanted, cuda=resolve_device(device).type == "cuda")
     steps, seed = whole("steps", steps, 1), whole("seed", seed, 0)

@@ -12,7 +12,7 @@ import torch
 from oip_torch.base.errors import InputError, OipError
 from oip_torch.base.tensors import to_array, to_tensor
 from oip_torch.comparison.runtimes import BEFORE, Array
-from oip_torch.keras.file import CONVOLUTIONS
+from oip_torch.keras.classes import CONVOLUTIONS
 from oip_torch.network.domain import Domain
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.probes import digits, noise

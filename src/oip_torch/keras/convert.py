@@ -6,15 +6,18 @@ has every layer verified (`keras.verify`) before anything is written.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import logging
 import math
 import os
+import signal
+import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,17 +33,18 @@ from oip_torch.base.files import check_output_folder, sha256
 from oip_torch.base.image_files import check_pixels, pixel_statistics
 from oip_torch.base.platform import matmul_precision, recorded_gradients
 from oip_torch.base.progress import stages
-from oip_torch.keras.file import check_keras_file, input_shape
-from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES, verify
+from oip_torch.keras.file import KerasFile, check_size, read_keras_file
+from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES, Answer, verify
 from oip_torch.network.domain import Domain, find_domain
 from oip_torch.network.load import resolve_device
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer, Network, graph_sha256, write
-from oip_torch.network.probes import fingerprint
 
 __all__ = ["convert"]
 
 _TIMEOUT_SECONDS = 1800
+_MOST_PROBES = 32  # that users give
+_ANSWER = "\x1f"  # as `keras.export.ANSWER`, which this process does not import
 
 logger = logging.getLogger("oip_torch")
 
@@ -53,13 +57,15 @@ def convert(
     std: float | Sequence[float] | None = None,
     data: npt.ArrayLike | None = None,
     value_range: tuple[float, float] | None = None,
+    size: tuple[int, int] | None = None,
+    probes: npt.ArrayLike | None = None,
     device: str | torch.device = "auto",
     progress: bool | None = None,
 ) -> FeatureModel:
     """Convert a Keras CNN to ONNX and torch, and verify every layer.
 
     Args:
-        source: the Keras network, .keras or .h5.
+        source: the Keras network, .keras or .h5, of Keras 3 or Keras 2.
         output: where the ONNX file goes; by default beside the source, with the ending .onnx.
         mean: what was subtracted from the pixels outside the network, on the 0–255 scale, one number or one per
             channel. Where it is not given, what the network begins with tells how pixels go in; for a 28x28x1 input
@@ -70,6 +76,9 @@ def convert(
             assumed for a 28x28x1 input, natural images' for others.
         value_range: the least and the largest value that an input can have, where that is not what pixels of 0 and
             255 become.
+        size: (height, width) of the images, for a network that leaves them open.
+        probes: images to verify the conversion on, in the place of digits and beside the noise, in the form of `data`;
+            of more than 32 so many, spread evenly.
         device: where the returned model is put; the verification runs on the CPU.
         progress: show the stages on stderr; None: only on a terminal or in a notebook.
 
@@ -83,31 +92,67 @@ def convert(
             `verify.MIN_GRADIENT_COSINE`, the predicted classes differ, or a value is not finite. Nothing is written.
     """
     chosen = resolve_device(device)
-    source = check_keras_file(source)
-    target = _target(output, source)
+    file = read_keras_file(source, check_size(size))
+    target = _target(output, file.path)
     given = _given_domain(mean, std, data, value_range)
-    shape = input_shape(source)
-    if shape is not None and len(shape) == 4 and None not in shape[1:]:
-        find_domain((shape[1] or 0, shape[2] or 0, shape[3] or 0), **given)  # refuses before TensorFlow starts
+    pixels = _given_probes(probes, file)
+    if file.input_shape is not None:
+        find_domain(file.input_shape, **given)  # refuses before TensorFlow starts
     _check_tensorflow()
     with tempfile.TemporaryDirectory(prefix="oip-convert-") as name, stages(progress) as say:
         folder = Path(name)
-        job = {"model": str(source.resolve()), "noise": NOISE_PROBES, "digits": DIGIT_PROBES, "domain": given}
-        (folder / "job.json").write_text(json.dumps(job))
-        _export(folder, source, say)
-        say("building the torch module")
-        description = json.loads((folder / "layers.json").read_text())
-        with np.load(folder / "reference.npz", allow_pickle=False) as reference:
+        job: dict[str, Any] = {
+            "model": str(file.path.resolve()),
+            "size": None if size is None or file.input_shape is None else file.input_shape[:2],
+            "noise": NOISE_PROBES,
+            "digits": DIGIT_PROBES,
+            "probes": None,
+            "domain": given,
+            "dtype": "float32",
+        }
+        if pixels is not None:
+            np.save(folder / "probes.npy", pixels)
+            job["probes"] = str(folder / "probes.npy")
+        with contextlib.closing(_answers(folder, job, file.path, say)) as answers:
+            next(answers)  # the graph is written
+            say("building the torch module")
+            description = json.loads((folder / "layers.json").read_text())
             proto = onnx.load(folder / "model.onnx")
-            network = _network(description, source, proto, reference)
+            (folder / "model.onnx").unlink()
+            network = _network(description, file, proto)
             model = FeatureModel.of_onnx(proto, network)
-            say("verifying every layer")
+
+            def in_float64() -> Iterator[Answer]:
+                say("running it in float64, since float32 is too coarse to tell")
+                again = job | {"dtype": "float64", "domain": network.domain.to_dict()}
+                return _answers(folder, again, file.path, say)
+
             with recorded_gradients(), matmul_precision():  # whatever the caller has switched off or on
-                layers, verification = verify(model, reference)
+                layers, verification = verify(model, answers, in_float64)
+        if pixels is not None:
+            verification["probes"] = {"noise": NOISE_PROBES, "given": len(pixels)}
         network = dataclasses.replace(network, layers=layers, verification=verification)
         say("writing the ONNX file")
         write(proto, network, target)
+    del model  # before there is another one
     return FeatureModel.of_onnx(proto, network).to(chosen)
+
+
+def _given_probes(probes: npt.ArrayLike | None, file: KerasFile) -> npt.NDArray[Any] | None:
+    """Images of the network's size, (N, height, width, channels), pixel values 0–255."""
+    if probes is None:
+        return None
+    pixels = check_pixels(np.asarray(probes), "the probes")
+    pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+    if file.input_shape is not None and pixels.shape[1:] != file.input_shape:
+        raise InputError(
+            f"the probes have the shape {pixels.shape}: expected (N, {', '.join(map(str, file.input_shape))}), images "
+            "of the network's size"
+        )
+    chosen: npt.NDArray[Any] = pixels[
+        np.unique(np.linspace(0, len(pixels) - 1, min(len(pixels), _MOST_PROBES)).astype(int))
+    ]
+    return chosen
 
 
 def _target(output: str | os.PathLike[str] | None, source: Path) -> Path:
@@ -132,49 +177,105 @@ def _check_tensorflow() -> None:
         )
 
 
-def _export(folder: Path, source: Path, say: Callable[[str], None]) -> None:
+def _answers(folder: Path, job: Mapping[str, Any], source: Path, say: Callable[[str], None]) -> Generator[Answer]:
+    """What `keras.export` hands over for the job, one by one; each is gone once the next one is asked for.
+
+    Where a fault of TensorFlow's own kills the process, it is run once more without oneDNN: some of its kernels corrupt
+    memory.
+    """
+    given = 0
+    for environment in ({}, {"TF_ENABLE_ONEDNN_OPTS": "0"}):
+        try:
+            for number, answer in enumerate(_export(folder, job, source, say, environment)):
+                if number >= given:  # what was handed over before the fault is not asked for again
+                    given += 1
+                    yield answer
+            return
+        except _FaultError:
+            if environment:
+                raise
+            say("TensorFlow crashed: once more, without oneDNN")
+
+
+class _FaultError(ConversionError):
+    """The process was ended by a signal that tells of corrupted memory."""
+
+
+def _export(
+    folder: Path,
+    job: Mapping[str, Any],
+    source: Path,
+    say: Callable[[str], None],
+    more: Mapping[str, str] | None = None,
+) -> Iterator[Answer]:
     """Run `keras.export` on the folder; its progress goes to `say`, its failure becomes one error."""
-    say("starting TensorFlow")
-    environment = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    with Child("oip_torch.keras.export", str(folder), folder=folder, environment=environment) as child:
+    (folder / "job.json").write_text(json.dumps(job))
+    environment = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", **(more or {})}
+    stage = "starting TensorFlow"
+    say(stage)
+    with Child(
+        "oip_torch.keras.export", str(folder), folder=folder, environment=environment, stdin=subprocess.PIPE
+    ) as child:
         timer = threading.Timer(_TIMEOUT_SECONDS, child.kill)
         timer.daemon = True
         try:
             timer.start()
             assert child.process.stdout is not None
+            assert child.process.stdin is not None
             for line in child.process.stdout:
-                say(line.strip())
+                if not line.startswith(_ANSWER):
+                    stage = line.strip()
+                    say(stage)
+                    continue
+                path = folder / line.strip().removeprefix(_ANSWER)
+                if path.suffix == ".npz":
+                    with np.load(path, allow_pickle=False) as arrays:
+                        yield arrays
+                    path.unlink()
+                else:
+                    yield {}
+                with contextlib.suppress(BrokenPipeError):  # it has died: the loop ends, and the code tells
+                    child.process.stdin.write("\n")
+                    child.process.stdin.flush()
             code = child.process.wait()
         finally:
             timed_out = not timer.is_alive()
             timer.cancel()
     if timed_out:
-        raise ConversionError(f"exporting {source.name} took more than {_TIMEOUT_SECONDS} s, and was given up")
+        raise ConversionError(
+            f"exporting {source.name} took more than {_TIMEOUT_SECONDS} s, and was given up while {stage}"
+        )
     if (folder / "error.json").exists():
         error = json.loads((folder / "error.json").read_text())
         if error["kind"] == "Exception":
-            raise ConversionError(f"TensorFlow or tf2onnx could not export {source.name}: {error['message']}")
+            raise ConversionError(
+                f"TensorFlow or tf2onnx could not export {source.name} (while {stage}): {error['message']}"
+            )
         raise (ConversionError if error["kind"] == "ConversionError" else InputError)(error["message"])
     if code != 0:
-        raise ConversionError(f"the TensorFlow process could not export {source.name} {child.why_it_ended()}")
+        kind = _FaultError if -code in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS) else ConversionError
+        why = "; less memory is needed for smaller images (--size)" if -code == signal.SIGKILL else ""
+        raise kind(
+            f"the TensorFlow process could not export {source.name}: it died while {stage} {child.why_it_ended()}{why}"
+        )
 
 
-def _network(
-    description: dict[str, Any],
-    source: Path,
-    proto: onnx.ModelProto,
-    reference: Mapping[str, npt.NDArray[Any]],
-) -> Network:
+def _network(description: dict[str, Any], file: KerasFile, proto: onnx.ModelProto) -> Network:
     height, width, channels = (int(n) for n in description["input_shape"])
     domain = Domain.from_dict(description["domain"])
     logger.warning("note: %s (--mean, --std, --data and --range say otherwise)", domain.source)
+    rewritten = {"configuration": list(file.rewritten), "graph": description["rewrites"]}
+    rewritten = {key: value for key, value in rewritten.items() if value}
+    if file.rewritten:
+        logger.warning(
+            "note: the network is converted with changes to its configuration: %s", "; ".join(file.rewritten)
+        )
     layers = []
-    for index, row in enumerate(description["layers"]):
+    for row in description["layers"]:
         layers.append(
             Layer(
                 **{key: row[key] for key in ("name", "kind", "maps", "height", "width", "activation", "tensor")},
                 tensor_before=row["tensor_before"] or row["tensor"],
-                fingerprint=fingerprint(reference[f"{index}"][:1]),
             )
         )
     ours = {name: version(name) for name in ("oip_torch", "torch", "onnx2torch", "numpy")}
@@ -183,11 +284,12 @@ def _network(
         output=layers[description["output"]].name,
         input_shape=(height, width, channels),
         domain=domain,
-        source=source.name,
-        source_sha256=sha256(source),
+        source=file.path.name,
+        source_sha256=sha256(file.path),
         graph_sha256=graph_sha256(proto),
         versions=description["versions"] | ours,
         verification={},
+        rewritten=rewritten,
     )
 
 

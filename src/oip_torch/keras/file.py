@@ -2,7 +2,7 @@
 
 Runs before TensorFlow starts, and reads the file as data only: Keras' own `safe_mode` was bypassed again and again
 (CVE-2024-3660, CVE-2025-1550, CVE-2025-8747, CVE-2025-9905, CVE-2025-9906), so a file gets no further than here
-unless every class in its configuration is a built-in one on the list below.
+unless every class in its configuration is on the lists of `keras.classes`.
 """
 
 from __future__ import annotations
@@ -10,74 +10,75 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from oip_torch.base.checks import shown, whole_numbers
 from oip_torch.base.errors import InputError
 from oip_torch.base.files import existing_file
 from oip_torch.base.messages import one_line
+from oip_torch.keras.classes import CONTAINERS, CONVOLUTIONS, PLAIN, refusal, refused_string
+from oip_torch.keras.rewrite import rewrite, with_input_shape
 
-__all__ = ["AUGMENTATIONS", "CONVOLUTIONS", "check_keras_file", "input_shape"]
+__all__ = ["KerasFile", "check_size", "read_keras_file"]
 
-CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"})
-"""Keras layer classes that make feature maps."""
-
-AUGMENTATIONS = frozenset(  # Keras' own, which hand their input on at inference: measured with Keras 3.15.1
-    "RandomFlip RandomRotation RandomZoom RandomTranslation RandomShear RandomPerspective RandomElasticTransform "
-    "RandomCrop RandomContrast RandomBrightness RandomHue RandomSaturation RandomSharpness RandomColorJitter "
-    "RandomColorDegeneration RandomGrayscale RandomInvert RandomPosterization RandomGaussianBlur RandomErasing "
-    "Solarization AugMix RandAugment CutMix MixUp".split()
-)
-"""Keras layer classes that hand their input on at inference."""
-_LAYERS = (
-    CONVOLUTIONS
-    | AUGMENTATIONS
-    | frozenset(
-        "InputLayer Dense MaxPooling2D AveragePooling2D GlobalMaxPooling2D GlobalAveragePooling2D BatchNormalization "
-        "LayerNormalization GroupNormalization UnitNormalization Activation ReLU LeakyReLU PReLU ELU Softmax Dropout "
-        "SpatialDropout2D GaussianDropout GaussianNoise AlphaDropout ActivityRegularization Flatten Reshape Permute "
-        "ZeroPadding2D Cropping2D UpSampling2D Add Subtract Multiply Average Maximum Minimum Concatenate Rescaling "
-        "Normalization Identity".split()
-    )
-)
-_CONTAINERS = frozenset({"Sequential", "Functional", "Model"})
-_PLAIN = frozenset(  # initialisers, regularisers, constraints, dtype policies and Keras' own marks: no code in them
-    "DTypePolicy Policy __keras_tensor__ __tuple__ Zeros Ones Constant RandomNormal RandomUniform TruncatedNormal "
-    "VarianceScaling Orthogonal Identity GlorotNormal GlorotUniform HeNormal HeUniform LecunNormal LecunUniform "
-    "L1 L2 L1L2 OrthogonalRegularizer MaxNorm NonNeg UnitNorm MinMaxNorm".split()
-)
-_ACTIVATIONS = frozenset(
-    "linear relu relu6 leaky_relu elu selu celu gelu silu swish sigmoid hard_sigmoid hard_silu hard_swish tanh "
-    "hard_tanh softmax log_softmax softplus softsign exponential mish log_sigmoid squareplus".split()
-)
-_NOT_YET = frozenset(  # Keras' own as well; an HDF5 file names no module that would tell them from other code
-    "AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D AdaptiveMaxPooling1D "
-    "AdaptiveMaxPooling2D AdaptiveMaxPooling3D AdditiveAttention Attention AutoContrast AveragePooling1D "
-    "AveragePooling3D Bidirectional CategoryEncoding CenterCrop ContrastLimitedAdaptiveHistogramEqualization Conv1D "
-    "Conv1DTranspose Conv3D Conv3DTranspose ConvLSTM1D ConvLSTM2D ConvLSTM3D Cropping1D Cropping3D DepthwiseConv1D "
-    "Discretization Dot EinsumDense Embedding Equalization GRU GRUCell GlobalAveragePooling1D GlobalAveragePooling3D "
-    "GlobalMaxPooling1D GlobalMaxPooling3D GroupQueryAttention HashedCrossing Hashing IntegerLookup LSTM LSTMCell "
-    "Masking MaxNumBoundingBoxes MaxPooling1D MaxPooling3D MelSpectrogram MultiHeadAttention Pipeline "
-    "RMSNormalization RNN RepeatVector Resizing ReversibleEmbedding STFTSpectrogram SeparableConv1D SimpleRNN "
-    "SimpleRNNCell SpatialDropout1D SpatialDropout3D SpectralNormalization StackedRNNCells "
-    "StringLookup TextVectorization ThresholdedReLU TimeDistributed UpSampling1D UpSampling3D "
-    "ZeroPadding1D ZeroPadding3D".split()
-)
-_OPERATIONS_OF_KERAS_2 = frozenset({"TFOpLambda", "SlicingOpLambda"})  # x + y, x / 255 and the like
-_CODE = frozenset("Lambda TorchModuleWrapper JaxLayer FlaxLayer TFSMLayer".split())  # Keras' own, for other code
-_SUPPORTED = "layers of convolution, pooling, normalisation, activation, augmentation, merging and Dense"
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 _MOST_BYTES = 8 << 30  # of a file, unpacked: far above any CNN, far below what would fill a machine
 
 
-def check_keras_file(path: str | os.PathLike[str]) -> Path:
-    """Check, without running any of it, that `path` is a Keras CNN made of known layers.
+@dataclass(frozen=True, kw_only=True)
+class KerasFile:
+    """A Keras file that was read as data and admitted.
+
+    Attributes:
+        path: of the file.
+        config: the network's configuration in the form in which it is loaded.
+        rewritten: what had to be changed in it for that, in words.
+        input_shape: (height, width, channels); None where the configuration does not tell.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    rewritten: tuple[str, ...]
+    input_shape: tuple[int, int, int] | None
+
+    def for_keras(self, folder: Path) -> Path:
+        """A file in `folder` that Keras 3 loads: a link, or a copy with the rewritten configuration."""
+        target = folder / f"model{'.keras' if self.path.suffix.lower() == '.keras' else '.h5'}"
+        if not self.rewritten:
+            target.symlink_to(self.path.resolve())
+            return target
+        text = json.dumps(self.config)
+        if target.suffix == ".keras":
+            with zipfile.ZipFile(self.path) as old, zipfile.ZipFile(target, "w") as new:
+                new.writestr("metadata.json", old.read("metadata.json") if "metadata.json" in old.namelist() else "{}")
+                new.writestr("config.json", text)
+                with old.open("model.weights.h5") as source, new.open("model.weights.h5", "w", force_zip64=True) as out:
+                    shutil.copyfileobj(source, out)
+            return target
+        import h5py
+
+        shutil.copyfile(self.path, target)
+        with h5py.File(target, "r+") as file:
+            del file.attrs["model_config"]
+            file.attrs["model_config"] = text.encode()
+        return target
+
+
+def read_keras_file(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> KerasFile:
+    """Read a Keras CNN as data, and check, without running any of it, that it is made of known layers.
+
+    Args:
+        path: .keras or HDF5.
+        size: (height, width) of the images, for a network that leaves them open.
 
     Raises:
         InputError: no path, missing or damaged file, weights without a model, an unknown or custom class (named), links
-            out of the file, no convolution.
+            out of the file, no convolution, inputs that are no images of one known size.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(
@@ -88,7 +89,7 @@ def check_keras_file(path: str | os.PathLike[str]) -> Path:
     suffix = path.suffix.lower()
     if suffix == ".keras":
         config = _keras_config(path)
-    elif suffix in {".h5", ".hdf5"}:
+    elif suffix in {".h5", ".hdf5"} or _is_hdf5(path):
         config = _h5_config(path)
     else:
         raise InputError(
@@ -96,43 +97,131 @@ def check_keras_file(path: str | os.PathLike[str]) -> Path:
             "save it with model.save('model.keras')"
         )
     try:
+        _check_network(config, path)
+        config, rewritten = rewrite(config)
         _admit(config, path)
+        shape = _images(config, path, size)
+        if shape is not None and size is not None and None in (_inputs(config) or [("", ())])[0][1][1:]:
+            with_input_shape(config, (None, *shape))
+            rewritten = (*rewritten, f"images of {shape[0]}×{shape[1]}, where height and width were open")
     except RecursionError:
         raise InputError(f"{path} has a configuration that is nested too deeply: expected a network's") from None
-    return path
+    except (AttributeError, IndexError, KeyError, StopIteration, TypeError) as error:  # of a damaged configuration
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"{path} has a damaged configuration ({reason}); save the model again") from None
+    return KerasFile(path=path, config=config, rewritten=rewritten, input_shape=shape)
 
 
-def input_shape(path: Path) -> tuple[int | None, ...] | None:
-    """The shape (batch, height, width, channels) of a network's input, as its configuration has it.
-
-    Args:
-        path: of a file that `check_keras_file` admitted.
-
-    Returns:
-        None for an open dimension; None for the whole where the configuration does not tell, or has several inputs.
-    """
-    if path.suffix.lower() == ".keras":
-        with zipfile.ZipFile(path) as archive:
-            return _input_shape(json.loads(archive.read("config.json")))
-    return _input_shape(_h5_config(path))
-
-
-def _input_shape(config: Any) -> tuple[int | None, ...] | None:
-    """See `input_shape`; of the configuration of a network or a layer, whatever a damaged one holds."""
-    inner = config.get("config") if isinstance(config, dict) else None
-    if not isinstance(inner, dict):
+def check_size(size: Any) -> tuple[int, int] | None:
+    """(height, width) as whole numbers, or None."""
+    if size is None:
         return None
+    numbers = whole_numbers("size", size)
+    if len(numbers) != 2 or min(numbers) < 1:
+        raise InputError(f"size is {shown(size)}: expected (height, width) in pixels, as in (224, 224)")
+    return numbers[0], numbers[1]
+
+
+def _images(config: Any, path: Path, size: tuple[int, int] | None) -> tuple[int, int, int] | None:
+    """(height, width, channels) of the network's images; an `InputError` with a recipe where it takes others."""
+    inputs = _inputs(config)
+    if inputs is None:
+        return None
+    if len(inputs) != 1:
+        names = ", ".join(name for name, _ in inputs)
+        raise InputError(
+            f"{path} has {len(inputs)} inputs ({names}): expected one image input; recipe for the part that reads one "
+            f"of them alone: model = keras.models.load_model({path.name!r}); part = keras.Model(model.inputs[0], "
+            "model.get_layer('LAST LAYER OF THAT PART').output); part.save('part.keras')"
+        )
+    shape = inputs[0][1]
+    load = f"model = keras.models.load_model({path.name!r})"
+    if len(shape) == 2 and shape[1] is not None:
+        side = round(shape[1] ** 0.5)
+        image = (side, side, 1) if side * side == shape[1] else ("height", "width", "channels")
+        raise InputError(
+            f"{path} takes inputs of shape {shape}: expected images (batch, height, width, channels); recipe: {load}; "
+            f"image = keras.Input({_bare(image)}); keras.Model(image, model(keras.layers.Flatten()(image)))"
+            ".save('images.keras')"
+        )
+    if len(shape) == 3:
+        raise InputError(
+            f"{path} takes inputs of shape {shape}, thus is one-dimensional: expected images (batch, height, width, "
+            f"channels); recipe for images of height 1: image = keras.Input((1, {shape[1]}, {shape[2]})); "
+            "keras.layers.Conv2D(filters, (1, size)) in place of each Conv1D(filters, size); "
+            "conv.set_weights([kernel[None], bias])"
+        )
+    if len(shape) != 4 or shape[3] is None:
+        raise InputError(
+            f"{path} takes inputs of shape {shape}: expected images (batch, height, width, channels), the number of "
+            "channels fixed; rebuild it with keras.Input((height, width, channels)) and copy the weights"
+        )
+    height, width, channels = shape[1], shape[2], int(shape[3])
+    if height is None or width is None:
+        if size is None:
+            raise InputError(
+                f"{path} leaves height or width open (input {shape}): say which size the images have, as in "
+                "--size 224 224 or oip.convert(…, size=(224, 224))"
+            )
+        if height not in (None, size[0]) or width not in (None, size[1]):
+            raise InputError(f"{path} takes images of {height}×{width}: size {size} does not fit; give it accordingly")
+        height, width = size
+    elif size is not None and (height, width) != tuple(size):
+        raise InputError(
+            f"{path} takes images of {height}×{width}, and size is {size}: expected no size, since it is only for "
+            "networks that leave height and width open"
+        )
+    if height * width == 1:
+        raise InputError(f"{path} takes images of one pixel (input {shape}): expected larger ones")
+    return height, width, channels
+
+
+def _bare(values: tuple[Any, ...]) -> str:
+    """(28, 28, 1), also of names."""
+    return f"({', '.join(map(str, values))})"
+
+
+def _inputs(config: Any) -> list[tuple[str, tuple[int | None, ...]]] | None:
+    """Name and shape of each input of a network, in its order; None where the configuration does not tell."""
+    inner = config["config"]
+    entries = inner.get("layers") or []
+    if config["class_name"] == "Sequential":
+        if entries and entries[0].get("class_name") in CONTAINERS and (found := _inputs(entries[0])) is not None:
+            return found
+        shape = _shape(entries[0]) if entries else None
+        shape = _shape(config) if shape is None else shape
+        return None if shape is None else [(entries[0]["config"].get("name", "image") if entries else "image", shape)]
+    names = _input_names(inner.get("input_layers"))
+    found = []
+    for entry in entries:
+        if isinstance(entry, dict) and entry.get("class_name") == "InputLayer":
+            name, shape = entry.get("name", entry["config"].get("name")), _shape(entry)
+            if shape is None:
+                return None
+            if not names or name in names:
+                found.append((str(name), shape))
+    return found or None
+
+
+def _input_names(value: Any) -> list[str]:
+    """Of `input_layers` in all its forms: [NAME, 0, 0], [[NAME, 0, 0], …], {KEY: [NAME, 0, 0]}."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return []
+    if len(value) == 3 and isinstance(value[0], str):
+        return [value[0]]
+    return [name for item in value for name in _input_names(item)]
+
+
+def _shape(entry: dict[str, Any]) -> tuple[int | None, ...] | None:
+    """What the entry of a layer or a network says of its input's shape."""
     for key in ("batch_shape", "batch_input_shape", "build_input_shape"):  # of Keras 3, of Keras 2, of a Sequential
-        shape = inner.get(key)
+        shape = entry["config"].get(key)
         if isinstance(shape, list):
-            return tuple(shape) if all(size is None or type(size) is int for size in shape) else None
-    entries = inner.get("layers")
-    if not isinstance(entries, list) or not entries:
-        return None
-    if config.get("class_name") == "Sequential":
-        return _input_shape(entries[0])
-    inputs = [entry for entry in entries if isinstance(entry, dict) and entry.get("class_name") == "InputLayer"]
-    return _input_shape(inputs[0]) if len(inputs) == 1 else None
+            known = all(size is None or type(size) is int for size in shape)
+            return tuple(shape) if known else None
+    return None
 
 
 def _keras_config(path: Path) -> Any:
@@ -152,7 +241,11 @@ def _keras_config(path: Path) -> Any:
                 raise InputError(f"{path} unpacks to more than {_MOST_BYTES >> 30} GiB: expected a CNN's weights")
             if (damaged := archive.testzip()) is not None:
                 raise InputError(f"{path} is damaged: its part {damaged} fails its checksum; fetch or save it again")
-            _check_h5_links(io.BytesIO(archive.read("model.weights.h5")), path)
+            if archive.getinfo("model.weights.h5").compress_type == zipfile.ZIP_STORED:  # as Keras writes it
+                with archive.open("model.weights.h5") as weights:
+                    _check_h5_links(weights, path)
+            else:
+                _check_h5_links(io.BytesIO(archive.read("model.weights.h5")), path)
             return json.loads(archive.read("config.json"))
     except InputError:
         raise
@@ -184,7 +277,7 @@ def _h5_config(path: Path) -> Any:
         raise InputError(f"{path} has an unreadable model_config ({error}); save the model again") from None
 
 
-def _check_h5_links(source: Path | io.BytesIO, path: Path) -> None:
+def _check_h5_links(source: Path | IO[bytes], path: Path) -> None:
     """Refuse damaged HDF5, and data that lies outside the file (HDF5 can point anywhere on the disk)."""
     import h5py
 
@@ -215,57 +308,47 @@ def _unreadable_h5(path: Path, error: Exception) -> InputError:
     )
 
 
-def _admit(config: Any, path: Path) -> None:
-    """Refuse every class that is not on the lists, by name; refuse a network without a convolution."""
-    if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
+def _is_hdf5(path: Path) -> bool:
+    """Whether a file of another ending is HDF5 by its first bytes, as many `.model` files are."""
+    with path.open("rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def _check_network(config: Any, path: Path) -> None:
+    if not isinstance(config, dict) or not isinstance(config.get("config"), (dict, list)):
         raise InputError(f"{path} holds no network configuration; save the model again")
-    if not isinstance(config.get("class_name"), str) or config["class_name"] not in _CONTAINERS:
+    if not isinstance(config.get("class_name"), str) or config["class_name"] not in CONTAINERS:
         raise InputError(
             f"{path} holds a {config.get('class_name')!r}: expected a Sequential or Functional model of Keras' own "
-            "layers; rebuild it so"
+            "layers; recipe: image = keras.Input(shape); functional = keras.Model(image, model.call(image)); "
+            "functional.save('model.keras')"
         )
+
+
+def _admit(config: Any, path: Path) -> None:
+    """Refuse every class that is not on the lists, by name; refuse a network without a convolution."""
     classes = set()
-    image = _input_shape(config)
-    for entry, layer in _entries({key: value for key, value in config.items() if key != "compile_config"}, "model"):
+    inputs = _inputs(config)
+    image = inputs[0][1] if inputs is not None and len(inputs) == 1 else None
+    for entry, layer in _entries(config, "model"):
         name = entry["class_name"]
         classes.add(name)
-        if (what := _refused(entry)) is not None:
+        if (what := refusal(entry)) is not None:
             raise InputError(f"{path}: layer {layer!r} uses {what}; replace the layer and save the model again")
+        options = entry.get("config")
+        for key, value in options.items() if isinstance(options, dict) else ():
+            if isinstance(value, str) and (what := refused_string(key, value)) is not None:
+                raise InputError(f"{path}: layer {layer!r} uses {what}; replace the layer and save the model again")
         if name == "RandomCrop":
-            _check_crop(path, layer, entry.get("config"), image)
+            _check_crop(path, layer, options, image)
+        if isinstance(options, dict) and options.get("data_format", "channels_last") == "channels_first":
+            raise InputError(
+                f"{path}: layer {layer!r} is channels_first: expected channels_last throughout; recipe: "
+                "keras.config.set_image_data_format('channels_last'); build the network anew with keras.Input((height, "
+                "width, channels)); new.set_weights(old.get_weights()), since kernels are stored alike"
+            )
     if not classes & CONVOLUTIONS:
         raise InputError(f"{path} has no convolution: expected a CNN with at least one Conv2D layer")
-
-
-def _refused(entry: dict[str, Any]) -> str | None:
-    """What is wrong with a class, and what was expected instead; None for one that is on the lists."""
-    name, registered = entry["class_name"], entry.get("registered_name")
-    module = entry.get("module") or "keras"
-    expected = "expected Keras' built-in image layers only, since other code is never run"
-    if name == "function" or module == "builtins":
-        function = entry.get("config")
-        known = isinstance(function, str) and function in _ACTIVATIONS
-        if known and name == "function" and module == "builtins" and registered in (None, name, function):
-            return None
-        return f"the function {function!r}: {expected}"
-    if name == "Lambda":
-        return f"the Lambda code: {expected}"
-    own = isinstance(module, str) and (module == "keras" or module.startswith("keras.")) and registered in (None, name)
-    if own and (module.startswith("keras.src.ops") or name in _OPERATIONS_OF_KERAS_2):
-        return (
-            f"the operation {name!r} ({module}), which is Keras' own but not supported yet: expected layers alone, "
-            "such as keras.layers.Add for + or keras.layers.Rescaling for / 255"
-        )
-    if own and name in _LAYERS | _CONTAINERS | _PLAIN:
-        return None
-    # Of a class that is on none of the lists the module tells whose it is, where the file names one.
-    if own and name not in _CODE and (name in _NOT_YET or _is_layer_module(entry.get("module"))):
-        return f"the class {name!r}, which is Keras' own but not supported yet: expected {_SUPPORTED}"
-    return f"the class {registered or name!r}: {expected}"
-
-
-def _is_layer_module(module: Any) -> bool:
-    return isinstance(module, str) and (module == "keras.layers" or module.startswith("keras.src.layers."))
 
 
 def _check_crop(path: Path, layer: str, options: Any, image: tuple[int | None, ...] | None) -> None:
@@ -288,7 +371,7 @@ def _entries(value: Any, layer: str) -> Iterator[tuple[dict[str, Any], str]]:
     if isinstance(value, dict):
         if isinstance(value.get("class_name"), str):
             inner = value.get("config")
-            if isinstance(inner, dict) and isinstance(inner.get("name"), str) and value["class_name"] not in _PLAIN:
+            if isinstance(inner, dict) and isinstance(inner.get("name"), str) and value["class_name"] not in PLAIN:
                 layer = inner["name"]
             yield value, layer
         for item in value.values():

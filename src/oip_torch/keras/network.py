@@ -18,7 +18,8 @@ import numpy as np
 
 from oip_torch.base.errors import InputError
 from oip_torch.base.messages import one_line
-from oip_torch.keras.file import AUGMENTATIONS
+from oip_torch.keras.classes import AUGMENTATIONS
+from oip_torch.keras.file import read_keras_file
 
 __all__ = ["Recorder", "activation_name", "in_dtype", "limit_resources", "load_network", "up_to"]
 
@@ -30,6 +31,22 @@ _ACTIVATION_LAYERS = {
     "PReLU": "prelu",
     "ELU": "elu",
     "Softmax": "softmax",
+    # operations, as keras.ops.relu(x) leaves them
+    "Relu": "relu",
+    "Relu6": "relu6",
+    "LeakyRelu": "leaky_relu",
+    "Elu": "elu",
+    "Selu": "selu",
+    "Celu": "celu",
+    "Gelu": "gelu",
+    "Silu": "silu",
+    "Sigmoid": "sigmoid",
+    "HardSigmoid": "hard_sigmoid",
+    "HardSilu": "hard_silu",
+    "Tanh": "tanh",
+    "Softplus": "softplus",
+    "Softsign": "softsign",
+    "LogSoftmax": "log_softmax",
 }
 
 
@@ -41,7 +58,7 @@ class Recorder:
         self.calls: list[dict[str, Any]] = []  # one entry per call of a leaf layer, in the order of the run
         self._path: list[str] = []
         self._open: list[dict[str, Any]] = []
-        for layer in model._flatten_layers(include_self=False, recursive=True):
+        for layer in _leaves(model):
             self._watch(layer)
 
     def _watch(self, layer: Any) -> None:
@@ -116,6 +133,16 @@ class Recorder:
         return found
 
 
+def _leaves(model: Any) -> list[Any]:
+    """Every layer, network and operation inside of a network, each once; not what a layer is made of itself."""
+    found: dict[int, Any] = {}
+    for part in [*model.layers, *getattr(model, "operations", ())]:
+        found[id(part)] = part
+        if hasattr(part, "layers"):
+            found |= {id(inner): inner for inner in _leaves(part)}
+    return list(found.values())
+
+
 def _name_of(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
@@ -141,51 +168,50 @@ def limit_resources() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory * 3 // 4, memory * 3 // 4))
 
 
-def load_network(path: Path) -> Any:
-    """The network in a file that `check_keras_file` admitted, frozen; an `InputError` says what we cannot take."""
+def load_network(path: Path, size: tuple[int, int] | None = None) -> Any:
+    """The network in a Keras file, frozen; an `InputError` says what we cannot take.
+
+    Args:
+        path: of the file, which is read as data and admitted here, whoever did that before.
+        size: (height, width) of the images; None: the network's own.
+    """
     import keras
 
+    file = read_keras_file(path, size)
     with tempfile.TemporaryDirectory(prefix="oip-load-") as folder:
-        link = Path(folder) / f"model{path.suffix.lower()}"  # Keras knows the endings in small letters alone
         try:
-            link.symlink_to(path.resolve())
-            model = keras.models.load_model(link, compile=False)  # safe_mode stays on, as is the default
+            model = keras.models.load_model(file.for_keras(Path(folder)), compile=False)  # safe_mode stays on
         except Exception as error:
-            raise InputError(f"Keras cannot load {path.name}: {one_line(error)}; save it again with Keras 3") from None
+            raise InputError(
+                f"Keras cannot load {path.name}: {one_line(error)}; save it again with Keras 3, or give the network "
+                "that was saved and not its weights alone"
+            ) from None
     inputs = getattr(model, "inputs", None)
     if not inputs:
-        raise InputError(f"{path.name} was never built: expected a network with a known input; add keras.Input first")
-    if len(inputs) != 1:
-        names = ", ".join(tensor.name for tensor in inputs)
-        raise InputError(f"{path.name} has {len(inputs)} inputs ({names}): expected one image input")
+        raise InputError(
+            f"{path.name} was never built: expected a network with a known input; recipe: model = "
+            f"keras.models.load_model({path.name!r}); model.build((None, height, width, channels)); "
+            "model.save('built.keras')"
+        )
     shape = tuple(inputs[0].shape)
-    if len(shape) != 4 or shape[3] not in (1, 3, 4):
+    if len(inputs) != 1 or len(shape) != 4 or None in shape[1:]:  # where the configuration did not tell
+        names = ", ".join(f"{tensor.name} {tuple(tensor.shape)}" for tensor in inputs)
         raise InputError(
-            f"{path.name} takes inputs of shape {shape}: expected images (batch, height, width, 1, 3 or 4 channels)"
+            f"{path.name} takes the inputs {names}: expected images (batch, height, width, channels) of one fixed size"
         )
-    if shape[1] is None or shape[2] is None:
-        raise InputError(
-            f"{path.name} leaves height or width open (input {shape}): expected a fixed size; "
-            "rebuild it with keras.Input((height, width, channels)) and copy the weights"
-        )
-    if shape[1] * shape[2] == 1:
-        raise InputError(f"{path.name} takes images of one pixel (input {shape}): expected larger ones")
-    if inputs[0].dtype != "float32":
-        raise InputError(f"{path.name} takes {inputs[0].dtype} images: expected float32")
     for layer in model._flatten_layers(include_self=True, recursive=True):
         if not _SCOPE_NAME.fullmatch(layer.name):
             raise InputError(
                 f"{path.name}: TensorFlow cannot trace a layer or model named {layer.name!r}: expected letters, "
                 "digits, _ . and - alone, the first a letter or digit; rename it and save the model again"
             )
-        if getattr(layer, "data_format", "channels_last") != "channels_last":
-            raise InputError(f"layer {layer.name!r} is channels_first: expected channels_last throughout")
         if layer.compute_dtype != "float32":
             raise InputError(f"layer {layer.name!r} computes in {layer.compute_dtype}: expected float32 throughout")
     for weight, values in zip(model.weights, model.get_weights(), strict=True):
         if not np.isfinite(values).all():
             raise InputError(f"{path.name}: the weights {weight.path} hold NaN or infinity: expected finite numbers")
     _hold_seeds(model)
+    _hold_statistics(model)
     return model
 
 
@@ -202,6 +228,14 @@ def _hold_seeds(model: Any) -> None:
     for layer in model._flatten_layers(include_self=False, recursive=True):
         if hasattr(layer, "generator"):
             hold(layer.generator)
+
+
+def _hold_statistics(model: Any) -> None:
+    """Keep mean and variance of Normalization layers as NumPy's: tensors would become inputs of a traced function."""
+    for layer in model._flatten_layers(include_self=False, recursive=True):
+        if type(layer).__name__ == "Normalization" and layer.built:
+            layer.finalize_state()  # from its weights, which may just have been set
+            layer.mean, layer.variance = (np.asarray(value) for value in (layer.mean, layer.variance))
 
 
 def in_dtype(model: Any, dtype: str) -> Any:
@@ -228,6 +262,7 @@ def in_dtype(model: Any, dtype: str) -> Any:
     copy.set_weights([np.asarray(weight, dtype) for weight in model.get_weights()])
     copy.trainable = False
     _hold_seeds(copy)
+    _hold_statistics(copy)
     return copy
 
 

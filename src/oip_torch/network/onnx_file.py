@@ -38,12 +38,13 @@ _HOW_TO_MAKE_ONE = "make one with `oip convert MODEL.keras`"
 class Layer:
     """One layer, as the ONNX file describes it, or as a wrapped module has it.
 
-    `maps` is the number of feature maps (channels), or of units where the output is flat; then height and width are 1.
-    Tensors of other ranks have no width. `tensor` and `tensor_before` are the ONNX tensors after and before the
-    activation (the same one where the layer has none). `max_error` is what the verification found: the
-    largest |torch - Keras| over the largest |Keras|, before and after the activation, over all probes. `fingerprint` is
-    that of Keras' own output on one probe (see `probes.fingerprint`), which `load` compares torch's with. Of a wrapped
-    module the tensors are nodes of its graph, and there is neither error nor fingerprint: it is the user's own.
+        `maps` is the number of feature maps (channels), or of units where the output is flat; then height and width are 1.
+        Tensors of other ranks have no width. `tensor` and `tensor_before` are the ONNX tensors after and before the
+        activation (the same one where the layer has none). `max_error` is what the verification found: the
+        largest |torch - Keras| over the largest |Keras|, before and after the activation, over all probes; `error_float64`
+    is the same in float64, where that decided, since float32 was too coarse. `fingerprint` is that of Keras' own output
+    on one probe (see `probes.fingerprint`), which `load` compares torch's with. Of a wrapped module the tensors are
+    nodes of its graph, and there is neither error nor fingerprint: it is the user's own.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Layer:
     tensor: str
     tensor_before: str
     max_error: float | None = None
+    error_float64: float | None = None
     fingerprint: tuple[float, ...] = ()
 
     @property
@@ -65,7 +67,8 @@ class Layer:
     def row(self) -> dict[str, Any]:
         """The layer as the command line's JSON shows it."""
         keys = ("name", "kind", "maps", "height", "width", "activation", "max_error")
-        return {key: getattr(self, key) for key in keys}
+        row = {key: getattr(self, key) for key in keys}
+        return row if self.error_float64 is None else row | {"error_float64": self.error_float64}
 
 
 class Layers(Sequence[Layer]):
@@ -109,6 +112,7 @@ class Layers(Sequence[Layer]):
         rows: list[tuple[str, ...]] = [("name", "kind", "maps", "size", "activation", "max error")]
         for layer in self:
             error = "" if layer.max_error is None else f"{layer.max_error:.1e}"
+            error += "" if layer.error_float64 is None else f" ({layer.error_float64:.1e} in float64)"
             rows.append((layer.name, layer.kind, str(layer.maps), layer.size, layer.activation or "", error))
         if all(layer.max_error is None for layer in self):  # nothing was verified against another framework
             rows = [row[:-1] for row in rows]
@@ -134,8 +138,11 @@ class Network:
 
     `input_shape` is (height, width, channels), as in Keras. `domain` says how pixels become inputs, and what the data
     look like there. `verification` says how the conversion was verified, on which probes, and what the gradient's
-    cosine was. The layers' fingerprints are of a probe in the domain; in files of before format 3, which said nothing
-    of one (`probes_in_domain` False), of one with mean 0 and standard deviation 1.
+    cosine was. `rewritten` says what of the Keras file's configuration and of the graph had to be written in another
+    way ({"configuration": [IN WORDS, …], "graph": {REWRITE: HOW OFTEN}}).
+
+    The layers' fingerprints are of a probe in the domain; in files of before format 3, which said nothing of one
+    (`probes_in_domain` False), of one with mean 0 and standard deviation 1.
     """
 
     layers: tuple[Layer, ...]
@@ -147,6 +154,7 @@ class Network:
     graph_sha256: str
     versions: dict[str, str]
     verification: dict[str, Any]
+    rewritten: dict[str, Any] = dataclasses.field(default_factory=dict)
     probes_in_domain: bool = True
 
     @property
@@ -265,6 +273,7 @@ def _description(proto: onnx.ModelProto, path: Path) -> Network:
             graph_sha256=str(data["graph_sha256"]),
             versions={str(key): str(value) for key, value in data["versions"].items()},
             verification=dict(data["verification"]),
+            rewritten=dict(data.get("rewritten", {})),
             probes_in_domain=bool(data["probes_in_domain"]),
         )
         check_domain(network.domain, channels)

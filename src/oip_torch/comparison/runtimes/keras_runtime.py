@@ -13,6 +13,7 @@ import keras
 
 from oip_torch.comparison.runtimes import BEFORE, Array, Dtype, Runtime
 from oip_torch.keras.network import Recorder, in_dtype, limit_resources, load_network, up_to
+from oip_torch.network.onnx_file import read
 
 __all__ = ["KerasRuntime"]
 
@@ -26,7 +27,8 @@ class KerasRuntime(Runtime):
         with contextlib.suppress(AttributeError, ImportError):
             importlib.import_module("keras.src.backend.common.dtypes").BIT64_TO_BIT32_DTYPE["float64"] = "float64"
         limit_resources()
-        self.network = load_network(keras_file)
+        height, width, _ = read(onnx_file, check_digest=False)[1].input_shape  # the Keras file may leave them open
+        self.network = load_network(keras_file, (height, width))
 
     def layers(self, images: Array, dtype: Dtype) -> dict[str, Array]:
         """As the network runs: every leaf layer that it calls."""

@@ -1,0 +1,204 @@
+"""Which networks can be converted? Makes the tables of docs/networks.md: `python scripts/network_tables.py [TABLE …]`.
+
+    kinds          one tiny network for each kind of layer and configuration (tests/keras_kinds.py)
+    applications   networks of keras.applications, with random weights and of a small size
+
+Takes minutes to hours, since each network is converted as a user would; rows of other tables, and of networks that are
+not named with --only, stay as they are. The tests convert a sample of the kinds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import oip_torch
+from oip_torch import OipError
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "networks.md"
+KINDS = ROOT / "tests" / "keras_kinds.py"
+APPLICATIONS = {  # name → smallest height and width that it is built with here
+    "MobileNet": 64,
+    "MobileNetV2": 64,
+    "MobileNetV3Small": 64,
+    "EfficientNetB0": 64,
+    "EfficientNetV2B0": 64,
+    "NASNetMobile": 64,
+    "ResNet50": 64,
+    "ResNet50V2": 64,
+    "VGG16": 32,
+    "DenseNet121": 64,
+    "Xception": 71,
+    "InceptionV3": 75,
+    "InceptionResNetV2": 75,
+    "ConvNeXtTiny": 64,
+}
+BUILD = """
+import sys, keras, numpy as np
+name, size, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+keras.utils.set_random_seed(0)
+model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
+rng = np.random.default_rng(0)
+for layer in model.layers:  # no BatchNormalization is idle
+    if type(layer).__name__ == "BatchNormalization":
+        values = [rng.uniform(0.5, 1.5, w.shape) if "variance" in w.path or "gamma" in w.path
+                  else rng.normal(0, 0.1, w.shape) for w in layer.weights]
+        layer.set_weights(values)
+model.save(path)
+print(model.count_params())
+"""
+
+
+class Watched:
+    """Runs a conversion, and knows how long it took and what it and its children held at most."""
+
+    def __init__(self) -> None:
+        self.peak, self._stop = 0, threading.Event()
+
+    def _watch(self) -> None:
+        own = psutil.Process()
+        while not self._stop.wait(0.1):
+            held = 0
+            for process in [own, *own.children(recursive=True)]:
+                try:
+                    held += process.memory_info().rss
+                except psutil.Error:
+                    continue
+            self.peak = max(self.peak, held)
+
+    def convert(self, source: Path, target: Path, **options: Any) -> dict[str, Any]:
+        """The row of a table."""
+        began = time.perf_counter()
+        thread = threading.Thread(target=self._watch, daemon=True)
+        thread.start()
+        try:
+            model = oip_torch.convert(source, target, device="cpu", progress=False, **options)
+        except OipError as error:
+            return {"refused": str(error).replace(f"{source.parent}{os.sep}", "")}
+        finally:
+            self._stop.set()
+            thread.join()
+        verification = model.network.verification
+        return {
+            "layers": len(model.layers),
+            "error": verification["max_error"],
+            "float64": verification.get("in_float64", []),
+            "cosine": verification["gradient"]["cosine"],
+            "cosine64": verification["gradient"].get("cosine_float64"),
+            "rewritten": model.network.rewritten,
+            "seconds": time.perf_counter() - began,
+            "peak": self.peak,
+        }
+
+
+def one(source: Path, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """In a process of its own, so that no memory of an earlier network counts."""
+    command = [sys.executable, __file__, "--one", str(source), *map(str, size or ())]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    row: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return row
+
+
+def run_keras(*arguments: str) -> str:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+def kinds(only: list[str]) -> dict[str, str]:
+    """Kind → its row."""
+    rows = {}
+    with tempfile.TemporaryDirectory() as name:
+        run_keras(str(KINDS), name, *only)
+        order = run_keras(str(KINDS), "--list").splitlines()
+        for kind in order:
+            source = Path(name) / ("".join(letter if letter.isalnum() else "_" for letter in kind) + ".keras")
+            if not source.exists():
+                continue
+            found = one(source, (14, 13) if kind == "height and width open" else None)
+            print(kind, found, file=sys.stderr, flush=True)
+            rows[kind] = f"| {kind} | {outcome(found)} |"
+    return rows
+
+
+def applications(only: list[str]) -> dict[str, str]:
+    """Name → its row."""
+    rows = {}
+    for name, size in APPLICATIONS.items():
+        if only and name not in only:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / f"{name}.keras"
+            weights = int(run_keras("-c", BUILD, name, str(size), str(source)).split()[-1]) * 4 / 2**20
+            found = one(source)
+        print(name, found, file=sys.stderr, flush=True)
+        measured = "" if "refused" in found else f"{found['seconds']:.0f} s | {found['peak'] / 2**30:.1f} GiB"
+        rows[name] = f"| {name} | {size} | {weights:.0f} MiB | {outcome(found)} | {measured or ' | '} |"
+    return rows
+
+
+def outcome(found: dict[str, Any]) -> str:
+    """What became of a network, as its cell says it."""
+    if "refused" in found:
+        return f"refused: {found['refused']}".replace("|", "\\|")
+    told = f"{found['layers']} layers, worst error {found['error']:.1e}"
+    if found["float64"]:
+        told += f"; {len(found['float64'])} decided in float64"
+    if found["cosine64"] is not None:
+        told += f"; gradient decided in float64 (cosine {found['cosine']:.5f} in float32)"
+    graph = found["rewritten"].get("graph", {})
+    changes = [f"{name} ({count}×)" if count > 1 else name for name, count in graph.items()]
+    changes += found["rewritten"].get("configuration", [])
+    return told + (f"; rewritten: {', '.join(changes)}" if changes else "")
+
+
+def replace_rows(table: str, rows: dict[str, str], order: list[str], whole: bool) -> None:
+    """Write the rows between the table's marks; those that were not made anew stay."""
+    text = PAGE.read_text(encoding="utf-8")
+    start, end = f"<!-- {table} -->\n", f"<!-- end of {table} -->"
+    match = re.search(re.escape(start) + r"((?:\|.*\n){2})((?:\|.*\n)*)" + re.escape(end), text)
+    if match is None:
+        raise SystemExit(f"{PAGE} has no table {table!r}")
+    kept = {} if whole else {row.split("|")[1].strip(): row for row in match[2].splitlines()}
+    kept |= rows
+    lines = [kept[name] for name in order if name in kept]
+    PAGE.write_text(text[: match.start()] + start + match[1] + "\n".join(lines) + "\n" + end + text[match.end() :])
+
+
+def main() -> None:
+    """See the module's head."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tables", nargs="*", default=["kinds", "applications"])
+    parser.add_argument("--only", nargs="*", default=[], help="these networks alone")
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        source, *size = arguments.one
+        options = {"size": tuple(map(int, size))} if size else {}
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(Watched().convert(Path(source), Path(folder) / "x.onnx", **options)))
+        return
+    for table in arguments.tables:
+        make, order = (
+            (kinds, run_keras(str(KINDS), "--list").splitlines())
+            if table == "kinds"
+            else (applications, list(APPLICATIONS))
+        )
+        replace_rows(table, make(arguments.only), order, not arguments.only)
+
+
+if __name__ == "__main__":
+    main()
