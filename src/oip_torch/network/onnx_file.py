@@ -40,11 +40,11 @@ class Layer:
 
         `maps` is the number of feature maps (channels), or of units where the output is flat; then height and width are 1.
         Tensors of other ranks have no width. `tensor` and `tensor_before` are the ONNX tensors after and before the
-        activation (the same one where the layer has none). `max_error` is what the verification found: the
-        largest |torch - Keras| over the largest |Keras|, before and after the activation, over all probes; `error_float64`
-    is the same in float64, where that decided, since float32 was too coarse. `fingerprint` is that of Keras' own output
-    on one probe (see `probes.fingerprint`), which `load` compares torch's with. Of a wrapped module the tensors are
-    nodes of its graph, and there is neither error nor fingerprint: it is the user's own.
+        activation (the same one where the layer has none). `max_error` is what the verification found: the largest
+    |torch - Keras| over the largest |Keras|, before and after the activation, over all probes; `error_float64` is the
+    same in float64, where that decided, since float32 was too coarse. `fingerprint` is that of Keras' own output on one
+    probe (see `probes.fingerprint`), which `load` compares torch's with. Of a wrapped module the tensors are nodes of
+    its graph, and there is neither error nor fingerprint: it is the user's own.
     """
 
     name: str
