@@ -38,9 +38,9 @@ _HOW_TO_MAKE_ONE = "make one with `oip convert MODEL.keras`"
 class Layer:
     """One layer, as the ONNX file describes it, or as a wrapped module has it.
 
-        `maps` is the number of feature maps (channels), or of units where the output is flat; then height and width are 1.
-        Tensors of other ranks have no width. `tensor` and `tensor_before` are the ONNX tensors after and before the
-        activation (the same one where the layer has none). `max_error` is what the verification found: the largest
+    `maps` is the number of feature maps (channels), or of units where the output is flat; then height and width are 1.
+    Tensors of other ranks have no width. `tensor` and `tensor_before` are the ONNX tensors after and before the
+    activation (the same one where the layer has none). `max_error` is what the verification found: the largest
     |torch - Keras| over the largest |Keras|, before and after the activation, over all probes; `error_float64` is the
     same in float64, where that decided, since float32 was too coarse. `fingerprint` is that of Keras' own output on one
     probe (see `probes.fingerprint`), which `load` compares torch's with. Of a wrapped module the tensors are nodes of
