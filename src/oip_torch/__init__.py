@@ -26,28 +26,36 @@ if TYPE_CHECKING:
     from oip_torch.network.model import FeatureModel
     from oip_torch.network.onnx_file import Layer, Network
     from oip_torch.optim import objectives
+    from oip_torch.optim.colors import Decorrelated
     from oip_torch.optim.concerns import Fallback, Screening, Snapshots, StopSettings
-    from oip_torch.optim.image import Blurred, Pen, Pixels, Views
+    from oip_torch.optim.constraint import Ball, Range, Standardized
+    from oip_torch.optim.image import Blurred, Fourier, Pen, Phases, Pixels
+    from oip_torch.optim.optimizer import Adam
     from oip_torch.optim.schedule import Criterion, Schedule
     from oip_torch.optim.settings import AscentSettings
     from oip_torch.optim.starts import StartSettings, start_images
+    from oip_torch.optim.views import Views
     from oip_torch.results.oips import Oips
     from oip_torch.results.provenance import Provenance
     from oip_torch.search.search import ascend
 
 _MODULES = {"objectives": "optim.objectives", "plots": "plots"}
 _HOMES = {
+    "Adam": "optim.optimizer",
     "AscentSettings": "optim.settings",
+    "Ball": "optim.constraint",
     "Blurred": "optim.image",
     "Calibration": "analysis.calibration",
     "CaptureError": "base.errors",
     "Comparison": "comparison.comparison",
     "ConversionError": "base.errors",
     "Criterion": "optim.schedule",
+    "Decorrelated": "optim.colors",
     "Domain": "network.domain",
     "Fallback": "optim.concerns",
     "FeatureMaps": "network.capture",
     "FeatureModel": "network.model",
+    "Fourier": "optim.image",
     "InputError": "base.errors",
     "Layer": "network.onnx_file",
     "Network": "network.onnx_file",
@@ -55,17 +63,20 @@ _HOMES = {
     "OipError": "base.errors",
     "Oips": "results.oips",
     "Pen": "optim.image",
+    "Phases": "optim.image",
     "Pixels": "optim.image",
     "Provenance": "results.provenance",
     "Quality": "analysis.quality",
+    "Range": "optim.constraint",
     "Readers": "analysis.legibility",
     "Schedule": "optim.schedule",
     "Screening": "optim.concerns",
     "Snapshots": "optim.concerns",
+    "Standardized": "optim.constraint",
     "StartSettings": "optim.starts",
     "StopSettings": "optim.concerns",
     "VerificationError": "base.errors",
-    "Views": "optim.image",
+    "Views": "optim.views",
     "ascend": "search.search",
     "assess": "analysis.quality",
     "calibrate": "analysis.calibration",
@@ -79,17 +90,21 @@ _HOMES = {
 }
 
 __all__ = [
+    "Adam",
     "AscentSettings",
+    "Ball",
     "Blurred",
     "Calibration",
     "CaptureError",
     "Comparison",
     "ConversionError",
     "Criterion",
+    "Decorrelated",
     "Domain",
     "Fallback",
     "FeatureMaps",
     "FeatureModel",
+    "Fourier",
     "InputError",
     "Layer",
     "Network",
@@ -97,13 +112,16 @@ __all__ = [
     "OipError",
     "Oips",
     "Pen",
+    "Phases",
     "Pixels",
     "Provenance",
     "Quality",
+    "Range",
     "Readers",
     "Schedule",
     "Screening",
     "Snapshots",
+    "Standardized",
     "StartSettings",
     "StopSettings",
     "VerificationError",

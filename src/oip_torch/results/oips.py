@@ -39,7 +39,9 @@ class Oips:
         layer: its name.
         maps: (N,) int, the map (channel) that each image was made for.
         starts: (N,) int, the number of its start.
-        images: (N, height, width, channels) float, the last images; each has mean 0 and standard deviation 1.
+        images: (N, height, width, channels) float, the last images, in units of the data's standard deviation around
+            its mean; each has mean 0 and standard deviation 1, if the settings' constraint leaves it no other
+            (`standardized`).
         scores: (N,) float, the objective of `images`: for maps, the mean over the map of its activation, or of what
             goes into the activation (see `pre_activation`).
         max_preactivation: (N,) float, the largest value that goes into the layer's activation, over the map, on
@@ -90,6 +92,14 @@ class Oips:
         return None if self.provenance.domain is None else self.provenance.domain.ends
 
     @property
+    def standardized(self) -> bool:
+        """Whether each image has mean 0 and standard deviation 1, as the real images of a calibration have.
+
+        Where a constraint leaves mean or contrast free, scores are not of the contrast that the data was scored at.
+        """
+        return self.settings.constraint.fixes_mean and self.settings.constraint.fixes_contrast
+
+    @property
     def noun(self) -> str:
         """What a channel of the layer is called: "map", "unit" or "class"."""
         return self.provenance.noun
@@ -102,7 +112,8 @@ class Oips:
     @property
     def way(self) -> str:
         """By which settings the images came about, in a sentence."""
-        return f"Settings: {self.settings.summary}."
+        given = ", begun with given images" if self.provenance.start_sha256 else ""
+        return f"Settings: {self.settings.summary}{given}."
 
     @property
     def title(self) -> str:

@@ -16,7 +16,9 @@ class Provenance:
     """What made OIPs, besides their settings.
 
     Attributes:
-        seed: of the start images.
+        seed: of the random numbers: the start images', and those of views and their noise.
+        start_sha256: of the images that were given as starts, over their number type, shape and bytes; None: the starts
+            were made of random numbers.
         objective: its name.
         noun: what a channel of the layer is called: "map", "unit" or "class".
         activation: the layer's, such as "relu"; None where it has none.
@@ -38,6 +40,7 @@ class Provenance:
     """
 
     seed: int = 0
+    start_sha256: str | None = None
     objective: str = "map_mean"
     noun: str = "map"
     activation: str | None = None
@@ -67,6 +70,7 @@ class Provenance:
         given = {old.get(name, name): value for name, value in data.items()}
         casts: dict[str, Any] = {
             "activation": lambda value: None if value is None else str(value),
+            "start_sha256": lambda value: None if value is None else str(value),
             "leaking": _texts,
             "versions": _texts,
             "domain": lambda value: None if value is None else Domain.from_dict(value),

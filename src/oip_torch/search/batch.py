@@ -22,6 +22,7 @@ from oip_torch.optim.objectives import channel_of_each
 from oip_torch.optim.schedule import Schedule
 from oip_torch.optim.settings import AscentSettings
 from oip_torch.optim.starts import Key, components, random_stream
+from oip_torch.optim.views import seen_under
 from oip_torch.search.target import Target
 
 __all__ = ["Batch"]
@@ -37,13 +38,18 @@ class Batch:
         seed: int,
         settings: AscentSettings,
         advance: Callable[[int], None],
+        given: Tensor | None = None,
     ) -> None:
         self.target, self.model, self.keys, self.seed = target, target.model, keys, seed
-        self.settings, self.advance = settings, advance
+        self.settings, self.advance, self.given = settings, advance, given
+        self.decoder = target.score.decoder
         self.channels = torch.tensor([key[0] for key in keys], device=self.model.device)
         self.rows = torch.arange(len(keys), device=self.model.device)
         # Of what the network sees, where that changes from step to step: other numbers than those of the starts.
-        self.streams = [random_stream(seed, f"views of {target.layer}", key) for key in keys] if settings.views else []
+        views, noise = f"views of {target.layer}", f"noise seen by {target.layer}"
+        self.streams = [
+            (random_stream(seed, views, key), random_stream(seed, noise, key)) for key in keys if settings.views
+        ]
         self.spent = 0
 
     @recorded_gradients()
@@ -64,7 +70,7 @@ class Batch:
             ]
             result = functools.reduce(_better, tries)
         with torch.no_grad():
-            images = target.score.image.decode(result.images)
+            images = self.decoder.decode(result.images)
             before = channel_of_each(target.pre_activations(self.model.to_input(images)), self.channels)
         dead = (~result.responded & target.can_be_dead).cpu().numpy()
         recovered = (inactive & ~result.silent).cpu().numpy()
@@ -113,7 +119,7 @@ class Batch:
         injected: dict[int, Tensor] = {}
         if settings.stages is not None:
             ends = np.cumsum(settings.stages)[:-1].tolist()
-            injected = dict(zip(ends, self.parts(numbers)[1:], strict=True))
+            injected = dict(zip(ends, map(self.decoder.of_noise, self.parts(numbers)[1:]), strict=True))
         kept = tuple(step - before for step in settings.snapshot_steps() if step >= before)
 
         def straight(rows: Tensor) -> Ascents:
@@ -136,9 +142,13 @@ class Batch:
         assert target.to_peak is not None
         assert target.from_peak is not None
         up, on = fallback.schedules(self.settings.schedule.steps)
-        peak = self.optimize(*(target.to_peak, x, rows, up), kept=tuple(step for step in kept if step < up.steps))
+        # Its own step sizes are in units of the RMS.
+        kept_up = tuple(step for step in kept if step < up.steps)
+        peak = self.optimize(*(target.to_peak, x, rows, up), kept=kept_up, optimizer="rms")
         later = tuple(step - up.steps for step in kept if step >= up.steps)
-        mean = self.optimize(*(target.from_peak, peak.images, rows, on), kept=later, stop=self.settings.stopping)
+        mean = self.optimize(
+            *(target.from_peak, peak.images, rows, on), kept=later, stop=self.settings.stopping, optimizer="rms"
+        )
         # The largest pre-activation is the evidence of a map that stays dead, and tells its tries apart.
         return dataclasses.replace(_after(peak, mean), leaky_scores=peak.leaky_scores)
 
@@ -149,9 +159,11 @@ class Batch:
             self.spent += count
             self.advance(count)
 
+        more = {"optimizer": self.settings.optimizer} | more
         if self.settings.views is not None:
-            drawn = np.stack([self.streams[row].uniform(-1, 1, (schedule.steps, 4)) for row in rows.tolist()])
-            more |= {"views": self.settings.views, "draws": torch.from_numpy(drawn).to(x)}
+            moves, noises = zip(*(self.streams[row] for row in rows.tolist()), strict=True)
+            drawn = np.stack([stream.uniform(-1, 1, (schedule.steps, 4)) for stream in moves])
+            more["seen"] = seen_under(self.settings.views, torch.from_numpy(drawn).to(x), noises)
         return gradient_ascent(score, x, self.channels[rows], schedule, advance=advance, **more)
 
     def parts(self, numbers: Tensor) -> Tensor:
@@ -163,9 +175,12 @@ class Batch:
         return made.to(self.model.device, self.model.dtype)
 
     def start(self, numbers: Tensor) -> Tensor:
-        """The start from its components: all of them, or with stages the longest wavelengths alone."""
+        """The images given, or the start from its components: all, or with stages the longest wavelengths alone."""
+        if self.given is not None:
+            return self.decoder.settle(self.decoder.of_images(self.given))
         parts = self.parts(numbers)
-        return self.target.score.image.constrain(parts.sum(0) if self.settings.stages is None else parts[0])
+        noise = parts.sum(0) if self.settings.stages is None else parts[0]
+        return self.decoder.settle(self.decoder.of_noise(noise))
 
 
 def _better(first: Ascents, second: Ascents) -> Ascents:

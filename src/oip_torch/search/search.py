@@ -6,6 +6,7 @@ image-steps, so that it can be said.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -27,6 +28,7 @@ from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
 from oip_torch.optim.objectives import Objective, ScoreFunction, map_mean
 from oip_torch.optim.settings import AscentSettings
+from oip_torch.optim.starts import given_images
 from oip_torch.results.oips import Oips
 from oip_torch.results.provenance import Provenance
 from oip_torch.search.batch import Batch
@@ -48,6 +50,7 @@ def ascend(
     *,
     starts: int = 1,
     seed: int = 0,
+    start: npt.ArrayLike | Tensor | None = None,
     settings: AscentSettings | None = None,
     objective: Objective | ScoreFunction = map_mean,
     pre_activation: bool | None = None,
@@ -65,6 +68,11 @@ def ascend(
         maps: which of its maps (or units), each once: whole numbers, or a mask of booleans; None: all of them.
         starts: how many images per map, each from a start of its own (or from the best of its own candidates).
         seed: each image's random numbers depend on (seed, layer, map, start number) alone.
+        start: images of one's own to begin with, instead of noise: an array or tensor (N, height, width, channels),
+            such as `oips.images` or `calibration.top_mean(layer)`. Each is standardised, whatever its scale, and then
+            brought within the settings' constraint. N is 1 (the same for all), the number of maps, or that of maps
+            times starts, in the order of the result; several starts from the same image need views, or all would end
+            alike. Nothing is screened then: the settings are taken, and kept in the result, with one candidate.
         settings: default `AscentSettings()`.
         objective: what is maximised, see `oip_torch.objectives`: a value of that module, or a function of one's own,
             (activations, channels) → (batch,). That has to score each image by its own activations alone: one that lets
@@ -83,7 +91,8 @@ def ascend(
 
     Raises:
         InputError: an argument of a wrong kind, unknown layer, a map out of range or named twice, an objective that
-            cannot be maximised, or more images than fit in memory.
+            cannot be maximised, start images of another shape or number or of one value, settings that do not fit the
+            network's images, or more images than fit in memory.
         OipError: every image left the finite numbers.
     """
     if not isinstance(model, FeatureModel):
@@ -100,6 +109,11 @@ def ascend(
     starts, seed = whole("starts", starts, 1), whole("seed", seed, 0)
     batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     memory = None if memory is None else whole("memory", memory, 1)
+    given, start_sha256 = None, None
+    if start is not None:
+        given, start_sha256 = given_images(start, model.input_shape, len(numbers), starts)
+        settings = _unscreened(settings, starts if len(start) < len(given) else 1)  # type: ignore[arg-type]
+        given = given.to(model.device, model.dtype)
     if not isinstance(objective, Objective):
         objective = Objective.of(objective)
     target = target_of(model, layer, model.wants_pre_activation(layer, pre_activation), objective, settings)
@@ -122,7 +136,7 @@ def ascend(
 
         def work(first: int) -> None:
             rows = slice(first, first + plan.batch_size)
-            batch = Batch(target, keys[rows], seed, settings, advance)
+            batch = Batch(target, keys[rows], seed, settings, advance, None if given is None else given[rows])
             found = batch.run()
             with lock:  # the first batch tells what there is of each image: room for all is made once
                 for name in found.keys() - figures.keys():
@@ -151,6 +165,7 @@ def ascend(
         settings=settings,
         provenance=Provenance(
             seed=seed,
+            start_sha256=start_sha256,
             objective=objective.name,
             noun=model.noun(layer),
             activation=model.layers[layer].activation,
@@ -172,6 +187,20 @@ def ascend(
         **figures,
     )
     return oips.take(finite) if lost else oips
+
+
+def _unscreened(settings: AscentSettings, same: int) -> AscentSettings:
+    """The settings of ascents that begin with images of one's own; of each image there are `same` copies per map."""
+    if settings.stages is not None:
+        raise InputError(
+            "stages add noise to a start of long wavelengths, and start gives other images: expected one of the two"
+        )
+    if same > 1 and settings.views is None:
+        raise InputError(
+            f"starts is {same}, and all of them would begin with the same image and end alike: expected start images "
+            "for each, or settings with views, which differ by chance"
+        )
+    return dataclasses.replace(settings, screening=dataclasses.replace(settings.screening, candidates=1))
 
 
 class _StoppedError(Exception):
