@@ -26,7 +26,7 @@ from oip_torch import (
 )
 from oip_torch.base.checks import number, plain, whole, whole_numbers
 from oip_torch.network.load import load, resolve_device
-from oip_torch.search.search import chosen_maps
+from oip_torch.search.chosen import chosen_maps
 
 LAYER = "Conv2D_3"
 

@@ -1,4 +1,4 @@
-"""What is optimised, and which image it stands for: pixels, blurred pixels, a pen; and what the network sees of it."""
+"""What is optimised, and which image it stands for: pixels, blurred pixels, a pen, waves, phases."""
 
 from __future__ import annotations
 
@@ -12,9 +12,25 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from oip_torch import AscentSettings, Blurred, FeatureModel, InputError, Oips, Pen, Pixels, Views, ascend, calibrate
+from oip_torch import (
+    AscentSettings,
+    Blurred,
+    FeatureModel,
+    Fourier,
+    InputError,
+    Oips,
+    Pen,
+    Phases,
+    Pixels,
+    Range,
+    Views,
+    ascend,
+    calibrate,
+)
+from oip_torch.analysis.image_statistics import radial_power_spectrum
 from oip_torch.base.tensors import standardize
 from oip_torch.cli import main
+from oip_torch.optim.decoder import Decoder
 from oip_torch.optim.image import Image, total_variation_gradient
 
 LAYER, MAPS = "Conv2D_3", [3, 14, 17, 56]
@@ -25,24 +41,17 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("image", [Pixels(), Pixels(limits=(-0.55, 4.2)), Blurred(), Pen()])
+@pytest.mark.parametrize("image", [Pixels(), Blurred(), Pen(), Fourier(), Phases()])
 @pytest.mark.parametrize("shape", [(3, 1, 28, 28), (2, 3, 20, 31)])
 def test_images_are_standardised_and_each_is_its_own(image: Image, shape: tuple[int, ...]) -> None:
-    parameters = image.constrain(5 * noise(*shape) + 2)
-    x = image.decode(parameters)
+    decoder = Decoder(image=image)
+    parameters = decoder.settle(decoder.of_noise(5 * noise(*shape) + 2))
+    x = decoder.decode(parameters)
     assert x.shape == shape
     assert x.mean((1, 2, 3)).abs().max() < 1e-6
     assert (x.std((1, 2, 3), correction=0) - 1).abs().max() < 1e-6
-    assert torch.allclose(image.decode(parameters[1:2]), x[1:2])
+    assert torch.allclose(decoder.decode(parameters[1:2]), x[1:2])
     assert image.summary or image == Pixels()
-
-
-def test_pixels_stay_within_their_limits() -> None:
-    """The two conditions meet by turns: what is left outside after twelve of them is little."""
-    x = Pixels(limits=(-0.55, 4.2)).constrain(noise(8, 1, 28, 28))
-    assert x.min() > -0.6
-    assert x.max() < 4.25
-    assert Pixels().constrain(noise(8, 1, 28, 28)).min() < -2
 
 
 def test_a_blur_leaves_nothing_finer_than_itself() -> None:
@@ -51,11 +60,48 @@ def test_a_blur_leaves_nothing_finer_than_itself() -> None:
     assert high[1] < 0.01 * high[0]
 
 
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (20, 31), (9, 6)])
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 1.5])
+def test_waves_are_amplified_by_their_lengths_and_stand_for_any_image(height: int, width: int, exponent: float) -> None:
+    image, x = Fourier(exponent=exponent), noise(2, 3, height, width)
+    assert torch.allclose(image.decode(image.encode(x)), x, atol=1e-10)
+    if exponent == 0:
+        assert torch.allclose(image.decode(x).norm(), x.norm())  # orthonormal
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
+    power = np.abs(np.fft.fft2(image.decode(noise(4000, 1, height, width))[:, 0].numpy())) ** 2
+    expected = np.maximum(frequency, 1 / max(height, width)) ** (-2 * exponent)
+    np.testing.assert_allclose(power.mean(0) / power.mean(), expected / expected.mean(), rtol=0.15)
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 28), (20, 31), (9, 6)])
+def test_phases_alone_move_and_the_spectrum_is_the_profile(height: int, width: int) -> None:
+    real = standardize(noise(5, 3, height, width).cumsum(2))
+    profile = radial_power_spectrum(real.numpy().transpose(0, 2, 3, 1)).mean(0)
+    for image in (Phases(profile=profile), Phases(exponent=1.5)):  # type: ignore[arg-type]
+        image.check(height, width)
+        x = image.decode(noise(4, 3, height, width))
+        assert torch.allclose(image.decode(image.even(noise(4, 3, height, width))), x)
+        assert torch.allclose(x.square().mean((1, 2, 3)), torch.ones(4, dtype=x.dtype))
+        found = np.abs(np.fft.fft2(x.numpy()))
+        assert found == pytest.approx(np.broadcast_to(found[:1, :1], found.shape), rel=1e-6, abs=1e-6)
+        if image.profile is not None:
+            spectra = radial_power_spectrum(x.numpy().transpose(0, 2, 3, 1))
+            np.testing.assert_allclose(spectra, np.broadcast_to(profile / profile.sum(), spectra.shape), rtol=1e-9)
+        else:
+            assert found[0, 0, 0, 1] / found[0, 0, 0, 2] == pytest.approx(2**1.5)
+    kept = noise(1, 1, 16, 16)  # an image of the profile itself is what its own numbers stand for
+    flat = Phases(exponent=0.0).decode(kept)
+    assert torch.allclose(Phases(exponent=0.0).decode(flat), flat)
+    with pytest.raises(InputError, match=r"the profile has 3 rings: expected 20, which images of 28x28 pixels have"):
+        Phases(profile=(0.5, 0.3, 0.2)).check(28, 28)
+
+
 def test_a_pen_puts_ink_on_paper() -> None:
     """Most of the picture is paper, of one tone; the higher the threshold, the less ink there is."""
-    x = Pen().decode(noise(4, 1, 28, 28))
+    x = Decoder(image=Pen()).decode(noise(4, 1, 28, 28))
     assert (x < 0).double().mean() > 0.6
-    ink = [(Pen(threshold=t).decode(noise(4, 1, 28, 28)) > 0).double().mean() for t in (0.0, 1.0, 2.0)]
+    drawings = [Decoder(image=Pen(threshold=t)).decode(noise(4, 1, 28, 28)) for t in (0.0, 1.0, 2.0)]
+    ink = [(drawing > 0).double().mean() for drawing in drawings]
     assert ink[0] > ink[1] > ink[2]
 
 
@@ -66,38 +112,23 @@ def test_the_gradient_of_the_total_variation() -> None:
     assert torch.allclose(total_variation_gradient(x.detach()), expected)
 
 
-def test_views_turn_scale_and_shift() -> None:
-    x = torch.zeros(1, 1, 21, 21, dtype=torch.float64)
-    x[..., 10, 15] = 1
-    still = torch.zeros(1, 4, dtype=torch.float64)
-    views = Views(rotation=90, scale=0.5, shift=2)
-    assert torch.allclose(views.see(x, still, 1.0), x, atol=1e-12)
-    assert views.see(x, still + 1, 0.0) is x
-    turned = views.see(x, torch.tensor([[1.0, 0, 0, 0]]), 1.0)[0, 0]
-    assert divmod(int(turned.argmax()), 21) in ((5, 10), (15, 10))
-    shifted = views.see(x, torch.tensor([[0.0, 0, 0, 1]]), 1.0)[0, 0]
-    assert divmod(int(shifted.argmax()), 21) == (10, 13)
-    below = views.see(x, torch.tensor([[0.0, 0, -1, 0]]), 1.0)[0, 0]
-    assert divmod(int(below.argmax()), 21) == (12, 15)
-    smaller = views.see(x, torch.tensor([[0.0, 1, 0, 0]]), 1.0)[0, 0]
-    assert divmod(int(smaller.argmax()), 21) == (10, 13)
-    assert [Views(fade=0.5).size(done) for done in (0, 0.25, 0.5, 1)] == [1, 0.5, 0, 0]
-    assert Views(fade=None).size(1.0) == 1
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Pixels(limits=(1.0, 2.0)), "limits are 1 and 2: expected a number below 0 and one above"),
-        (lambda: Pixels(limits=3), "limits are 3: expected"),  # type: ignore[arg-type]
-        (lambda: Pixels(turns=0), "turns is 0"),
+        (lambda: Fourier(exponent=-1), "exponent is -1: expected a number of 0 or more"),
+        (lambda: Phases(exponent="1"), "exponent is '1'"),  # type: ignore[arg-type]
+        (lambda: Phases(profile=(0.0, 0.0)), "profile is .*: expected one number of 0 or more for each ring, not all"),
+        (lambda: Phases(profile=(-1.0, 2.0)), "profile is"),
+        (lambda: Phases(profile=(float("nan"), 2.0)), "a ring of the profile is nan"),
+        (lambda: Phases(profile=3.0), "profile is 3.0"),  # type: ignore[arg-type]
+        (lambda: Phases(profile=((1.0,),)), "profile is"),  # type: ignore[arg-type]
         (lambda: Blurred(sigma=0), "sigma is 0: expected a number above 0"),
         (lambda: Pen(sharpness=-1), "sharpness is -1"),
         (lambda: Pen(threshold=float("nan")), "threshold is nan"),
-        (lambda: Views(scale=1.0), "scale is 1.0: expected a number below 1"),
-        (lambda: Views(rotation=-1), "rotation is -1"),
-        (lambda: Views(fade=0.0), "fade is 0.0"),
-        (lambda: AscentSettings(image="pen"), r"image is 'pen': expected Pixels\(…\), Blurred\(…\) or Pen"),  # type: ignore[arg-type]
+        (
+            lambda: AscentSettings(image="pen"),  # type: ignore[arg-type]
+            r"image is 'pen': expected Pixels\(…\), Blurred\(…\), Pen\(…\), Fourier\(…\) or Phases\(…\)",
+        ),
         (lambda: AscentSettings(views=True), r"views is True: expected Views"),  # type: ignore[arg-type]
         (lambda: AscentSettings(smoothness=-0.1), "smoothness is -0.1"),
     ],
@@ -111,7 +142,9 @@ WAYS = {
     "blurred": AscentSettings(**STEPS, image=Blurred()),
     "pen": AscentSettings(**STEPS, image=Pen()),
     "views": AscentSettings(**STEPS, views=Views()),
-    "limits": AscentSettings(**STEPS, image=Pixels(limits=(-0.55, 4.2))),
+    "waves": AscentSettings(**STEPS, image=Fourier()),
+    "phases": AscentSettings(**STEPS, image=Phases()),
+    "limits": AscentSettings(**STEPS, constraint=Range(limits=(-0.55, 4.2))),
     "smooth": AscentSettings(**STEPS, smoothness=0.4),
     "legible": AscentSettings.legible(steps=40, candidates=3, candidate_steps=8),
     "strokes": AscentSettings.strokes(steps=40, candidates=3, candidate_steps=8),
@@ -126,7 +159,7 @@ def test_each_way_rises_whatever_the_batch_and_survives_json(way: str, model: Fe
     assert (oips.scores > start.scores + 0.5).all()
     assert np.abs(oips.images.mean((1, 2, 3))).max() < 1e-4
     single = ascend(model, LAYER, MAPS[2], settings=settings, batch_size=1)
-    exact = way != "strokes"  # flat areas tie in the max-pooling, and rounding decides, see `Pixels.limits`
+    exact = way != "strokes"  # flat areas tie in the max-pooling, and rounding decides, see `Range`
     assert single.images[0] == pytest.approx(oips.images[2], abs=1e-5) or not exact
     assert single.scores[0] == pytest.approx(oips.scores[2], rel=1e-6 if exact else 0.2)
     assert AscentSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
@@ -147,7 +180,7 @@ def test_each_way_does_what_it_is_there_for(model: FeatureModel) -> None:
     def made(way: str) -> Oips:
         return ascend(model, LAYER, range(24), settings=WAYS[way])
 
-    for way in ("blurred", "pen", "smooth", "legible", "strokes"):
+    for way in ("blurred", "pen", "waves", "phases", "smooth", "legible", "strokes"):
         assert finest(made(way).images) < (0.95 if way == "smooth" else 0.8) * finest(plain.images), way
     assert made("limits").images.min() > -0.7 > plain.images.min()
     low, high = model.domain.ends
@@ -188,7 +221,7 @@ def test_limits_are_those_of_real_images(
     expected = np.quantile(x.min(1), 0.05), np.quantile(x.max(1), 0.95)
     assert calibration.limits == pytest.approx(expected, rel=1e-5)
     assert type(calibration).load(calibration.save(tmp_path / "c.nc")).limits == pytest.approx(expected, rel=1e-5)
-    assert AscentSettings.strokes(calibration.limits).image == Pixels(limits=calibration.limits)
+    assert AscentSettings.strokes(calibration.limits).constraint == Range(limits=calibration.limits)
 
 
 def test_the_command_line_offers_the_four_ways(
@@ -205,6 +238,6 @@ def test_the_command_line_offers_the_four_ways(
     assert made["default"] == AscentSettings.within(30)
     assert (made["legible"].image, made["legible"].views) == (Pen(), Views())
     assert made["strokes"].smoothness == 0.4
-    assert made["strokes"].image.limits == pytest.approx((-0.55, 4.0), abs=0.2)
+    assert made["strokes"].constraint.limits == pytest.approx((-0.55, 4.0), abs=0.2)
     assert main(["ascend", str(mnist_onnx), LAYER, "--settings", "pretty"]) == 2
     assert "--settings pretty: expected article, default, legible or strokes" in capsys.readouterr().err

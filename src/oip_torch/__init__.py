@@ -29,11 +29,15 @@ if TYPE_CHECKING:
     from oip_torch.network.receptive_field import ReceptiveField, receptive_field
     from oip_torch.network.wrap import wrap
     from oip_torch.optim import objectives
+    from oip_torch.optim.colors import Decorrelated
     from oip_torch.optim.concerns import Fallback, Screening, Snapshots, StopSettings
-    from oip_torch.optim.image import Blurred, Pen, Pixels, Views
+    from oip_torch.optim.constraint import Ball, Range, Standardized
+    from oip_torch.optim.image import Blurred, Fourier, Pen, Phases, Pixels
+    from oip_torch.optim.optimizer import Adam
     from oip_torch.optim.schedule import Criterion, Schedule
     from oip_torch.optim.settings import AscentSettings
     from oip_torch.optim.starts import StartSettings, start_images
+    from oip_torch.optim.views import Views
     from oip_torch.results.oips import Oip, Oips
     from oip_torch.results.provenance import Provenance
     from oip_torch.results.responses import Responses
@@ -42,17 +46,21 @@ if TYPE_CHECKING:
 
 _MODULES = {"objectives": "optim.objectives", "plots": "plots"}
 _HOMES = {
+    "Adam": "optim.optimizer",
     "AscentSettings": "optim.settings",
+    "Ball": "optim.constraint",
     "Blurred": "optim.image",
     "Calibration": "analysis.calibration",
     "CaptureError": "base.errors",
     "Comparison": "comparison.comparison",
     "ConversionError": "base.errors",
     "Criterion": "optim.schedule",
+    "Decorrelated": "optim.colors",
     "Domain": "network.domain",
     "Fallback": "optim.concerns",
     "FeatureMaps": "network.capture",
     "FeatureModel": "network.model",
+    "Fourier": "optim.image",
     "InputError": "base.errors",
     "Layer": "network.onnx_file",
     "Network": "network.onnx_file",
@@ -61,20 +69,23 @@ _HOMES = {
     "OipError": "base.errors",
     "Oips": "results.oips",
     "Pen": "optim.image",
+    "Phases": "optim.image",
     "Pixels": "optim.image",
     "Provenance": "results.provenance",
     "Quality": "analysis.quality",
+    "Range": "optim.constraint",
     "Readers": "analysis.legibility",
     "ReceptiveField": "network.receptive_field",
     "Responses": "results.responses",
     "Schedule": "optim.schedule",
     "Screening": "optim.concerns",
     "Snapshots": "optim.concerns",
+    "Standardized": "optim.constraint",
     "StartSettings": "optim.starts",
     "Step": "search.step",
     "StopSettings": "optim.concerns",
     "VerificationError": "base.errors",
-    "Views": "optim.image",
+    "Views": "optim.views",
     "ascend": "search.search",
     "assess": "analysis.quality",
     "calibrate": "analysis.calibration",
@@ -91,17 +102,21 @@ _HOMES = {
 }
 
 __all__ = [
+    "Adam",
     "AscentSettings",
+    "Ball",
     "Blurred",
     "Calibration",
     "CaptureError",
     "Comparison",
     "ConversionError",
     "Criterion",
+    "Decorrelated",
     "Domain",
     "Fallback",
     "FeatureMaps",
     "FeatureModel",
+    "Fourier",
     "InputError",
     "Layer",
     "Network",
@@ -110,15 +125,18 @@ __all__ = [
     "OipError",
     "Oips",
     "Pen",
+    "Phases",
     "Pixels",
     "Provenance",
     "Quality",
+    "Range",
     "Readers",
     "ReceptiveField",
     "Responses",
     "Schedule",
     "Screening",
     "Snapshots",
+    "Standardized",
     "StartSettings",
     "Step",
     "StopSettings",

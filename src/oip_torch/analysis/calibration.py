@@ -7,14 +7,13 @@ the map it says how far an OIP goes beyond the data; and the images that excite 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +25,7 @@ from oip_torch.analysis.top import Top
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError, unknown_name
 from oip_torch.base.files import read_netcdf, write_netcdf
-from oip_torch.base.image_files import check_pixels
+from oip_torch.base.image_files import check_pixels, images_sha256
 from oip_torch.base.platform import matmul_precision
 from oip_torch.base.progress import bar
 from oip_torch.base.tensors import to_array
@@ -139,6 +138,31 @@ class Calibration:
         if layer not in self.layers:
             raise unknown_name("calibrated layer", layer, self.layers)
         return self.layers[layer]
+
+    def top_mean(self, layer: str, count: int = 9) -> npt.NDArray[np.floating]:
+        """The mean of the images that excite each map most, standardised: a start near the data.
+
+            oip.ascend(model, "Conv2D_3", start=calibration.top_mean("Conv2D_3"))
+
+        What begins there inherits what these images show: legibility figures of such OIPs say little by themselves.
+
+        Args:
+            layer: its name.
+            count: of how many images, from 1 to as many as are kept (`calibrate(…, top=9)`).
+
+        Returns:
+            (maps, height, width, channels), each with mean 0 and standard deviation 1.
+
+        Raises:
+            InputError: a layer that was not calibrated, or more images than are kept.
+        """
+        own, count = self[layer], whole("count", count, 1)
+        kept = own.top_indices.shape[1]
+        if count > kept:
+            raise InputError(f"count is {count}: expected 1 to {kept}, as many top images as this calibration keeps")
+        means = np.stack([own.top_of(number)[:count].mean(0) for number in range(len(own.maximum))])
+        centred = means - means.mean((1, 2, 3), keepdims=True)
+        return np.asarray(centred / centred.std((1, 2, 3), keepdims=True), means.dtype)
 
     def __contains__(self, layer: object) -> bool:
         return layer in self.layers
@@ -338,7 +362,7 @@ def calibrate(
         source_sha256=model.network.source_sha256,
         limits=(float(np.quantile(least, 0.05)), float(np.quantile(largest, 0.95))),
         domain=model.domain,
-        images_sha256=_images_sha256(array),
+        images_sha256=images_sha256(array),
     )
 
 
@@ -355,11 +379,3 @@ def _chosen_layers(model: FeatureModel, layers: str | Layer | Iterable[str | Lay
     if not names:
         raise InputError("calibrate got no layer: expected at least one name, or None for every layer with maps")
     return names
-
-
-def _images_sha256(images: npt.NDArray[Any]) -> str:
-    """Hexadecimal SHA-256 of number type, shape and bytes: the identity of a data set."""
-    digest = hashlib.sha256(f"{images.dtype.str} {images.shape}".encode())
-    for image in images:  # one by one, since the bytes of a strided or memory-mapped array are a copy
-        digest.update(image.tobytes())
-    return digest.hexdigest()

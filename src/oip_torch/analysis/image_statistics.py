@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oip_torch.base.errors import InputError
+from oip_torch.base.frequencies import rings
 
 __all__ = [
     "best_correlations",
@@ -36,16 +37,11 @@ def radial_power_spectrum(images: npt.NDArray[np.floating]) -> npt.NDArray[np.fl
         (N, rings), with about 0.7 · the shorter edge rings for a square.
     """
     _, height, width, channels = images.shape
-    shorter = min(height, width)
-    fy, fx = np.fft.fftfreq(height)[:, None] * shorter, np.fft.fftfreq(width)[None, :] * shorter
-    ring = np.rint(np.hypot(fy, fx)).astype(int)
-    # A frequency below half a cycle per shorter edge, along the longer edge, belongs to the longest wavelengths.
-    ring = np.maximum(ring, 1)
+    ring = rings(height, width)
     power = np.abs(np.fft.fft2(images, axes=(1, 2))) ** 2 / (channels * (height * width) ** 2)
     power[:, 0, 0] = 0.0
     flat = power.sum(-1).reshape(len(images), -1)
-    rings = np.arange(1, int(ring.max()) + 1)
-    return np.asarray(flat @ (ring.reshape(-1, 1) == rings), np.float64)
+    return np.asarray(flat @ (ring.reshape(-1, 1) == np.arange(1, int(ring.max()) + 1)), np.float64)
 
 
 def cross_correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:

@@ -19,7 +19,7 @@ from oip_torch.analysis.scores import check_made_by, layer_outputs, map_means
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError
 from oip_torch.base.platform import matmul_precision
-from oip_torch.base.tensors import standardize, to_array, to_tensor
+from oip_torch.base.tensors import standardize, to_array, to_tensor, with_rms_of
 from oip_torch.network.model import FeatureModel
 from oip_torch.optim.starts import random_stream
 from oip_torch.results.fields import Array, array, variables_of
@@ -87,8 +87,10 @@ class NoiseControl:
         return xr.Dataset(variables_of(self), attrs={"layer": self.layer, "draws": self.draws})
 
 
-def phase_scrambled(images: npt.NDArray[np.floating], generator: np.random.Generator) -> npt.NDArray[np.floating]:
-    """Images of the same amplitude spectra with phases drawn by chance, standardised.
+def phase_scrambled(
+    images: npt.NDArray[np.floating], generator: np.random.Generator, *, standardized: bool = True
+) -> npt.NDArray[np.floating]:
+    """Images of the same amplitude spectra with phases drawn by chance, and so of the same mean and contrast.
 
     The phases are those of white noise, and so symmetric as a real image's are; all channels of an image turn by the
     same ones, and keep their colours' correlation.
@@ -96,15 +98,18 @@ def phase_scrambled(images: npt.NDArray[np.floating], generator: np.random.Gener
     Args:
         images: (N, height, width, channels).
         generator: of the noise.
+        standardized: whether the images are standardised one by one; the copies then are, too, to the last digit.
 
     Returns:
-        (N, height, width, channels), each with mean 0 and standard deviation 1.
+        (N, height, width, channels).
     """
     noise = np.fft.fft2(generator.standard_normal((*images.shape[:3], 1)), axes=(1, 2))
     noise[:, 0, 0] = 1.0
     turned = np.fft.fft2(images, axes=(1, 2)) * (noise / np.maximum(np.abs(noise), 1e-30))
     scrambled = np.fft.ifft2(turned, axes=(1, 2)).real
-    return np.asarray(to_array(standardize(to_tensor(scrambled))), images.dtype)
+    copies = to_tensor(scrambled)
+    copies = standardize(copies) if standardized else with_rms_of(copies, to_tensor(images))
+    return np.asarray(to_array(copies), images.dtype)
 
 
 def noise_control(model: FeatureModel, oips: Oips, *, draws: int = 19, seed: int = 0) -> NoiseControl:
@@ -145,7 +150,7 @@ def noise_control(model: FeatureModel, oips: Oips, *, draws: int = 19, seed: int
     for column, number in enumerate(maps):
         own = oips.images[oips.maps == number]
         stream = random_stream(seed, f"scrambled {oips.layer}", (number, 0))
-        copies = [phase_scrambled(own, stream) for _ in range(draws)]
+        copies = [phase_scrambled(own, stream, standardized=oips.standardized) for _ in range(draws)]
         if len(own) > 1:
             theirs = [_agreement(images) for images in copies]
             found[:3, column] = _agreement(own), np.mean(theirs), np.max(theirs)

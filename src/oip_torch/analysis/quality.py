@@ -23,7 +23,7 @@ from oip_torch.analysis.scores import check_made_by, map_means
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError
 from oip_torch.base.platform import matmul_precision
-from oip_torch.base.tensors import standardize, to_tensor
+from oip_torch.base.tensors import rms, standardize, to_array, to_tensor, with_rms_of
 from oip_torch.network.model import FeatureModel
 from oip_torch.optim.starts import random_stream
 from oip_torch.results.fields import Array, array, variables_of
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["NOISE_STD", "Quality", "assess"]
 
 NOISE_STD = 0.1
-"""Of the image's standard deviation: plainly visible, and far from hiding a pattern."""
+"""Of the image's RMS, its standard deviation where it is standardised: plainly visible, far from hiding a pattern."""
 
 _DRAWS = 4  # of noise for each image
 _BATCH = 256
@@ -52,24 +52,29 @@ class Quality:
     the mean of what goes into the activation, where the OIPs were made for that (`Oips.pre_activation`). Images with
     a score of 0 or less have no ratios to it: NaN.
 
+    Every figure compares images of the same contrast. Where a constraint leaves the OIPs' mean or contrast free
+    (`Oips.standardized` is False), a changed image gets the RMS of its own original instead of being standardised
+    again, `over_data` is undefined, and spectrum and legibility are those of the standardised picture.
+
     Attributes:
         layer: its name.
         maps, starts: (N,) int, as in `Oips`.
         scores: (N,) the mean activation of the map on the image.
         over_data: score over the largest score that the data draws from the map. Above 1 the image holds
             more of what the map looks for than any image of the data, at the same contrast. inf where the map fires
-            here and the data does not excite it (`LayerCalibration.excited`). NaN without calibration.
+            here and the data does not excite it (`LayerCalibration.excited`). NaN without calibration, and where the
+            images have another contrast than the data's, which are standardised one by one.
         selectivity_rank: 1 if the map itself is the one that its own OIP excites most, among the layer's maps, each
             divided by its maximum over the data; 2 if one map is ahead of it; and so on. Undivided, the loudest maps of
             a layer would lead on every image. Maps that the data does not excite have no scale and are left out;
             NaN for those, and without calibration.
         shift_robustness: mean of score(shifted) / score over the eight shifts by one pixel, horizontally, vertically
-            and diagonally, edges repeated, standardised again. A convolution moves its map along with the image, so
+            and diagonally, edges repeated, at the same contrast. A convolution moves its map along with the image, so
             what is lost is what hung on the border or on the pooling grid. Jitter of this kind is what feature
             visualisation uses against such patterns: Olah et al., "Feature Visualization", Distill 2017.
-        noise_robustness: mean of score(image + noise) / score over four draws of normal noise of standard deviation
-            0.1, standardised again. A real pattern barely changes; one made of fine-tuned pixels, as adversarial images
-            are (Szegedy et al., 2013), falls.
+        noise_robustness: mean of score(image + noise) / score over four draws of normal noise of 0.1 times the image's
+            RMS, at the same contrast. A real pattern barely changes; one made of fine-tuned pixels, as adversarial
+            images are (Szegedy et al., 2013), falls.
         consistency: mean over the other starts of the same map of `cross_correlation` with their images: 1 if the same
             pattern, wherever it lies, came from every noise. Unrelated images do not have 0, since the best of all
             shifts counts: between maps of Conv2D_3 of the shipped network it is 0.18 in the median. NaN with one start.
@@ -186,29 +191,39 @@ def assess(
         ratios = [_ratio(own(scores_of(change)), score) for change in changes]
         return np.asarray(np.mean(ratios, axis=0))
 
+    def same_contrast(changed: Tensor, rows: slice) -> Tensor:
+        return standardize(changed) if oips.standardized else with_rms_of(changed, images[rows])
+
     def shifted(y: int, x: int) -> Callable[[slice], Tensor]:
         height, width = images.shape[2:]
-        return lambda rows: standardize(
-            F.pad(images[rows], (1, 1, 1, 1), mode="replicate")[:, :, y : y + height, x : x + width]
+        return lambda rows: same_contrast(
+            F.pad(images[rows], (1, 1, 1, 1), mode="replicate")[:, :, y : y + height, x : x + width], rows
         )
 
     noise = _noise(oips, seed)
 
     def noisy(draw: int) -> Callable[[slice], Tensor]:
-        return lambda rows: standardize(images[rows] + torch.from_numpy(noise[draw, rows]).to(images))
+        def add(rows: slice) -> Tensor:
+            drawn = torch.from_numpy(noise[draw, rows]).to(images)
+            size = 1.0 if oips.standardized else rms(images[rows])
+            return same_contrast(images[rows] + size * drawn, rows)
+
+        return add
 
     layer_scores = scores_of(lambda rows: images[rows])
     score = own(layer_scores)
+    pictures = oips.images if oips.standardized else to_array(standardize(images))
     over_data, rank, distance = (np.full(len(oips), np.nan) for _ in range(3))
     if calibration is not None:
         data = calibration[oips.layer]
         maximum = np.where(data.excited, data.maximum, 0.0)
-        over_data = _over_data(score, maximum[oips.maps])
+        if oips.standardized:
+            over_data = _over_data(score, maximum[oips.maps])
         rank = _ranks(layer_scores, oips.maps, maximum)
-        distance = spectrum_distance(oips.images, calibration.spectrum)
+        distance = spectrum_distance(pictures, calibration.spectrum)
     tells, looks = (np.full(len(oips), np.nan) for _ in range(2))
     if readers is not None:
-        tells, looks = readers.tells(oips.images, oips.maps), readers.looks(oips.images)
+        tells, looks = readers.tells(pictures, oips.maps), readers.looks(pictures)
     consistency, spread = _agreement(oips, score)
     return Quality(
         layer=oips.layer,

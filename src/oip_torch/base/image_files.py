@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from oip_torch.base.errors import InputError
 from oip_torch.base.files import existing_file
 
-__all__ = ["check_pixels", "pixel_statistics", "read_images"]
+__all__ = ["check_pixels", "images_sha256", "pixel_statistics", "read_images"]
 
 
 def read_images(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
@@ -62,6 +63,14 @@ def check_pixels(images: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
         hint = "; multiply them by 255" if low >= 0 and high <= 1 else ""
         raise InputError(f"{got} has values from {low:g} to {high:g}: expected pixel values, 0–255{hint}")
     return images
+
+
+def images_sha256(images: npt.NDArray[Any]) -> str:
+    """Hexadecimal SHA-256 of number type, shape and bytes: the identity of a data set."""
+    digest = hashlib.sha256(f"{images.dtype.str} {images.shape}".encode())
+    for image in images:  # one by one, since the bytes of a strided or memory-mapped array are a copy
+        digest.update(image.tobytes())
+    return digest.hexdigest()
 
 
 def pixel_statistics(images: npt.NDArray[Any]) -> tuple[list[float], list[float]]:

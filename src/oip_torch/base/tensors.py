@@ -11,7 +11,7 @@ from torch import Tensor
 
 from oip_torch.base.layouts import channels_first, channels_last
 
-__all__ = ["rms", "standardize", "to_array", "to_tensor"]
+__all__ = ["rms", "standardize", "to_array", "to_tensor", "with_rms_of"]
 
 
 def standardize(images: Tensor) -> Tensor:
@@ -27,6 +27,11 @@ def rms(images: Tensor) -> Tensor:
     """Root of the mean square of each image: (batch, channels, height, width) → (batch, 1, 1, 1)."""
     norm: Tensor = torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
     return norm / math.sqrt(images[0].numel())
+
+
+def with_rms_of(images: Tensor, others: Tensor) -> Tensor:
+    """The images with the RMS of the others, one by one, around 0; an image of zeros stays so."""
+    return images * (rms(others) / rms(images).clamp_min(1e-30))
 
 
 def to_tensor(

@@ -351,7 +351,8 @@ def _settings(
         way = AscentSettings(**changes)
     if steps is None:
         return way
-    return AscentSettings.within(steps, image=way.image, views=way.views, smoothness=way.smoothness, **changes)
+    changes |= {"image": way.image, "constraint": way.constraint, "views": way.views, "smoothness": way.smoothness}
+    return AscentSettings.within(steps, **changes)
 
 
 def _numbers(option: str, text: str | None) -> list[float] | None:

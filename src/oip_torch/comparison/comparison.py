@@ -41,7 +41,7 @@ from oip_torch.keras.file import read_keras_file
 from oip_torch.network.domain import Domain
 from oip_torch.network.load import load, resolve_device
 from oip_torch.network.onnx_file import Layer, graph_sha256, read
-from oip_torch.search.search import chosen_maps
+from oip_torch.search.chosen import chosen_maps
 
 __all__ = ["Comparison", "compare"]
 

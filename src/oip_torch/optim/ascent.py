@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from oip_torch.optim.concerns import StopSettings
-from oip_torch.optim.image import Views
 from oip_torch.optim.loop import Leaves, Record, Score, State, Watch, converged, never, run, unmoved
+from oip_torch.optim.optimizer import Optimizer
 from oip_torch.optim.schedule import Schedule
+from oip_torch.optim.views import Seen
 
 __all__ = ["Ascents", "gradient_ascent", "rows_of"]
 
@@ -22,7 +23,7 @@ class Ascents:
     """What came of a batch; row i of each tensor belongs to image i.
 
     Attributes:
-        images: (batch, C, H, W), as they are optimised: see `Image.decode`.
+        images: (batch, C, H, W), as they are optimised: see `Decoder.decode`.
         scores: (batch,).
         leaky_scores: (batch,) what was maximised, with the leak of the first step; the article calls what is ranked by
             it the precursor.
@@ -81,8 +82,8 @@ def gradient_ascent(
     kept: Sequence[int] = (),
     inject: dict[int, Tensor] | None = None,
     stop: StopSettings | None = None,
-    views: Views | None = None,
-    draws: Tensor | None = None,
+    seen: Seen | None = None,
+    optimizer: Optimizer = "rms",
     advance: Callable[[int], None] = lambda count: None,
     watch: Watch | None = None,
 ) -> Ascents:
@@ -90,21 +91,22 @@ def gradient_ascent(
 
     Args:
         score: what is maximised, and what is reported.
-        x: (batch, C, H, W), standardised.
+        x: (batch, C, H, W), what is optimised, as `Decoder.settle` leaves it.
         channels: (batch,) integers.
         schedule: step sizes, leaks and momenta.
         kept: the steps whose images are kept.
         inject: step → (batch, C, H, W), what is added to the images before that step.
         stop: when images leave, and what counts as converged; None: the default.
-        views: how the network sees the images at each step, by the numbers `draws`, (batch, steps, 4), -1 to 1.
+        seen: how the network sees the images at each step; None: as they are.
+        optimizer: how a gradient becomes a direction.
         advance: told how many image-steps were done.
         watch: told of each step, see `Record`.
     """
     stop = stop or StopSettings()
-    record = Record(x, schedule.steps, kept, advance, score.image, watch)
+    record = Record(x, schedule.steps, kept, advance, score.decoder.decode, watch)
     silence = score.silence(x, channels)
     # Where nothing will change but the image, one whose gradient is 0 stays where it is for ever.
-    steady = not schedule.leaks and not inject and views is None and not score.smoothness
+    steady = not schedule.leaks and not inject and seen is None and not score.smoothness
     leaves: Leaves = never
     if score.maximised.couples_images:
         pass  # all stay, since each may move the others
@@ -112,14 +114,8 @@ def gradient_ascent(
         leaves = converged(stop.criterion, silence, steady=steady)
     elif steady:
         leaves = unmoved
-    seen = None
-    if views is not None and draws is not None:
-
-        def seen(step: int, rows: Tensor) -> Callable[[Tensor], Tensor]:
-            size = views.size(step / max(1, schedule.steps - 1))
-            return lambda images: views.see(images, draws[rows, step], size)
-
-    run(score, State.start(x, channels), schedule, record, inject=inject, leaves=leaves, seen=seen)
+    state = State.start(x, channels, optimizer)
+    run(score, state, schedule, record, inject=inject, leaves=leaves, seen=seen, optimizer=optimizer)
     scores, leaky_scores, silent = score.final(record.images, channels, schedule.leak, silence)
     spoke = (record.traces != silence[:, None]) & ~record.traces.isnan()
     return Ascents(

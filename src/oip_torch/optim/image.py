@@ -1,25 +1,27 @@
-"""What is optimised, and which image does it stand for?
+"""Which image do the numbers stand for that an ascent moves? They need not be its pixels.
 
-The numbers that an ascent moves need not be the image's pixels. `decode` makes the image of them, and `constrain`
-brings them back, after each step, to what bounds the problem.
+What bounds the image is another question (`optim.constraint`), and so is how its channels mix (`optim.colors`).
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from oip_torch.base.checks import number, plain, shown, whole
+from oip_torch.base.checks import number, plain, shown
 from oip_torch.base.errors import InputError
+from oip_torch.base.frequencies import frequencies, rings
 from oip_torch.base.tensors import standardize
 
-__all__ = ["Blurred", "Image", "Pen", "Pixels", "Views", "image_of", "total_variation_gradient"]
+__all__ = ["Blurred", "Fourier", "Image", "Pen", "Phases", "Pixels", "total_variation_gradient"]
 
 
 class Image(Protocol):
@@ -29,75 +31,58 @@ class Image(Protocol):
     def summary(self) -> str:
         """What is special about it, in words, for pictures; "" for the method's way."""
 
-    def decode(self, parameters: Tensor) -> Tensor:
-        """The images, each of mean 0 and standard deviation 1."""
+    @property
+    def has_scale(self) -> bool:
+        """Whether mean and contrast of what `decode` gives are meant, and not the pattern alone."""
 
-    def constrain(self, parameters: Tensor) -> Tensor:
-        """The parameters after a step, within what bounds the problem."""
+    @property
+    def has_places(self) -> bool:
+        """Whether the numbers lie where the pixels do, so that to subtract their mean takes the image's away."""
+
+    def check(self, height: int, width: int) -> None:
+        """Raise an `InputError` where images of this size cannot be made."""
+
+    def decode(self, parameters: Tensor) -> Tensor:
+        """The images, before they are bounded."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Numbers that stand for these images, or come near to it; linear."""
+
+
+class _OfPixels:
+    """What ways have in common whose numbers lie where the pixels do."""
+
+    has_scale: ClassVar[bool] = True
+    has_places: ClassVar[bool] = True
+
+    def check(self, height: int, width: int) -> None:
+        """See `Image`."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """See `Image`."""
+        return images
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pixels:
-    """The image itself, standardised after each step; the method's way.
+class Pixels(_OfPixels):
+    """The image itself, bounded after each step; the method's way."""
 
-    Attributes:
-        limits: (least, largest) value of a pixel, in units of standardised images: the steps go on within the data's
-            range, by turns of standardising and clamping. "data": the domain's black and white, or what real images
-            reach, see `AscentSettings.strokes`. None: no limits. Areas at a limit are exactly flat; where a max-pooling
-            finds equal numbers there, rounding decides which pixel the gradient goes to, so that such images differ
-            between batch sizes as they do between machines.
-        turns: how often the two take turns after each step; they meet where they can.
-    """
-
-    limits: tuple[float, float] | Literal["data"] | None = None
-    turns: int = 12
-
-    def __post_init__(self) -> None:
-        """Check the values, and make them plain."""
-        object.__setattr__(self, "turns", whole("turns", self.turns, 1))
-        limits = plain(self.limits)
-        if limits is not None and limits != "data":
-            if not isinstance(limits, tuple) or len(limits) != 2:
-                raise InputError(f"limits are {shown(self.limits)}: expected (least, largest), 'data' or None")
-            low, high = (float(number("a limit", limit)) for limit in limits)
-            if not low < 0 < high:
-                raise InputError(
-                    f"limits are {low:g} and {high:g}: expected a number below 0 and one above, in units of images of "
-                    "mean 0 and standard deviation 1"
-                )
-            limits = low, high
-        object.__setattr__(self, "limits", limits)
-
-    @property
-    def summary(self) -> str:
-        """See `Image`."""
-        if self.limits is None:
-            return ""
-        ends = "the data's range" if self.limits == "data" else f"{self.limits[0]:.3g} to {self.limits[1]:.3g}"
-        return f"pixels within {ends}"
+    summary = ""
 
     def decode(self, parameters: Tensor) -> Tensor:
         """See `Image`."""
         return parameters
 
-    def constrain(self, parameters: Tensor) -> Tensor:
-        """See `Image`."""
-        x = standardize(parameters)
-        if self.limits is not None and self.limits != "data":
-            for _ in range(self.turns):
-                x = standardize(x.clamp(*self.limits))
-        return x
-
 
 @dataclass(frozen=True, kw_only=True)
-class Blurred:
-    """x = standardize(G θ), with a Gaussian blur G of `sigma` pixels: no pattern finer than that."""
+class Blurred(_OfPixels):
+    """x = G θ, with a Gaussian blur G of `sigma` pixels: no pattern finer than that."""
 
     sigma: float = 0.9
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        _positive("sigma", self.sigma)
+        """Check the values, and make them plain."""
+        _positive(self, "sigma")
 
     @property
     def summary(self) -> str:
@@ -106,16 +91,15 @@ class Blurred:
 
     def decode(self, parameters: Tensor) -> Tensor:
         """See `Image`."""
-        return standardize(_blur(parameters, self.sigma))
-
-    def constrain(self, parameters: Tensor) -> Tensor:
-        """See `Image`."""
-        return standardize(parameters)
+        return _blur(parameters, self.sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pen:
-    """x = standardize(sigmoid(k · (standardize(G θ) - t))): paper, and ink where θ is high.
+class Pen(_OfPixels):
+    """x = sigmoid(k · (standardize(G θ) - t)): paper, and ink where θ is high.
+
+    Which values paper and ink have is the constraint's; where that leaves the mean free, the drawing is standardised
+    first.
 
     Attributes:
         sharpness: k, how sharp the ink's edge is.
@@ -127,10 +111,12 @@ class Pen:
     threshold: float = 1.0
     sigma: float = 1.0
 
+    has_scale: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
-        """Check the values."""
-        _positive("sharpness", self.sharpness)
-        _positive("sigma", self.sigma)
+        """Check the values, and make them plain."""
+        _positive(self, "sharpness", "sigma")
+        object.__setattr__(self, "threshold", plain(self.threshold))
         number("threshold", self.threshold)
 
     @property
@@ -141,65 +127,114 @@ class Pen:
     def decode(self, parameters: Tensor) -> Tensor:
         """See `Image`."""
         height = standardize(_blur(parameters, self.sigma))
-        return standardize(torch.sigmoid(self.sharpness * (height - self.threshold)))
-
-    def constrain(self, parameters: Tensor) -> Tensor:
-        """See `Image`."""
-        return standardize(parameters)
+        return torch.sigmoid(self.sharpness * (height - self.threshold))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Views:
-    """What the network sees at each step: the image under one random rotation, scaling and shift, edges repeated.
+class Fourier:
+    """x = H (s · θ): waves with the amplitudes s · θ, where s falls as 1/max(f, 1/longest edge)^exponent.
 
-    A pattern that survives them does not hang on single pixels. Each image has random numbers of its own.
+    A step of the same size in all of θ changes long wavelengths most, as they are the strongest in real images (Olah et
+    al., "Feature Visualization", Distill 2017). H is the discrete Hartley transform: real, orthonormal, and its own
+    inverse (Bracewell, 1983); f is in cycles per pixel. White noise of RMS 1 gives images of RMS 1.
 
     Attributes:
-        rotation: by at most so many degrees, either way.
-        scale: by at most this share, larger or smaller.
-        shift: by at most so many pixels, in both directions.
-        fade: the share of the steps at which their size has fallen to 0, linearly; None: the same size to the end.
+        exponent: 0 or more. 0: all wavelengths alike, so that the ascent is that of the pixels.
     """
 
-    rotation: float = 10.0
-    scale: float = 0.1
-    shift: float = 1.5
-    fade: float | None = 0.7
+    exponent: float = 1.0
+
+    has_scale: ClassVar[bool] = True
+    has_places: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check the values."""
-        for name in ("rotation", "scale", "shift"):
-            if number(name, getattr(self, name), "a number of 0 or more") < 0:
-                raise InputError(f"{name} is {getattr(self, name)}: expected a number of 0 or more")
-        if self.scale >= 1:
-            raise InputError(f"scale is {self.scale}: expected a number below 1")
-        if self.fade is not None and not 0 < number("fade", self.fade) <= 1:
-            raise InputError(f"fade is {self.fade}: expected a number above 0, at most 1, or None")
+        """Check the values, and make them plain."""
+        _exponent(self)
 
     @property
     def summary(self) -> str:
-        """In words, for pictures."""
-        until = "to the end" if self.fade is None else f"fading out at {self.fade:.0%} of the steps"
-        return f"seen under random views {until}"
+        """See `Image`."""
+        return f"Fourier coefficients (scaled by 1/f^{self.exponent:g})"
 
-    def size(self, done: float) -> float:
-        """At a share `done` of the steps, 0 to 1."""
-        return 1.0 if self.fade is None else max(0.0, 1.0 - done / self.fade)
+    def check(self, height: int, width: int) -> None:
+        """See `Image`."""
 
-    def see(self, x: Tensor, draws: Tensor, size: float) -> Tensor:
-        """Images (n, C, H, W) as they are seen, by uniform numbers (n, 4) of -1 to 1, in so much of the full size."""
-        if size == 0:
-            return x
-        angle, zoom, down, right = (draws * size).to(x).unbind(1)
-        angle, zoom = angle * math.radians(self.rotation), 1 + zoom * self.scale
-        height, width = x.shape[2:]
-        cosine, sine = zoom * torch.cos(angle), zoom * torch.sin(angle)
-        rows = [
-            torch.stack([cosine, -sine * (height / width), right * (2 * self.shift / width)], 1),
-            torch.stack([sine * (width / height), cosine, down * (2 * self.shift / height)], 1),
-        ]
-        grid = F.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
-        return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    def decode(self, parameters: Tensor) -> Tensor:
+        """See `Image`."""
+        return _hartley(parameters * self._scale(parameters))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """See `Image`."""
+        return _hartley(images) / self._scale(images)
+
+    def _scale(self, like: Tensor) -> Tensor:
+        return torch.from_numpy(_fourier_scale(like.shape[2], like.shape[3], self.exponent)).to(like)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phases(_OfPixels):
+    """x = F⁻¹(A · F θ / |F θ|): the amplitudes A are fixed, and the phases alone move (F is the Fourier transform).
+
+    Real images have amplitudes that hardly differ, and phases that do: with the data's amplitudes no wavelength can be
+    made stronger than the data have it. Fel et al., "Unlocking Feature Visualization for Deeper Networks with MAgnitude
+    Constrained Optimization" (MACO), 2023; there the phases themselves are the parameters, and the amplitudes are a
+    mean over images, frequency by frequency. The image has mean 0 and RMS 1, as long as the constraint leaves it so.
+
+    Attributes:
+        exponent: without a profile, of the amplitudes 1/f^exponent; 0 or more.
+        profile: the variance of the wavelengths, ring by ring, as `Calibration.spectrum` has it, the longest first; one
+            number of 0 or more for each ring of the images' size. The frequencies of a ring share it evenly. None:
+            amplitudes of 1/f^exponent.
+    """
+
+    exponent: float = 1.0
+    profile: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values, and make them plain."""
+        _exponent(self)
+        profile = plain(self.profile)
+        if profile is not None:
+            values = profile if isinstance(profile, tuple) else ()
+            numbers = all(not isinstance(each, tuple) and number("a ring of the profile", each) >= 0 for each in values)
+            if not numbers or not any(values):
+                raise InputError(
+                    f"profile is {shown(self.profile)}: expected one number of 0 or more for each ring, not all 0, as "
+                    "calibration.spectrum has them, or None"
+                )
+            profile = tuple(map(float, values))
+        object.__setattr__(self, "profile", profile)
+
+    @property
+    def summary(self) -> str:
+        """See `Image`."""
+        amplitudes = f"1/f^{self.exponent:g}" if self.profile is None else "of a given spectrum"
+        return f"phases alone (amplitudes {amplitudes})"
+
+    def check(self, height: int, width: int) -> None:
+        """See `Image`."""
+        count = int(rings(height, width).max())
+        if self.profile is not None and len(self.profile) != count:
+            raise InputError(
+                f"the profile has {len(self.profile)} rings: expected {count}, which images of {height}x{width} pixels "
+                "have; take the spectrum of a calibration of this network"
+            )
+
+    def decode(self, parameters: Tensor) -> Tensor:
+        """See `Image`."""
+        height, width = parameters.shape[2:]
+        amplitudes = torch.from_numpy(_amplitudes(height, width, self.exponent, self.profile)).to(parameters)
+        x: Tensor = torch.fft.irfft2(amplitudes[:, : width // 2 + 1] * _phases(parameters), s=(height, width))
+        return x
+
+    def even(self, parameters: Tensor) -> Tensor:
+        """Numbers of the same phases with amplitudes that are all alike, of RMS 1; they stand for the same image.
+
+        A step turns a phase the more, the smaller its amplitude is: so all of them turn as if they were the parameters.
+        """
+        height, width = parameters.shape[2:]
+        x: Tensor = torch.fft.irfft2(_phases(parameters), s=(height, width), norm="ortho")
+        return x
 
 
 def total_variation_gradient(x: Tensor) -> Tensor:
@@ -208,13 +243,37 @@ def total_variation_gradient(x: Tensor) -> Tensor:
     return F.pad(across, (1, 0)) - F.pad(across, (0, 1)) + F.pad(below, (0, 0, 1, 0)) - F.pad(below, (0, 0, 0, 1))
 
 
-def image_of(data: dict[str, Any]) -> Pixels | Blurred | Pen:
-    """The way that `dataclasses.asdict` gave, after a way through JSON: told by its fields."""
-    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
-    for kind in (Pixels, Blurred, Pen):
-        if given.keys() == {field.name for field in dataclasses.fields(kind)}:
-            return kind(**given)
-    raise InputError(f"no way to make images has the settings {', '.join(map(str, data))}")
+@functools.lru_cache(maxsize=8)
+def _fourier_scale(height: int, width: int, exponent: float) -> npt.NDArray[np.float64]:
+    """(height, width): see `Fourier`; its RMS is 1."""
+    frequency = frequencies(height, width) / min(height, width)
+    scale = np.maximum(frequency, 1 / max(height, width)) ** -exponent
+    return np.asarray(scale / np.sqrt(np.mean(scale**2)))
+
+
+@functools.lru_cache(maxsize=8)
+def _amplitudes(height: int, width: int, exponent: float, profile: tuple[float, ...] | None) -> npt.NDArray[np.float64]:
+    """(height, width): of each frequency, 0 for the mean, such that the image has RMS 1: see `Phases`."""
+    frequency, ring = frequencies(height, width), rings(height, width)
+    if profile is None:
+        power = np.maximum(frequency, 1e-9) ** (-2 * exponent)
+    else:
+        counts = np.bincount(ring[frequency > 0], minlength=len(profile) + 1)
+        power = (np.array((0.0, *profile)) / np.maximum(counts, 1))[ring]
+    power = np.where(frequency > 0, power, 0.0)
+    return np.asarray(height * width * np.sqrt(power / power.sum()))
+
+
+def _phases(x: Tensor) -> Tensor:
+    """(batch, C, H, W // 2 + 1) complex numbers of length 1; 0, as their gradient, where x has no such wavelength."""
+    turned: Tensor = torch.fft.rfft2(x, norm="ortho")
+    return turned / turned.abs().clamp_min(1e-12)
+
+
+def _hartley(x: Tensor) -> Tensor:
+    """Over the last two dimensions: Σ x · (cos + sin), orthonormal, and its own inverse."""
+    turned: Tensor = torch.fft.fft2(x, norm="ortho")
+    return turned.real - turned.imag
 
 
 def _blur(x: Tensor, sigma: float) -> Tensor:
@@ -229,6 +288,16 @@ def _blur(x: Tensor, sigma: float) -> Tensor:
     return F.conv2d(x, weights.transpose(2, 3).expand(channels, 1, -1, 1), groups=channels)
 
 
-def _positive(name: str, value: Any) -> None:
-    if number(name, value, "a number above 0") <= 0:
-        raise InputError(f"{name} is {value}: expected a number above 0")
+def _positive(of: Any, *names: str) -> None:
+    for name in names:
+        value = plain(getattr(of, name))
+        if number(name, value, "a number above 0") <= 0:
+            raise InputError(f"{name} is {value}: expected a number above 0")
+        object.__setattr__(of, name, value)
+
+
+def _exponent(of: Any) -> None:
+    value = plain(of.exponent)
+    if number("exponent", value, "a number of 0 or more") < 0:
+        raise InputError(f"exponent is {value}: expected a number of 0 or more")
+    object.__setattr__(of, "exponent", float(value))

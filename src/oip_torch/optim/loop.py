@@ -8,8 +8,9 @@ With x the image, a(x) the activations of the chosen map and v the velocity,
     x = standardize(x + epsilon · v)
 
 for many images at once; each has its own map, and nothing of one image enters another. The standardisation is what
-bounds the problem: above a ReLU the score is piecewise linear, and without it grows without limit. Images may leave
-before the last step; which ones, a rule says.
+bounds the problem: above a ReLU the score is piecewise linear, and without it grows without limit. What x stands for,
+what bounds it and how g becomes a direction can be set (`optim.decoder`, `optim.optimizer`). Images may leave before
+the last step; which ones, a rule says.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ import torch
 from torch import Tensor
 
 from oip_torch.base.tensors import rms
-from oip_torch.optim.image import Image, Pixels, total_variation_gradient
+from oip_torch.optim.decoder import Decoder
+from oip_torch.optim.image import total_variation_gradient
 from oip_torch.optim.objectives import Objective, Place, Reads, channel_of_each
+from oip_torch.optim.optimizer import Adam, Optimizer
 from oip_torch.optim.schedule import TINY, Criterion, Schedule
+from oip_torch.optim.views import Seen
 
 __all__ = ["Extracted", "Leaves", "Record", "Score", "State", "Watch", "converged", "never", "run", "unmoved"]
 
@@ -40,11 +44,12 @@ class State:
     """The images that are still on their way; row i of each tensor belongs to one of them.
 
     Attributes:
-        x: (n, C, H, W) what is optimised: the images themselves, or what `Image.decode` makes them of.
+        x: (n, C, H, W) what is optimised: the images themselves, or what `Decoder.decode` makes them of.
         channels: (n,) int, the channel that each is made for.
         velocity: (n, C, H, W), the direction of the last step.
         steepness: (n, 1, 1, 1), the RMS of the last gradient.
         rows: (n,) int, the image's place in the batch.
+        moments: (n, 2, C, H, W), what `Adam` keeps from step to step; (n, 0, C, H, W) for the others.
     """
 
     x: Tensor
@@ -52,12 +57,18 @@ class State:
     velocity: Tensor
     steepness: Tensor
     rows: Tensor
+    moments: Tensor
 
     @classmethod
-    def start(cls, x: Tensor, channels: Tensor) -> State:
+    def start(cls, x: Tensor, channels: Tensor, optimizer: Optimizer = "rms") -> State:
         """All images of the batch, at rest."""
         return cls(
-            x, channels, torch.zeros_like(x), x.new_zeros(len(x), 1, 1, 1), torch.arange(len(x), device=x.device)
+            x=x,
+            channels=channels,
+            velocity=torch.zeros_like(x),
+            steepness=x.new_zeros(len(x), 1, 1, 1),
+            rows=torch.arange(len(x), device=x.device),
+            moments=x.new_zeros(len(x), 2 if isinstance(optimizer, Adam) else 0, *x.shape[1:]),
         )
 
     def keep(self, mask: Tensor) -> State:
@@ -79,7 +90,7 @@ class Score:
         reported: what the images are scored by, of the plain outputs.
         one_channel: whether the network returns of each image its own channel alone.
         to_input: standardised images as the network takes them; None: as they are.
-        image: which image the optimised numbers stand for.
+        decoder: which image the optimised numbers stand for, and what bounds it.
         smoothness: the share of the total variation's direction in that of a step, against it.
     """
 
@@ -89,20 +100,23 @@ class Score:
     reported: Objective
     one_channel: bool
     to_input: Callable[[Tensor], Tensor] | None = None
-    image: Image = Pixels()
+    decoder: Decoder = Decoder()
     smoothness: float = 0.0
 
     def gradient(self, state: State, leak: float, see: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
         """(n,) the scores of the images, as `see` shows them, and (n, C, H, W) the gradients of what is maximised."""
         parameters = state.x.detach().requires_grad_()
-        x = self.image.decode(parameters)
+        x = self.decoder.decode(parameters)
         plain, leaky = self._outputs(x if see is None else see(x), leak, state.channels)
         picked = self._picked(state.channels)
         maximised = self.maximised(leaky, picked)
-        (gradient,) = torch.autograd.grad(maximised.sum(), parameters)  # of the sum: no score needs another image
+        # Of the sum: no score needs another image.
+        (gradient,) = torch.autograd.grad(maximised.sum(), parameters, retain_graph=self.smoothness > 0)
         if self.smoothness:
-            rough = total_variation_gradient(state.x)
-            gradient = gradient / (rms(gradient) + TINY) - self.smoothness * rough / (rms(rough) + TINY)
+            smoother = -total_variation_gradient(x.detach())
+            if x is not parameters:
+                (smoother,) = torch.autograd.grad(x, parameters, smoother)
+            gradient = gradient / (rms(gradient) + TINY) + self.smoothness * smoother / (rms(smoother) + TINY)
         if self.maximised is self.reported and all(leaky[place] is plain[place] for place in self.sizes):
             return maximised.detach(), gradient
         return self.reported({place: output.detach() for place, output in plain.items()}, picked), gradient
@@ -115,7 +129,7 @@ class Score:
 
         `silence`: (batch,) what `silence` gives for these channels.
         """
-        x = self.image.decode(parameters)
+        x = self.decoder.decode(parameters)
         plain, leaky = self._outputs(x, leak, channels)
         picked = self._picked(channels)
         scores = self.reported(plain, picked)
@@ -160,10 +174,10 @@ class Record:
         steps: int,
         kept: Sequence[int],
         advance: Callable[[int], None],
-        image: Image = Pixels(),
+        decode: Callable[[Tensor], Tensor],
         watch: Watch | None = None,
     ) -> None:
-        self.steps, self.kept, self.advance, self.image, self.watch = steps, list(kept), advance, image, watch
+        self.steps, self.kept, self.advance, self.decode, self.watch = steps, list(kept), advance, decode, watch
         self.traces = x.new_full((len(x), steps), math.nan)
         self.snapshots = x.new_empty((len(x), len(kept), *x.shape[1:]))
         self.images = torch.empty_like(x)
@@ -173,7 +187,7 @@ class Record:
         """What step t found."""
         self.traces[state.rows, t] = scores
         if t in self.kept:
-            self.snapshots[state.rows, self.kept.index(t)] = self.image.decode(state.x)
+            self.snapshots[state.rows, self.kept.index(t)] = self.decode(state.x)
         self.advance(len(state.rows))
         if self.watch is not None:
             self.watch(t, state, scores)
@@ -187,7 +201,7 @@ class Record:
         self.flat[gone] = (state.steepness.flatten() == 0)[leaving]
         for index, later in enumerate(self.kept):
             if later > t:
-                self.snapshots[gone, index] = self.image.decode(state.x[leaving])
+                self.snapshots[gone, index] = self.decode(state.x[leaving])
         return state.keep(~leaving)
 
 
@@ -240,7 +254,8 @@ def run(
     *,
     inject: Mapping[int, Tensor] | None = None,
     leaves: Leaves = never,
-    seen: Callable[[int, Tensor], Callable[[Tensor], Tensor]] | None = None,
+    seen: Seen | None = None,
+    optimizer: Optimizer = "rms",
 ) -> None:
     """Ascend; what comes of it is in the record.
 
@@ -251,24 +266,34 @@ def run(
         record: receives scores, snapshots and final images.
         inject: step → (batch, C, H, W), what is added to the images before that step.
         leaves: which images leave early.
-        seen: (step, rows of the batch) → how the network sees these images at that step; None: as they are.
+        seen: how the network sees the images at each step; None: as they are.
+        optimizer: how a gradient becomes a direction; the state was started with it.
     """
-    constrain = score.image.constrain
+    settle = score.decoder.settle
     for t in range(schedule.steps):
         epsilon, leak, momentum = schedule.at(t)
         if inject and t in inject:
-            state.x = constrain(state.x + inject[t][state.rows])
+            state.x = settle(state.x + inject[t][state.rows])
         scores, gradient = score.gradient(state, leak, seen and seen(t, state.rows))  # gradient
         record.step(t, state, scores)  # record
-        accumulate(state, gradient, momentum)  # normalise
-        state.x = constrain(state.x + epsilon * state.velocity)  # step, standardise
+        accumulate(state, gradient, momentum, optimizer, t)  # normalise
+        state.x = settle(state.x + epsilon * state.velocity)  # step, standardise
         state = record.retire(t, state, leaves(t, state, record))  # images that leave
         if not len(state.rows):
             return
     record.retire(schedule.steps, state, torch.ones_like(state.rows, dtype=torch.bool))
 
 
-def accumulate(state: State, gradient: Tensor, momentum: float) -> None:
-    """velocity = momentum · velocity + (1 - momentum) · g / (rms(g) + 1e-7), in the memory that is there."""
+def accumulate(state: State, gradient: Tensor, momentum: float, optimizer: Optimizer, t: int) -> None:
+    """velocity = momentum · velocity + (1 - momentum) · direction, in the memory that is there.
+
+    The direction is g / (rms(g) + 1e-7), or what another optimizer makes of the gradient.
+    """
     state.steepness = rms(gradient)
-    state.velocity.mul_(momentum).addcmul_(gradient, (1 - momentum) / (state.steepness + TINY))
+    state.velocity.mul_(momentum)
+    if optimizer in ("rms", "l2"):
+        size = state.steepness if optimizer == "rms" else state.steepness * math.sqrt(gradient[0].numel())
+        state.velocity.addcmul_(gradient, (1 - momentum) / (size + TINY))
+        return
+    direction = optimizer.direction(gradient, state.moments, t) if isinstance(optimizer, Adam) else gradient.sign()
+    state.velocity.add_(direction, alpha=1 - momentum)

@@ -16,10 +16,14 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from oip_torch.base.checks import is_whole, number, plain, shown, whole
 from oip_torch.base.errors import InputError, unknown_name
+from oip_torch.optim.colors import Decorrelated
 from oip_torch.optim.concerns import Fallback, Screening, Snapshots, StopSettings
-from oip_torch.optim.image import Blurred, Image, Pen, Pixels, Views, image_of
+from oip_torch.optim.constraint import Ball, Constraint, Limit, Range, Standardized
+from oip_torch.optim.image import Blurred, Fourier, Image, Pen, Phases, Pixels
+from oip_torch.optim.optimizer import Adam, Optimizer, check_optimizer, optimizer_summary
 from oip_torch.optim.schedule import Criterion, Schedule
 from oip_torch.optim.starts import StartSettings
+from oip_torch.optim.views import Views
 
 __all__ = ["AscentSettings", "logarithmic_steps"]
 
@@ -34,6 +38,9 @@ class Changes(TypedDict, total=False):
     recording: Snapshots
     start: StartSettings
     image: Image
+    colors: Decorrelated | None
+    constraint: Constraint
+    optimizer: Optimizer
     views: Views | None
     smoothness: float
     stages: tuple[int, ...] | None
@@ -79,9 +86,23 @@ _OTHERS: dict[str, Any] = {
     "tf32": False,
     "fallback": Fallback(),
     "image": Pixels(),
+    "colors": None,
+    "constraint": Standardized(),
+    "optimizer": "rms",
     "views": None,
     "smoothness": 0.0,
 }
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "fallback": (Fallback,),
+    "image": (Pixels, Blurred, Pen, Fourier, Phases),
+    "colors": (Decorrelated,),
+    "constraint": (Standardized, Range, Ball),
+    "optimizer": (Adam,),
+    "views": (Views,),
+}
+"""Which values a setting can have that are dataclasses, besides the groups."""
 
 
 @dataclass(frozen=True, kw_only=True, init=False)
@@ -101,10 +122,18 @@ class AscentSettings:
         stopping: when images leave. By keyword: stop (the rule), tolerance, patience, first_check.
         recording: which steps' images are kept. By keyword: snapshots, doublings.
         start: the wavelengths of the start images.
-        image: what is optimised, and which image it stands for: `Pixels` (the image itself), `Blurred` or `Pen`.
+        image: what is optimised, and which image it stands for: `Pixels` (the image itself), `Blurred`, `Pen`,
+            `Fourier` or `Phases`.
+        colors: how channels that are optimised become the image's: `Decorrelated`; None: they are the image's.
+        constraint: what bounds the image: `Standardized` (the method), `Range` or `Ball`. Under `Pixels` without
+            `colors` the image is bounded after each step; otherwise it is bounded as it is made, and the numbers that
+            it is made of are brought to one size after each step.
+        optimizer: the direction of a step, given the gradient g: "rms", g over its RMS (the method); "l2", g over its
+            length, so that steps are smaller by the root of the number of pixels; "sign", 1 or -1 at each number; or
+            `Adam`. The schedule's momentum works on it. The fallback's steps are along g over its RMS in any case.
         views: what the network sees at each step; None: the image as it is. The traces are of what it sees.
         smoothness: the share of the total variation's direction in that of a step, against it; 0 or more. The variation
-            is that of what is optimised: of the image itself under `Pixels`, of what is blurred under the others.
+            is the image's.
         stages: strategy 1: the ascent begins with the longest wavelengths alone, and each stage of so many steps adds
             the next shorter ones to the partly evolved image; `schedule.steps` is their sum. None: all wavelengths
             from the beginning.
@@ -119,6 +148,9 @@ class AscentSettings:
     recording: Snapshots
     start: StartSettings
     image: Image
+    colors: Decorrelated | None
+    constraint: Constraint
+    optimizer: Optimizer
     views: Views | None
     smoothness: float
     stages: tuple[int, ...] | None
@@ -133,7 +165,8 @@ class AscentSettings:
         for name, kind in _GROUPS.items():
             if not isinstance(groups[name], kind):
                 raise InputError(f"{name} is {shown(groups[name])}: expected {kind.__name__}(…)")
-        stages, tf32, fallback, image, views, smoothness = (given.get(name, own) for name, own in _OTHERS.items())
+        others = {name: given.get(name, own) for name, own in _OTHERS.items()}
+        stages = others["stages"]
         if stages is not None:
             count, told = groups["start"].count, shown(stages)
             stages = plain(stages)
@@ -144,14 +177,16 @@ class AscentSettings:
                     "1 or more"
                 )
             given["steps"] = sum(stages)
-        if not isinstance(tf32, bool):
-            raise InputError(f"tf32 is {shown(tf32)}: expected True or False")
-        if fallback is not None and not isinstance(fallback, Fallback):
-            raise InputError(f"fallback is {shown(fallback)}: expected Fallback(…), or None")
-        if not isinstance(image, (Pixels, Blurred, Pen)):
-            raise InputError(f"image is {shown(image)}: expected Pixels(…), Blurred(…) or Pen(…)")
-        if views is not None and not isinstance(views, Views):
-            raise InputError(f"views is {shown(views)}: expected Views(…), or None")
+        if not isinstance(others["tf32"], bool):
+            raise InputError(f"tf32 is {shown(others['tf32'])}: expected True or False")
+        for name in ("fallback", "image", "colors", "constraint", "views"):
+            kinds, optional = _KINDS[name], name not in ("image", "constraint")
+            if not isinstance(others[name], kinds) and not (optional and others[name] is None):
+                *most, last = [f"{kind.__name__}(…)" for kind in kinds]
+                expected = f"{', '.join(most)} or {last}" if most else f"{last}, or None"
+                raise InputError(f"{name} is {shown(others[name])}: expected {expected}")
+        check_optimizer(others["optimizer"])
+        smoothness = others["smoothness"]
         if number("smoothness", smoothness, "a number of 0 or more") < 0:
             raise InputError(f"smoothness is {smoothness}: expected a number of 0 or more")
         for name in _GROUPS:
@@ -159,12 +194,8 @@ class AscentSettings:
             if name == "stopping" and (ours := {key: given[key] for key in _OF_CRITERION if key in given}):
                 single["criterion"] = replace(groups[name].criterion, **ours)
             object.__setattr__(self, name, replace(groups[name], **single) if single else groups[name])
-        object.__setattr__(self, "stages", stages)
-        object.__setattr__(self, "tf32", tf32)
-        object.__setattr__(self, "fallback", fallback)
-        object.__setattr__(self, "image", image)
-        object.__setattr__(self, "views", views)
-        object.__setattr__(self, "smoothness", float(plain(smoothness)))
+        for name, value in (others | {"stages": stages, "smoothness": float(plain(smoothness))}).items():
+            object.__setattr__(self, name, value)
         for step in self.recording.steps or ():
             if not is_whole(step) or not 0 <= step < self.way_steps:
                 raise InputError(f"snapshot at step {shown(step)}: expected steps from 0 to {self.way_steps - 1}")
@@ -203,7 +234,7 @@ class AscentSettings:
 
     @classmethod
     def strokes(
-        cls, limits: tuple[float, float] | Literal["data"] = "data", **changes: Unpack[Changes]
+        cls, limits: tuple[Limit, Limit] | Literal["data"] = "data", **changes: Unpack[Changes]
     ) -> AscentSettings:
         """The best known way to an image that could be one of the data's: within its range, smooth, under views.
 
@@ -212,7 +243,7 @@ class AscentSettings:
                 `calibration.limits`, what real images reach; "data": the domain's black and white.
             changes: override it.
         """
-        own: Changes = {"image": Pixels(limits=limits), "views": Views(fade=None), "smoothness": 0.4}
+        own: Changes = {"constraint": Range(limits=limits), "views": Views(fade=None), "smoothness": 0.4}
         own |= {"survivors": 1, "steps": 400}
         return cls(**(own | changes))
 
@@ -250,7 +281,9 @@ class AscentSettings:
         last = "" if schedule.epsilon_last is None else f" falling to {schedule.epsilon_last:g}"
         size = f"{schedule.epsilon:g}{last}"
         stop = " at most, until converged" if self.stopping.rule == "converged" else ""
-        special = [part for part in (self.image.summary, self.views.summary if self.views else "") if part]
+        of_image = [self.image.summary, self.colors.summary if self.colors else "", self.constraint.summary]
+        of_steps = [optimizer_summary(self.optimizer), self.views.summary if self.views else ""]
+        special = [part for part in of_image + of_steps if part]
         special += [f"smoothness {self.smoothness:g}"] if self.smoothness else []
         by = f", by {', '.join(special)}" if special else ""
         if screening.candidates == 1:
@@ -288,22 +321,22 @@ class AscentSettings:
     def from_dict(cls, data: dict[str, Any]) -> AscentSettings:
         """The settings that `to_dict` gave, also after a way through JSON; or those of a file of version 0.1."""
 
-        def made(kind: type, values: dict[str, Any]) -> Any:
+        def made(kinds: tuple[type, ...], values: dict[str, Any]) -> Any:
+            """Of these kinds the one that has these fields; where there is one alone, new fields have defaults."""
+            known = {kind: {field.name for field in fields(kind)} for kind in kinds}
+            kind = next((kind for kind in kinds if len(kinds) == 1 or values.keys() == known[kind]), None)
+            if kind is None:
+                raise InputError(f"there are no settings of the names {', '.join(map(str, values))} in this place")
             return kind(**{name: item(value) for name, value in values.items()})
 
         def item(value: Any) -> Any:
-            if isinstance(value, dict):
-                kind = next(kind for kind in (Schedule, Criterion) if value.keys() == {f.name for f in fields(kind)})
-                return made(kind, value)
-            return tuple(value) if isinstance(value, list) else value
+            return made((Schedule, Criterion), value) if isinstance(value, dict) else plain(value)
 
         old = {"finalists": "survivors"}
         given = {old.get(name, name): value for name, value in data.items() if name != "waking"}
-        kinds: dict[str, Any] = {**_GROUPS, "fallback": Fallback, "views": Views}
+        kinds = {name: (kind,) for name, kind in _GROUPS.items()} | _KINDS
 
         def read(name: str, value: Any) -> Any:
-            if name == "image":
-                return image_of(value)
             return made(kinds[name], value) if name in kinds and isinstance(value, dict) else item(value)
 
         changes: Any = {name: read(name, value) for name, value in given.items()}

@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,11 @@ from torch import Tensor
 
 from oip_torch.base.checks import is_whole, number, plain, shown, whole
 from oip_torch.base.errors import InputError
+from oip_torch.base.frequencies import frequencies
+from oip_torch.base.image_files import images_sha256
 from oip_torch.base.tensors import standardize
 
-__all__ = ["Key", "StartSettings", "components", "enlarge", "random_stream", "start_images"]
+__all__ = ["Key", "StartSettings", "components", "enlarge", "given_images", "random_stream", "start_images"]
 
 Key = tuple[int, ...]
 """(map, start number), or (map, start number, candidate number): with seed and layer, all that an image's random
@@ -159,14 +161,52 @@ def start_images(
     return standardize(components(shape, keys, layer=layer, seed=seed, settings=settings).sum(0))
 
 
+def given_images(images: Any, shape: tuple[int, int, int], maps: int, starts: int) -> tuple[Tensor, str]:
+    """Start images of one's own, standardised, one for each ascent.
+
+    Args:
+        images: an array or tensor, (N, height, width, channels), of any scale; N is 1, `maps` or `maps` · `starts`.
+        shape: (channels, height, width).
+        maps: how many there are; the images belong to them in their order,
+        starts: each with so many starts, one after the other.
+
+    Returns:
+        (maps · starts, channels, height, width), float64, on the CPU; and the SHA-256 of what was given.
+
+    Raises:
+        InputError: other shapes or counts, no finite numbers, an image of one value.
+    """
+    channels, height, width = shape
+    expected = f"(N, {height}, {width}, {channels})"
+    try:
+        array = np.asarray(images.detach().cpu().numpy() if isinstance(images, Tensor) else images)
+    except (TypeError, ValueError):  # rows of different lengths, or numbers that NumPy does not have
+        array = np.empty(0, object)
+    if array.dtype.kind not in "uif" or array.shape[1:] != (height, width, channels):
+        what = f"an array of shape {array.shape} and type {array.dtype}" if array.dtype.kind != "O" else shown(images)
+        raise InputError(f"start is {what}: expected images of numbers, {expected}")
+    if len(array) not in (1, maps, maps * starts):
+        several = f", {maps * starts} for each of their {starts} starts" if starts > 1 else ""
+        raise InputError(f"start holds {len(array)} images: expected 1, or {maps} for each map{several}")
+    values = array.astype(np.float64)
+    flat = (np.ptp(values, axis=(1, 2, 3)) == 0) | ~np.isfinite(values).all((1, 2, 3))
+    if flat.any():
+        raise InputError(
+            f"image {int(flat.argmax())} of start is of one value, or holds NaN or infinite values: expected one with "
+            "a pattern, which can be standardised"
+        )
+    values /= np.abs(values).max((1, 2, 3), keepdims=True)  # so that no square leaves the range of the numbers
+    centred = values - values.mean((1, 2, 3), keepdims=True)
+    tensor = torch.from_numpy((centred / centred.std((1, 2, 3), keepdims=True)).transpose(0, 3, 1, 2).copy())
+    return tensor.repeat_interleave(maps * starts // len(array), dim=0), images_sha256(array)
+
+
 def _fourier(
     shape: tuple[int, int, int], stream: np.random.Generator, settings: StartSettings
 ) -> npt.NDArray[np.float32]:
     """(bands, channels, height, width): random phases, amplitudes 1/f^a within the band, 0 outside."""
     _, height, width = shape
-    shorter = min(height, width)
-    fy, fx = np.fft.fftfreq(height)[:, None] * shorter, np.fft.fftfreq(width)[None, :] * shorter
-    frequency = np.hypot(fy, fx)
+    frequency = frequencies(height, width)
     top = float(frequency.max()) if settings.highest is None else settings.highest
     edges = np.geomspace(settings.lowest, max(top, settings.lowest * (1 + 1e-9)), settings.bands + 1)
     # The phases of real noise are those of a real image; drawing them directly would have to respect its symmetry.

@@ -253,7 +253,8 @@ def beside_data(
 
     Above the OIP stands its score, and how many times the largest score of the data that is, or that no image of the
     data excites the map; above each real image its number in the data and its score, with = where others score exactly
-    as much. All are standardised in the same way, so that their scores compare.
+    as much. All are standardised in the same way, so that their scores compare; where a constraint leaves the OIPs'
+    mean or contrast free, no ratio is shown, and that is said.
 
     Args:
         oips: of a layer that was calibrated.
@@ -277,7 +278,8 @@ def beside_data(
         raise InputError(f"{len(best)} OIPs and {count} real images to show: expected at least one of each")
     count = min(count, data.top_indices.shape[1])
     height, width = best.images.shape[1:3]
-    compared = best.scored_by == "map_mean"  # which is what the data was scored by
+    of_mean = best.scored_by == "map_mean"  # which is what the data was scored by,
+    compared = of_mean and best.standardized  # at this contrast
     equals = (data.top_scores[:, :, None] == data.top_scores[:, None, :]).sum(2) > 1
     if data.tied is not None:
         equals |= (data.top_scores == data.top_scores[:, -1:]) & (data.tied > 0)[:, None]
@@ -322,8 +324,10 @@ def beside_data(
         axes.text(x - 0.5, 0.5 * gap_y, text, fontsize=large, color=INK, ha="center", va="center")
     what = "mean of what goes into it" if best.pre_activation else "mean activation"
     notes = [f"Above the real images: number in the data, score ({what}); faded: they do not excite the {best.noun}."]
-    if not compared:
+    if not of_mean:
         notes.append(f"The OIPs' scores are of another objective ({best.scored_by}), and do not compare.")
+    elif not compared:
+        notes.append("The real images are standardised, the OIPs are of another mean or contrast: no ratio is shown.")
     if (equals & data.excited[:, None])[best.maps, :count].any():
         notes.append("= others score exactly as much: such images have no order.")
     if (best.status == "recovered").any():

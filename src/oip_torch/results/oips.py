@@ -18,7 +18,7 @@ from oip_torch.base.files import read_netcdf, write_netcdf
 from oip_torch.optim.settings import AscentSettings
 from oip_torch.results.fields import Array, array, arrays_of, large_of, rows_of, variables_of
 from oip_torch.results.provenance import Provenance
-from oip_torch.results.words import Names, checked_names, plural, ranges, short
+from oip_torch.results.words import Names, checked_names, plural, ranges, short, title
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -63,7 +63,9 @@ class Oips:
         layer: its name.
         maps: (N,) int, the map (channel) that each image was made for; a mere number where `of_maps` is False.
         starts: (N,) int, the number of its start.
-        images: (N, height, width, channels) float, the last images; each has mean 0 and standard deviation 1.
+        images: (N, height, width, channels) float, the last images, in units of the data's standard deviation around
+            its mean; each has mean 0 and standard deviation 1, if the settings' constraint leaves it no other
+            (`standardized`).
         scores: (N,) float, the objective of `images`, without its regularisers (see `scored_by`): by default the mean
             over the map of its activation, or of what goes into the activation (see `pre_activation`).
         max_preactivation: (N,) float, the largest value that goes into the layer's activation, over the map, on
@@ -152,6 +154,14 @@ class Oips:
         return None if self.provenance.domain is None else self.provenance.domain.ends
 
     @property
+    def standardized(self) -> bool:
+        """Whether each image has mean 0 and standard deviation 1, as the real images of a calibration have.
+
+        Where a constraint leaves mean or contrast free, scores are not of the contrast that the data was scored at.
+        """
+        return self.settings.constraint.fixes_mean and self.settings.constraint.fixes_contrast
+
+    @property
     def noun(self) -> str:
         """What a channel of the layer is called: "map", "unit" or "class"; "image" where they are of no map."""
         return self.provenance.noun
@@ -166,21 +176,13 @@ class Oips:
         """How the images came about: the settings in a sentence, and before it the objective if it is another one."""
         objective = self.provenance.objective
         made_for = "" if objective == "map_mean" else f"Maximised: {objective}. "
-        return f"{made_for}Settings: {self.settings.summary}."
+        given = ", begun with given images" if self.provenance.start_sha256 else ""
+        return f"{made_for}Settings: {self.settings.summary}{given}."
 
     @property
     def title(self) -> str:
         """Of a picture of all: "Conv2D_3: 128 of 128 OIPs alive"."""
-        numbers = set(self.maps.tolist())
-        whose = f"{self.place}, {self.noun} {self.maps[0]}" if len(numbers) == 1 else self.place
-        several = "" if len(numbers) in (1, len(self)) else f", of {len(numbers)} {plural(self.noun)}"
-        dead = self.counts()["dead"]
-        can_be_dead = self.provenance.can_be_dead
-        if can_be_dead is None:  # of an older file
-            can_be_dead = not self.pre_activation and self.provenance.objective in ("map_mean", "map_peak")
-        if not (can_be_dead or dead):  # where "dead" is never said, "alive" says nothing
-            return f"{whose}: {len(self)} OIP{'s' if len(self) > 1 else ''}{several}"
-        return f"{whose}: {len(self) - dead} of {len(self)} OIPs alive{several}"
+        return title(self)
 
     @property
     def labels(self) -> list[str]:

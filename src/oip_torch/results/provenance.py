@@ -16,7 +16,9 @@ class Provenance:
     """What made OIPs, besides their settings.
 
     Attributes:
-        seed: of the start images.
+        seed: of the random numbers: the start images', and those of views and their noise.
+        start_sha256: of the images that were given as starts, over their number type, shape and bytes; None: the starts
+            were made of random numbers.
         objective: its name, with all that shaped the images.
         scored_by: the name of what the scores are of: the objective without its regularisers; "" in older files.
         subject: what the images are of where they are of no map of the layer, such as "class_logit(3)"; else "".
@@ -42,6 +44,7 @@ class Provenance:
     """
 
     seed: int = 0
+    start_sha256: str | None = None
     objective: str = "map_mean"
     scored_by: str = ""
     subject: str = ""
@@ -76,6 +79,7 @@ class Provenance:
         casts: dict[str, Any] = {
             "can_be_dead": lambda value: None if value is None else bool(value),
             "activation": lambda value: None if value is None else str(value),
+            "start_sha256": lambda value: None if value is None else str(value),
             "leaking": _texts,
             "versions": _texts,
             "domain": lambda value: None if value is None else Domain.from_dict(value),

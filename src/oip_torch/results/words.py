@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,7 +11,10 @@ from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError
 from oip_torch.results.fields import Array
 
-__all__ = ["Names", "checked_names", "plural", "ranges", "short"]
+if TYPE_CHECKING:
+    from oip_torch.results.oips import Oips
+
+__all__ = ["Names", "checked_names", "plural", "ranges", "short", "title"]
 
 Names = Sequence[str] | Array
 """What the classes of a layer are called, one name for each, in their order."""
@@ -58,3 +62,17 @@ def ranges(numbers: list[int]) -> str:
         else:
             parts.append([number])
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
+
+
+def title(oips: Oips) -> str:
+    """Of a picture of all: "Conv2D_3: 128 of 128 OIPs alive"."""
+    numbers = set(oips.maps.tolist())
+    whose = f"{oips.place}, {oips.noun} {oips.maps[0]}" if len(numbers) == 1 else oips.place
+    several = "" if len(numbers) in (1, len(oips)) else f", of {len(numbers)} {plural(oips.noun)}"
+    dead = oips.counts()["dead"]
+    can_be_dead = oips.provenance.can_be_dead
+    if can_be_dead is None:  # of an older file
+        can_be_dead = not oips.pre_activation and oips.provenance.objective in ("map_mean", "map_peak")
+    if not (can_be_dead or dead):  # where "dead" is never said, "alive" says nothing
+        return f"{whose}: {len(oips)} OIP{'s' if len(oips) > 1 else ''}{several}"
+    return f"{whose}: {len(oips) - dead} of {len(oips)} OIPs alive{several}"

@@ -22,6 +22,7 @@ from oip_torch.optim.objectives import channel_of_each
 from oip_torch.optim.schedule import Schedule
 from oip_torch.optim.settings import AscentSettings
 from oip_torch.optim.starts import Key, components, random_stream
+from oip_torch.optim.views import seen_under
 from oip_torch.search.step import Callback, Phase, Step
 from oip_torch.search.target import Target
 
@@ -38,14 +39,19 @@ class Batch:
         seed: int,
         settings: AscentSettings,
         advance: Callable[[int], None],
+        given: Tensor | None = None,
         callback: Callback | None = None,
     ) -> None:
         self.target, self.model, self.keys, self.seed = target, target.model, keys, seed
-        self.settings, self.advance, self.callback = settings, advance, callback
+        self.settings, self.advance, self.given, self.callback = settings, advance, given, callback
+        self.decoder = target.score.decoder
         self.channels = torch.tensor([key[0] for key in keys], device=self.model.device)
         self.rows = torch.arange(len(keys), device=self.model.device)
         # Of what the network sees, where that changes from step to step: other numbers than those of the starts.
-        self.streams = [random_stream(seed, f"views of {target.layer}", key) for key in keys] if settings.views else []
+        views, noise = f"views of {target.layer}", f"noise seen by {target.layer}"
+        self.streams = [
+            (random_stream(seed, views, key), random_stream(seed, noise, key)) for key in keys if settings.views
+        ]
         self.spent = 0
 
     @recorded_gradients()
@@ -67,7 +73,7 @@ class Batch:
             ]
             result = functools.reduce(functools.partial(_better, together=together), tries)
         with torch.no_grad():
-            images = target.score.image.decode(result.images)
+            images = self.decoder.decode(result.images)
             before = target.pre_activations(self.model.to_input(images))
             if target.objective.of_own_channel:
                 before = channel_of_each(before, self.channels)
@@ -119,7 +125,7 @@ class Batch:
         injected: dict[int, Tensor] = {}
         if settings.stages is not None:
             ends = np.cumsum(settings.stages)[:-1].tolist()
-            injected = dict(zip(ends, self.parts(numbers)[1:], strict=True))
+            injected = dict(zip(ends, map(self.decoder.of_noise, self.parts(numbers)[1:]), strict=True))
         kept = tuple(step - before for step in settings.snapshot_steps() if step >= before)
 
         def straight(rows: Tensor) -> Ascents:
@@ -146,14 +152,16 @@ class Batch:
         assert target.to_peak is not None
         assert target.from_peak is not None
         up, on = fallback.schedules(self.settings.schedule.steps)
+        # Its own step sizes are in units of the RMS.
+        own: dict[str, Any] = {"optimizer": "rms"}
         first = self.settings.screening_steps
         early = tuple(step for step in kept if step < up.steps)
         watch = self.watch("fallback", survivor, first, rows, target.to_peak)
-        peak = self.optimize(target.to_peak, x, rows, up, kept=early, watch=watch)
+        peak = self.optimize(target.to_peak, x, rows, up, kept=early, watch=watch, **own)
         later = tuple(step - up.steps for step in kept if step >= up.steps)
         watch = self.watch("fallback", survivor, first + up.steps, rows, target.from_peak)
         stop = self.settings.stopping
-        mean = self.optimize(target.from_peak, peak.images, rows, on, kept=later, stop=stop, watch=watch)
+        mean = self.optimize(target.from_peak, peak.images, rows, on, kept=later, stop=stop, watch=watch, **own)
         # The largest pre-activation is the evidence of a map that stays dead, and tells its tries apart.
         return dataclasses.replace(_after(peak, mean), leaky_scores=peak.leaky_scores)
 
@@ -165,7 +173,7 @@ class Batch:
         named = (self.target.layer, phase, attempt)
 
         def tell(t: int, state: State, scores: Tensor) -> None:
-            callback(Step(*named, first + t, (self.keys, rows), score.image, state, scores))
+            callback(Step(*named, first + t, (self.keys, rows), score.decoder.decode, state, scores))
 
         return tell
 
@@ -176,9 +184,11 @@ class Batch:
             self.spent += count
             self.advance(count)
 
+        more = {"optimizer": self.settings.optimizer} | more
         if self.settings.views is not None:
-            drawn = np.stack([self.streams[row].uniform(-1, 1, (schedule.steps, 4)) for row in rows.tolist()])
-            more |= {"views": self.settings.views, "draws": torch.from_numpy(drawn).to(x)}
+            moves, noises = zip(*(self.streams[row] for row in rows.tolist()), strict=True)
+            drawn = np.stack([stream.uniform(-1, 1, (schedule.steps, 4)) for stream in moves])
+            more["seen"] = seen_under(self.settings.views, torch.from_numpy(drawn).to(x), noises)
         return gradient_ascent(score, x, self.channels[rows], schedule, advance=advance, **more)
 
     def parts(self, numbers: Tensor) -> Tensor:
@@ -190,9 +200,12 @@ class Batch:
         return made.to(self.model.device, self.model.dtype)
 
     def start(self, numbers: Tensor) -> Tensor:
-        """The start from its components: all of them, or with stages the longest wavelengths alone."""
+        """The images given, or the start from its components: all, or with stages the longest wavelengths alone."""
+        if self.given is not None:
+            return self.decoder.settle(self.decoder.of_images(self.given))
         parts = self.parts(numbers)
-        return self.target.score.image.constrain(parts.sum(0) if self.settings.stages is None else parts[0])
+        noise = parts.sum(0) if self.settings.stages is None else parts[0]
+        return self.decoder.settle(self.decoder.of_noise(noise))
 
 
 def _better(first: Ascents, second: Ascents, *, together: bool = False) -> Ascents:

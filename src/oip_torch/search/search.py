@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, overload
 
@@ -19,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from oip_torch.base.checks import shown, whole, whole_numbers
+from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError, OipError
 from oip_torch.base.platform import keep_freed_memory, matmul_precision, recorded_gradients
 from oip_torch.base.progress import bar
@@ -27,14 +28,16 @@ from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
 from oip_torch.optim.objectives import Objective, ScoreFunction, map_mean
 from oip_torch.optim.settings import AscentSettings
+from oip_torch.optim.starts import given_images
 from oip_torch.results.oips import Oips
 from oip_torch.results.provenance import Provenance
 from oip_torch.search.batch import Batch
+from oip_torch.search.chosen import chosen_maps, maps_of_each
 from oip_torch.search.plan import plan_of
 from oip_torch.search.step import Callback, one_at_a_time
 from oip_torch.search.target import Target, target_of
 
-__all__ = ["ascend", "chosen_maps"]
+__all__ = ["ascend"]
 
 _WAKE_SECONDS = 0.1  # how long a Ctrl-C may go unseen
 
@@ -49,6 +52,7 @@ def ascend(  # type: ignore[overload-overlap]  # a text is an Iterable of texts 
     *,
     starts: int = 1,
     seed: int = 0,
+    start: npt.ArrayLike | Tensor | None = None,
     settings: AscentSettings | None = None,
     objective: Objective | ScoreFunction = map_mean,
     pre_activation: bool | None = None,
@@ -65,6 +69,7 @@ def ascend(
     *,
     starts: int = 1,
     seed: int = 0,
+    start: npt.ArrayLike | Tensor | None = None,
     settings: AscentSettings | None = None,
     objective: Objective | ScoreFunction = map_mean,
     pre_activation: bool | None = None,
@@ -81,6 +86,7 @@ def ascend(
     *,
     starts: int = 1,
     seed: int = 0,
+    start: npt.ArrayLike | Tensor | None = None,
     settings: AscentSettings | None = None,
     objective: Objective | ScoreFunction = map_mean,
     pre_activation: bool | None = None,
@@ -103,6 +109,11 @@ def ascend(
             one image.
         starts: how many images per map, each from a start of its own (or from the best of its own candidates).
         seed: each image's random numbers depend on (seed, layer, map, start number) alone.
+        start: images of one's own to begin with, instead of noise: an array or tensor (N, height, width, channels),
+            such as `oips.images` or `calibration.top_mean(layer)`. Each is standardised, whatever its scale, and then
+            brought within the settings' constraint. N is 1 (the same for all), the number of maps, or that of maps
+            times starts, in the order of the result; several starts from the same image need views, or all would end
+            alike. Nothing is screened then: the settings are taken, and kept in the result, with one candidate.
         settings: default `AscentSettings()`.
         objective: what is maximised, see `oip_torch.objectives`: a value of that module, or a function of one's own,
             (activations, channels) → (batch,). That has to score each image by its own activations alone: one that lets
@@ -125,7 +136,8 @@ def ascend(
 
     Raises:
         InputError: an argument of a wrong kind, unknown layer, a layer named twice, a map out of range or named twice,
-            an objective that cannot be maximised, or more images than fit in memory.
+            an objective that cannot be maximised, start images of another shape or number or of one value, settings
+            that do not fit the network's images, or more images than fit in memory.
         OipError: every image left the finite numbers.
     """
     if not isinstance(model, FeatureModel):
@@ -143,7 +155,7 @@ def ascend(
         objective = Objective.of(objective)
     several = isinstance(layer, Iterable) and not isinstance(layer, (str, Layer))
     if several:
-        of_each = _maps_of_each(model, layer, maps, of_maps=objective.of_own_channel)
+        of_each = maps_of_each(model, layer, maps, of_maps=objective.of_own_channel)
     else:
         name = model.layer(layer).name  # type: ignore[arg-type]  # which refuses what is none
         maps = 0 if maps is None and not objective.of_own_channel else maps
@@ -152,13 +164,21 @@ def ascend(
     batch_size = None if batch_size is None else whole("batch_size", batch_size, 1)
     memory = None if memory is None else whole("memory", memory, 1)
     told = None if callback is None else one_at_a_time(callback)
+    begun: dict[str, tuple[Tensor | None, str | None]] = dict.fromkeys(of_each, (None, None))
+    if start is not None:
+        for each, chosen in of_each.items():
+            images, _ = begun[each] = given_images(start, model.input_shape, len(chosen), starts)
+            _check_starts(settings, starts if len(start) < len(images) else 1)  # type: ignore[arg-type]
+        settings = replace(settings, screening=replace(settings.screening, candidates=1))
     targets = {
         each: target_of(model, each, model.wants_pre_activation(each, pre_activation), objective, settings)
         for each in of_each
     }
     made = {
-        each: _ascend_layer(targets.pop(each), numbers, starts, seed, settings, batch_size, memory, progress, told)
-        for each, numbers in of_each.items()
+        each: _ascend_layer(
+            *(targets.pop(each), chosen, starts, seed, settings, *begun[each], batch_size, memory, progress, told)
+        )
+        for each, chosen in of_each.items()
     }
     return made if several else made[name]
 
@@ -169,13 +189,16 @@ def _ascend_layer(
     starts: int,
     seed: int,
     settings: AscentSettings,
+    given: Tensor | None,
+    start_sha256: str | None,
     batch_size: int | None,
     memory: int | None,
     progress: bool | None,
     callback: Callback | None,
 ) -> Oips:
-    """The OIPs of these maps of one layer."""
+    """The OIPs of these maps of one layer; `given`: the images that they begin with, and their digest."""
     model, layer = target.model, target.layer
+    given = None if given is None else given.to(model.device, model.dtype)
     fingerprint = model.fingerprint
     plan = plan_of(target, len(numbers) * starts, settings, batch_size, memory)
     keys = [(number, start) for number in numbers for start in range(starts)]
@@ -195,7 +218,7 @@ def _ascend_layer(
 
         def work(first: int) -> None:
             rows = slice(first, first + plan.batch_size)
-            batch = Batch(target, keys[rows], seed, settings, advance, callback)
+            batch = Batch(target, keys[rows], seed, settings, advance, None if given is None else given[rows], callback)
             found = batch.run()
             with lock:  # the first batch tells what there is of each image: room for all is made once
                 for name in found.keys() - figures.keys():
@@ -222,6 +245,7 @@ def _ascend_layer(
         settings=settings,
         provenance=Provenance(
             seed=seed,
+            start_sha256=start_sha256,
             objective=target.objective.name,
             scored_by=target.objective.reported.name,
             subject=target.subject,
@@ -249,22 +273,17 @@ def _ascend_layer(
     return oips.take(finite) if lost else oips
 
 
-def _maps_of_each(model: FeatureModel, layers: Any, maps: Any, *, of_maps: bool) -> dict[str, list[int]]:
-    """The maps of each of several layers, or one image of each; an `InputError` before any work is done."""
-    names = [model.layer(layer).name for layer in layers]
-    if not names:
-        raise InputError("no layers were given: expected names, such as ['Conv2D_1', 'Conv2D_2'], or one name")
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"layer {twice[0]!r} is named more than once: expected each once")
-    if maps is not None and not isinstance(maps, Mapping):
+def _check_starts(settings: AscentSettings, same: int) -> None:
+    """Raise an `InputError` where images of one's own are no starts; of each there are `same` copies for a map."""
+    if settings.stages is not None:
         raise InputError(
-            f"maps are given as {shown(maps)} for {len(names)} layers: expected None, or a dict by layer, such as "
-            f"{{{names[0]!r}: [0, 1]}}"
+            "stages add noise to a start of long wavelengths, and start gives other images: expected one of the two"
         )
-    maps = maps or {}
-    if unknown := [name for name in maps if name not in names]:
-        raise InputError(f"maps are given for the layer {unknown[0]!r}: expected one of {', '.join(names)}")
-    return {name: chosen_maps(model, name, maps.get(name, None if of_maps else 0)) for name in names}
+    if same > 1 and settings.views is None:
+        raise InputError(
+            f"starts is {same}, and all of them would begin with the same image and end alike: expected start images "
+            "for each, or settings with views, which differ by chance"
+        )
 
 
 class _StoppedError(Exception):
@@ -310,25 +329,3 @@ def _each_batch(work: Callable[[int], None], firsts: Sequence[int], workers: int
                 raise
     finally:
         torch.set_num_threads(cores)
-
-
-def chosen_maps(model: FeatureModel, layer: str, maps: int | Iterable[int] | Tensor | None) -> list[int]:
-    """The maps as a list; None stands for all. An `InputError` names the range, and what was named twice."""
-    count, noun = model.layers[layer].maps, model.noun(layer)
-    if maps is None:
-        return list(range(count))
-    numbers = whole_numbers(f"maps of layer {layer!r}", maps, count)
-    if not numbers:
-        raise InputError(
-            f"no maps of layer {layer!r} were given: expected numbers from 0 to {count - 1}, or None for all"
-        )
-    for number in numbers:
-        if not 0 <= number < count:
-            raise InputError(f"layer {layer!r} has no {noun} {number}: expected a number from 0 to {count - 1}")
-    if len(set(numbers)) < len(numbers):
-        twice = next(number for number in numbers if numbers.count(number) > 1)
-        raise InputError(
-            f"{noun} {twice} of layer {layer!r} is named more than once: expected each once; several images of one "
-            "come from several starts (starts=3, --starts 3)"
-        )
-    return numbers

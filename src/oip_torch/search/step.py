@@ -11,7 +11,6 @@ import numpy.typing as npt
 from torch import Tensor
 
 from oip_torch.base.tensors import to_array
-from oip_torch.optim.image import Image
 from oip_torch.optim.loop import State
 
 __all__ = ["Callback", "Phase", "Step", "one_at_a_time"]
@@ -39,12 +38,12 @@ class Step:
         attempt: int,
         step: int,
         keys: tuple[Sequence[tuple[int, int]], Tensor],
-        image: Image,
+        decode: Callable[[Tensor], Tensor],
         state: State,
         scores: Tensor,
     ) -> None:
         self.layer, self.phase, self.attempt, self.step = layer, phase, attempt, step
-        self._keys, self._image, self._x, self._rows, self._scores = keys, image, state.x, state.rows, scores
+        self._keys, self._decode, self._x, self._rows, self._scores = keys, decode, state.x, state.rows, scores
 
     def __repr__(self) -> str:
         return f"<Step {self.step} of {self.layer!r}, {self.phase} {self.attempt}: {len(self._x)} images>"
@@ -69,8 +68,8 @@ class Step:
 
     @property
     def images(self) -> npt.NDArray[Any]:
-        """(n, height, width, channels) float, mean 0 and standard deviation 1, the images that this step found."""
-        return np.array(to_array(self._image.decode(self._x)))
+        """(n, height, width, channels) float, the images that this step found, in the units of `Oips.images`."""
+        return np.array(to_array(self._decode(self._x)))
 
     def _of_keys(self, part: int) -> npt.NDArray[np.int64]:
         keys, rows = self._keys

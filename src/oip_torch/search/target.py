@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 from oip_torch.network.extract import Tap, extract, nearest_activations, truncate
 from oip_torch.network.model import FeatureModel
-from oip_torch.optim.image import Pixels
+from oip_torch.optim.decoder import Decoder
 from oip_torch.optim.loop import Score
 from oip_torch.optim.objectives import Objective, Place, Reads, check_objective, map_peak
 from oip_torch.optim.settings import AscentSettings
@@ -86,7 +86,8 @@ def target_of(
     """The target of one call.
 
     Raises:
-        InputError: the objective cannot be maximised, or reads a layer that is not there.
+        InputError: the objective cannot be maximised, or reads a layer that is not there; or the settings are of images
+            of another size or other channels.
     """
     taps = dict(_taps(model, layer, pre_activation, objective))
     blank = torch.zeros(1, *model.input_shape, device=model.device, dtype=model.dtype)
@@ -94,10 +95,9 @@ def target_of(
         outputs = truncate(model.graph_module, [tap.node for tap in taps.values()])(model.to_input(blank))
     activations = dict(zip(taps, outputs, strict=True))
     grows = check_objective(objective, {**activations, Place.INPUT: blank})
-    image = settings.image
-    if isinstance(image, Pixels) and image.limits == "data":
-        black, white = model.domain.ends
-        image = replace(image, limits=(float(black.min()), float(white.max())))
+    decoder = Decoder.of(
+        *(settings.image, settings.colors, settings.constraint), shape=model.input_shape, ends=model.domain.ends
+    )
     sizes = {place: tuple(output.shape[1:]) for place, output in activations.items()}
     networks: dict[tuple[bool, bool], fx.GraphModule] = {}
 
@@ -113,7 +113,7 @@ def target_of(
             reported=objective.reported,
             one_channel=one_channel,
             to_input=None if model.domain.is_standard else model.to_input,
-            image=image,
+            decoder=decoder,
             smoothness=settings.smoothness,
         )
 
