@@ -68,6 +68,16 @@ def test_all_that_can_be_set_composes(double: FeatureModel, at_image: int, at_co
     assert optimizer == "rms" or ", by " in settings.summary
 
 
+@pytest.mark.parametrize("image", [Fourier(), Phases(), Blurred()])
+def test_smoothness_is_that_of_the_image_whatever_it_is_made_of(double: FeatureModel, image: Any) -> None:
+    rough, smooth = (
+        ascend(double, "wide", settings=AscentSettings(steps=30, candidates=1, image=image, smoothness=share)).images
+        for share in (0.0, 0.9)
+    )
+    variation = [np.abs(np.diff(x, axis=1)).sum() + np.abs(np.diff(x, axis=2)).sum() for x in (rough, smooth)]
+    assert variation[1] < 0.9 * variation[0]
+
+
 def first_of(settings: AscentSettings) -> AscentSettings:
     """The same way without a step."""
     own = {"image": settings.image, "constraint": settings.constraint, "colors": settings.colors}

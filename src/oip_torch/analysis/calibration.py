@@ -298,10 +298,10 @@ def calibrate(
         calibration = oip.calibrate(model, np.load("mnist.npz")["x_test"])
         calibration["Conv2D_3"].maximum         # (128,)
 
-    The images are standardised one by one to mean 0 and standard deviation 1, as every OIP is, and shown to the network
-    through its domain, as OIPs are: the score of a map grows with the contrast of the image, and without this a dark
-    digit and an OIP would be compared by their contrast. So both answer the same question: which pattern of this
-    contrast excites the map most?
+    The images are standardised one by one to mean 0 and standard deviation 1, as OIPs are if their constraint leaves no
+    mean or contrast free (`Oips.standardized`), and shown to the network through its domain, as OIPs are: the score of
+    a map grows with the contrast of the image, and without this a dark digit and an OIP would be compared by their
+    contrast. So both answer the same question: which pattern of this contrast excites the map most?
 
     Args:
         model: from `load` or `convert`.

@@ -96,7 +96,7 @@ def summarize(oips: Oips, calibration: Calibration | None) -> dict[str, Any]:
     """Of one layer, each map by its best image; of dead maps the evidence."""
     best = oips.best()
     above = None
-    if calibration is not None:
+    if calibration is not None and best.standardized:  # otherwise the data was scored at another contrast
         above = int((best.scores > calibration[oips.layer].maximum[best.maps]).sum())
     tries = oips.settings.screening.candidates
     dead = []

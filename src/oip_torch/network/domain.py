@@ -1,8 +1,8 @@
 """How does a pixel become what the network takes, and what do its data look like there?
 
-An ascent works on images that are standardised one by one. A network sees such an image x as mean + std · x, with the
-mean and standard deviation of its data in its own input units. For a network that was trained on data which were
-standardised as a whole, as the article's was, that is x itself.
+An ascent works on images that are standardised one by one, or bounded otherwise in the same units. A network sees such
+an image x as mean + std · x, with the mean and standard deviation of its data in its own input units. For a network
+that was trained on data which were standardised as a whole, as the article's was, that is x itself.
 """
 
 from __future__ import annotations

@@ -250,7 +250,10 @@ class FeatureModel(nn.Module):
         return to_tensor(self.domain.of_pixels(array), self.device, self.dtype)
 
     def to_input(self, images: Tensor) -> Tensor:
-        """Images that are standardised one by one, as OIPs are, (batch, C, H, W), as the network takes them."""
+        """Images in units of the data's standard deviation around its mean, as OIPs are, as the network takes them.
+
+        (batch, C, H, W), such as images that are standardised one by one.
+        """
         domain = self.domain
         if domain.is_standard:
             return images
