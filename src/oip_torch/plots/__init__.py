@@ -34,6 +34,7 @@ from oip_torch.results.oips import MARKS, RECOVERED, Oips, short
 
 if TYPE_CHECKING:
     from oip_torch.analysis.calibration import Calibration
+    from oip_torch.analysis.noise_control import NoiseControl
 
 __all__ = [
     "Figure",
@@ -105,7 +106,14 @@ def evolution(oips: Oips, map: int, starts: int | Iterable[int] | None = None, *
     return figure
 
 
-def sheet(oips: Oips, columns: int | None = None, title: str | None = None, *, colors: str = "data") -> Figure:
+def sheet(
+    oips: Oips,
+    columns: int | None = None,
+    title: str | None = None,
+    *,
+    colors: str = "data",
+    control: NoiseControl | None = None,
+) -> Figure:
     """A contact sheet: every image with its map's number and its score; dead ones are marked, not hidden.
 
     Args:
@@ -114,14 +122,28 @@ def sheet(oips: Oips, columns: int | None = None, title: str | None = None, *, c
         title: instead of the default one.
         colors: "data": the data's own, black is black; "grey": each picture from its own 0.5 % to its 99.5 % quantile,
             as in the article; or a matplotlib colormap over the same range, such as "viridis".
+        control: what `noise_control` says of the starts of these maps: those that are not distinguishable from noise
+            are marked with ~, and counted in the default title.
+
+    Raises:
+        InputError: a control of another network, layer or map.
     """
     _check_some(oips)
     columns = None if columns is None else whole("columns", columns, 1)
+    labels, heading, notes = oips.labels, oips.title, [oips.legend]
+    if control is not None:
+        if not hasattr(control, "marks"):
+            raise InputError(f"control is {shown(control)}: expected what oip_torch.noise_control returns, or None")
+        marked = control.marks(oips)
+        labels = [f"{label} ~" if mark else label for label, mark in zip(labels, marked, strict=True)]
+        heading += f", {marked.sum()} not distinguishable from noise" if marked.any() else ""
+        notes.append(control.note(oips))
+    notes.append(shade_note(oips.ends, colors))
     return contact_sheet(
-        *(shade(oips.images, oips.ends, colors), oips.labels, oips.status.tolist()),
+        *(shade(oips.images, oips.ends, colors), labels, oips.status.tolist()),
         columns=columns,
-        title=title or oips.title,
-        legend=f"{oips.legend} {shade_note(oips.ends, colors)}",
+        title=title or heading,
+        legend=" ".join(note for note in notes if note),
     )
 
 
