@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from oip_torch.optim.starts import StartSettings, start_images
     from oip_torch.results.oips import Oips
     from oip_torch.results.provenance import Provenance
+    from oip_torch.search.dead import DeadMaps, certify_dead
     from oip_torch.search.search import ascend
 
 _MODULES = {"objectives": "optim.objectives", "plots": "plots"}
@@ -44,6 +45,7 @@ _HOMES = {
     "Comparison": "comparison.comparison",
     "ConversionError": "base.errors",
     "Criterion": "optim.schedule",
+    "DeadMaps": "search.dead",
     "Domain": "network.domain",
     "Fallback": "optim.concerns",
     "FeatureMaps": "network.capture",
@@ -70,6 +72,7 @@ _HOMES = {
     "assess": "analysis.quality",
     "calibrate": "analysis.calibration",
     "capture": "network.capture",
+    "certify_dead": "search.dead",
     "compare": "comparison.comparison",
     "convert": "keras.convert",
     "load": "network.load",
@@ -86,6 +89,7 @@ __all__ = [
     "Comparison",
     "ConversionError",
     "Criterion",
+    "DeadMaps",
     "Domain",
     "Fallback",
     "FeatureMaps",
@@ -112,6 +116,7 @@ __all__ = [
     "assess",
     "calibrate",
     "capture",
+    "certify_dead",
     "compare",
     "convert",
     "load",
