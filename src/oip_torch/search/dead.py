@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
+from torch import Tensor, fx
 
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError
@@ -27,6 +26,7 @@ from oip_torch.optim.starts import random_stream
 from oip_torch.results.fields import Array, array, variables_of
 from oip_torch.results.oips import plural
 from oip_torch.search.bounds import ImageSet, NotCoveredError, UpperBounds
+from oip_torch.search.field import Field, field_of, without_idle_reshapes
 from oip_torch.search.search import chosen_maps
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ __all__ = ["DeadMaps", "certify_dead"]
 
 _EPSILON, _LAST, _MOMENTUM = 0.3, 1e-3, 0.8  # of steps: share of the image's norm, what is left in the end, momentum
 _LEAST_CONTRAST = 0.03  # of a start, in shares of the whole contrast that a field can have
-_SAME = 1e-9  # of float64: how far two ways to compute a unit may differ, as a share of the largest value
 
 Floats = npt.NDArray[np.float64]
 
@@ -182,9 +181,9 @@ def certify_dead(
             f"limits are {image.limits[0]:g} and {image.limits[1]:g}: no image between them has mean 0 and standard "
             "deviation 1; expected limits whose product is below -1"
         )
-    network = _without_idle_reshapes(model.up_to(layer, pre_activation=True), model)
+    network = without_idle_reshapes(model.up_to(layer, pre_activation=True), model)
     exact = deepcopy(network).double().cpu()
-    field = _field_of(exact, model.input_shape)
+    field = field_of(exact, model.input_shape)
     searched = field if image.limits is None else None
     found: list[Tensor] = []
     with bar(f"searching {layer}", len(numbers) * steps, progress) as tell, matmul_precision():
@@ -219,83 +218,6 @@ def certify_dead(
     )
 
 
-def _without_idle_reshapes(network: fx.GraphModule, model: FeatureModel) -> fx.GraphModule:
-    """Keras' layout of images with one channel becomes torch's by a reshape, which would refuse a part of an image."""
-    parameter = next((tensor for tensor in model.parameters()), torch.empty(0))
-    ShapeProp(network).propagate(parameter.new_zeros((2, *model.input_shape)))
-    for node in list(network.graph.nodes):
-        if node.op == "call_module" and type(network.get_submodule(str(node.target))).__name__ == "OnnxReshape":
-            source = node.all_input_nodes[0]
-            shapes = [getattr(each.meta.get("tensor_meta"), "shape", None) for each in (node, source)]
-            if shapes[0] is not None and shapes[0] == shapes[1]:
-                node.replace_all_uses_with(source)
-                network.graph.erase_node(node)
-    network.graph.eliminate_dead_code()
-    network.recompile()
-    return network
-
-
-@dataclass(frozen=True)
-class _Field:
-    """The part of an image that one unit sees, where all units of a map are the same function of theirs."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-def _field_of(network: fx.GraphModule, shape: tuple[int, int, int]) -> _Field | None:
-    """Of a unit in the middle; None where units see all of the image, or differ, as at padded borders.
-
-    That all units are what the network says of their fields alone is checked on random images, in float64.
-    """
-    passing = deepcopy(network)  # where no ReLU and no pooling hides what a unit could see
-    for name, module in network.named_modules():
-        if isinstance(module, nn.ReLU):
-            passing.set_submodule(name, nn.Identity())
-        elif isinstance(module, nn.MaxPool2d):
-            pool = module.kernel_size, module.stride, module.padding, module.ceil_mode
-            passing.set_submodule(name, nn.AvgPool2d(*pool))  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, *shape, generator=generator, dtype=torch.float64, requires_grad=True)
-    outputs = passing(x)
-    if outputs.ndim != 4 or outputs[0, 0].numel() < 2:
-        return None
-    down, across = outputs.shape[2:]
-    weights = torch.rand(outputs.shape[1], generator=generator, dtype=torch.float64) + 0.5
-
-    def extent(row: int, column: int) -> tuple[int, int, int, int]:
-        (seen,) = torch.autograd.grad((outputs[:, :, row, column] * weights).sum(), x, retain_graph=True)
-        places = torch.nonzero((seen != 0).any(0).any(0))
-        (top, left), (bottom, right) = places.amin(0).tolist(), places.amax(0).tolist()
-        return top, left, bottom + 1 - top, right + 1 - left
-
-    top, left, height, width = extent(0, 0)
-    last = extent(down - 1, across - 1)
-    steps = [
-        (end - start) // max(1, count - 1) for start, end, count in ((top, last[0], down), (left, last[1], across))
-    ]
-    if last[2:] != (height, width) or min(step or 1 for step in steps) < 1 or (height, width) == shape[1:]:
-        return None
-    with torch.no_grad():
-        fields = x[:, :, top:, left:].unfold(2, height, steps[0] or 1).unfold(3, width, steps[1] or 1)
-        fields = fields[:, :, :down, :across].permute(0, 2, 3, 1, 4, 5)
-        if fields.shape[:3] != (2, down, across):
-            return None
-        try:
-            alone = network(fields.reshape(-1, shape[0], height, width))
-        except RuntimeError:  # a reshape to a size that the field has not
-            return None
-        plain = network(x)
-        if alone.shape[2:] != (1, 1):
-            return None
-        alone = alone.view(2, down, across, -1).permute(0, 3, 1, 2)
-    if not torch.allclose(alone, plain, rtol=0, atol=_SAME * float(plain.abs().max())):
-        return None
-    return _Field(top + (down // 2) * steps[0], left + (across // 2) * steps[1], height, width)
-
-
 @dataclass(frozen=True)
 class _Search:
     """One map's, on the field of a unit or on whole images."""
@@ -303,7 +225,7 @@ class _Search:
     model: FeatureModel
     network: fx.GraphModule
     channel: int
-    field: _Field | None
+    field: Field | None
     image: Pixels
     generator: torch.Generator
 
@@ -380,7 +302,7 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _bounds(
-    exact: fx.GraphModule, model: FeatureModel, numbers: list[int], field: _Field | None, image: Pixels
+    exact: fx.GraphModule, model: FeatureModel, numbers: list[int], field: Field | None, image: Pixels
 ) -> Floats:
     """(M,) over all units of each map."""
     channels, height, width = model.input_shape
