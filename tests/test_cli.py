@@ -196,7 +196,7 @@ def ascend_some(mnist_onnx: Path, folder: Path, *words: str) -> int:
 def test_a_picture_that_fails_costs_no_results(
     mnist_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], picture: str
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ValueError("no such\ncolour.")
 
     monkeypatch.setattr(f"oip_torch.plots.{picture}", fail)
@@ -320,7 +320,7 @@ def test_the_pictures_show_every_start(
 ) -> None:
     shown: dict[str, list[Any]] = {"sheet": [], "trace": [], "evolution": []}
     for name, calls in shown.items():
-        draw = lambda *given, calls=calls: calls.append(given) or Figure()  # noqa: E731
+        draw = lambda *given, calls=calls, **_: calls.append(given) or Figure()  # noqa: E731
         monkeypatch.setattr(f"oip_torch.plots.{name}", draw)
     assert ascend_some(mnist_onnx, tmp_path, "4-6", "--starts", str(starts)) == 0
     assert len(shown["sheet"][0][0]) == 3
@@ -334,6 +334,20 @@ def test_the_pictures_show_every_start(
             np.repeat([4, 5, 6], starts).tolist(),
             f"Conv2D_1: all {starts} starts of 3 maps",
         )
+
+
+def test_what_is_noise_is_said_with_several_starts_alone(
+    mnist_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--starts", "3", "--steps", "40", "--device", "cpu", "-o", tmp_path]
+    data = run(capsys, "ascend", mnist_onnx, "Conv2D_3", "17", "56", *options)
+    assert data["layers"]["Conv2D_3"]["noise"] == []  # type: ignore[index]
+    assert ascend_some(mnist_onnx, tmp_path, "0-1", "--starts", "2") == 0
+    assert "of 2 maps are not distinguishable from noise" in capsys.readouterr().out
+    assert ascend_some(mnist_onnx, tmp_path, "0-1") == 0
+    assert "distinguishable" not in capsys.readouterr().out
+    data = run(capsys, "ascend", mnist_onnx, "Conv2D_1", "0", "--steps", "1", "--device", "cpu", "-o", tmp_path)
+    assert data["layers"]["Conv2D_1"]["noise"] is None  # type: ignore[index]
 
 
 # The process: streams, environment

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from oip_torch.results.oips import Oip, Oips
     from oip_torch.results.provenance import Provenance
     from oip_torch.results.responses import Responses
+    from oip_torch.search.dead import DeadMaps, certify_dead
     from oip_torch.search.search import ascend
     from oip_torch.search.step import Step
 
@@ -56,6 +57,7 @@ _HOMES = {
     "ConversionError": "base.errors",
     "Criterion": "optim.schedule",
     "Decorrelated": "optim.colors",
+    "DeadMaps": "search.dead",
     "Domain": "network.domain",
     "Fallback": "optim.concerns",
     "FeatureMaps": "network.capture",
@@ -90,6 +92,7 @@ _HOMES = {
     "assess": "analysis.quality",
     "calibrate": "analysis.calibration",
     "capture": "network.capture",
+    "certify_dead": "search.dead",
     "compare": "comparison.comparison",
     "convert": "keras.convert",
     "load": "network.load",
@@ -111,6 +114,7 @@ __all__ = [
     "Comparison",
     "ConversionError",
     "Criterion",
+    "DeadMaps",
     "Decorrelated",
     "Domain",
     "Fallback",
@@ -146,6 +150,7 @@ __all__ = [
     "assess",
     "calibrate",
     "capture",
+    "certify_dead",
     "compare",
     "convert",
     "load",

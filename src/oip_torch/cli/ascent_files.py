@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from oip_torch.analysis.calibration import Calibration
+    from oip_torch.analysis.noise_control import NoiseControl
     from oip_torch.results.oips import Oips
 
 __all__ = ["summarize", "write_results"]
@@ -27,7 +28,9 @@ _PICTURES = re.compile(r"(sheet|starts|trace|beside_data|evolution_[0-9]{3,})\.p
 """The names of the pictures that `oip ascend` writes."""
 
 
-def write_results(oips: Oips, calibration: Calibration | None, folder: Path, files: list[Path]) -> None:
+def write_results(
+    oips: Oips, calibration: Calibration | None, control: NoiseControl | None, folder: Path, files: list[Path]
+) -> None:
     """oips.nc, and then the pictures; appends to `files` the path of each that is written.
 
     Raises:
@@ -37,21 +40,23 @@ def write_results(oips: Oips, calibration: Calibration | None, folder: Path, fil
     files.append(results)
     if calibration is not None:
         files.append(calibration.save(folder / "calibration.nc"))
-    pictures = _pictures(oips, calibration)
+    pictures = _pictures(oips, calibration, control)
     _remove_earlier(folder, set(pictures))
     for name, draw in pictures.items():
         write_picture(draw, folder / name, results)
         files.append(folder / name)
 
 
-def _pictures(oips: Oips, calibration: Calibration | None) -> dict[str, Callable[[], Figure]]:
+def _pictures(
+    oips: Oips, calibration: Calibration | None, control: NoiseControl | None
+) -> dict[str, Callable[[], Figure]]:
     """What draws each picture, by file name: the best image of each map and, where there are several, all starts."""
     import oip_torch  # which imports plots late, where a failure of matplotlib is a picture's failure
 
     best = oips.best()
     ranked = best.maps[np.argsort(-best.scores, kind="stable")].tolist()
     starts = len(oips) // len(best)
-    pictures: dict[str, Callable[[], Figure]] = {"sheet.png": lambda: oip_torch.plots.sheet(best)}
+    pictures: dict[str, Callable[[], Figure]] = {"sheet.png": lambda: oip_torch.plots.sheet(best, control=control)}
     if starts > 1:
         strongest = set(ranked[: max(1, _MOST_IMAGES // starts)])
         shown = [number for number in best.maps.tolist() if number in strongest]
@@ -92,8 +97,8 @@ def _remove_earlier(folder: Path, written: set[str]) -> None:
         print(f"note: left in {folder}, though not of this run: {', '.join(left)}", file=sys.stderr)
 
 
-def summarize(oips: Oips, calibration: Calibration | None) -> dict[str, Any]:
-    """Of one layer, each map by its best image; of dead maps the evidence."""
+def summarize(oips: Oips, calibration: Calibration | None, control: NoiseControl | None) -> dict[str, Any]:
+    """Of one layer, each map by its best image; of dead maps the evidence, of noise the maps' numbers if known."""
     best = oips.best()
     above = None
     if calibration is not None and best.standardized:  # otherwise the data was scored at another contrast
@@ -112,4 +117,5 @@ def summarize(oips: Oips, calibration: Calibration | None) -> dict[str, Any]:
         "median_score": float(np.median(best.scores)),
         "before_activation": oips.pre_activation,
         "dead": dead,
+        "noise": None if control is None else best.maps[control.marks(best)].tolist(),
     }

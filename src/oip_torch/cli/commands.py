@@ -193,6 +193,7 @@ def ascend(
 ) -> None:
     """Make OIPs of a layer's maps: oips.nc, a contact sheet, and evolution pictures of the strongest maps."""
     from oip_torch.analysis.calibration import calibrate
+    from oip_torch.analysis.noise_control import noise_control
     from oip_torch.base.files import check_output_folder
     from oip_torch.base.image_files import read_images
     from oip_torch.cli.ascent_files import summarize, write_results
@@ -222,11 +223,13 @@ def ascend(
         starts=starts, seed=seed, settings=chosen, pre_activation=pre_activation, memory=most, progress=bars,
     )  # fmt: skip
     seconds = time.perf_counter() - began
-    summary = summarize(oips, calibration)
+    # With one start the agreement cannot be asked, and a score alone says too little.
+    control = noise_control(network, oips) if starts > 1 else None
+    summary = summarize(oips, calibration, control)
     files: list[Path] = []
     failure: OipError | None = None
     try:
-        write_results(oips, calibration, folder, files)
+        write_results(oips, calibration, control, folder, files)
         if lost := oips.provenance.not_finite:
             names = ", ".join(str(number) for number in dict.fromkeys(number for number, _ in lost))
             failure = OipError(
@@ -259,6 +262,8 @@ def ascend(
                 f"{summary['above_data']} of {summary['maps']} {plural(oips.noun)} score above the maximum of "
                 f"{len(images)} real images"
             )
+        if control is not None:
+            context.obj.append(control.summary)
         context.obj.extend(
             f"{oips.noun} {dead['map']} is dead: after {dead['tries']} starts the largest value that went into its "
             f"activation was {dead['max_preactivation']:.4g}"

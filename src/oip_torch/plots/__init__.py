@@ -49,6 +49,7 @@ from oip_torch.results.pictures import way_frames, way_steps
 
 if TYPE_CHECKING:
     from oip_torch.analysis.calibration import Calibration
+    from oip_torch.analysis.noise_control import NoiseControl
 
 __all__ = [
     "Figure",
@@ -135,6 +136,7 @@ def sheet(
     columns: int | None = None,
     title: str | None = None,
     *,
+    control: NoiseControl | None = None,
     cmap: str | Colormap = "data",
     names: Names | None = None,
     ax: None = None,
@@ -146,6 +148,7 @@ def sheet(
     columns: int | None = None,
     title: str | None = None,
     *,
+    control: NoiseControl | None = None,
     cmap: str | Colormap = "data",
     names: Names | None = None,
     ax: Axes,
@@ -155,6 +158,7 @@ def sheet(
     columns: int | None = None,
     title: str | None = None,
     *,
+    control: NoiseControl | None = None,
     cmap: str | Colormap = "data",
     names: Names | None = None,
     ax: Axes | None = None,
@@ -167,6 +171,8 @@ def sheet(
         columns: pictures per row; by default 16, or fewer for few pictures; with `ax` or `figsize` as many as make the
             pictures largest.
         title: instead of the default one.
+        control: what `noise_control` says of the starts of these maps: those that are not distinguishable from noise
+            are marked with ~, and counted in the default title.
         cmap: "data": the data's own, black is black; "grey": each picture from its own 0.5 % to its 99.5 % quantile,
             as in the article; or a matplotlib colormap or the name of one, such as "viridis", over the same range.
         names: of all classes of the layer, in their order, where its channels are classes: "cat: 2.34" instead of
@@ -175,14 +181,23 @@ def sheet(
         figsize: (width, height) of the new figure, in inches; None: as large as its contents need.
 
     Raises:
-        InputError: nothing to show, no such colormap, another number of names than the layer has classes, names for
-            maps or units, no Axes, no size, or both of them.
+        InputError: nothing to show, a control of another network, layer or map, no such colormap, another number of
+            names than the layer has classes, names for maps or units, no Axes, no size, or both of them.
     """
     check_some(oips)
     columns = None if columns is None else whole("columns", columns, 1)
-    labels, shades = oips.label(names), shade(oips.images, oips.ends, cmap)
+    labels, heading, notes = oips.label(names), oips.title, [oips.legend]
+    if control is not None:
+        if not hasattr(control, "marks"):
+            raise InputError(f"control is {shown(control)}: expected what oip_torch.noise_control returns, or None")
+        marked = control.marks(oips)
+        labels = [f"{label} ~" if mark else label for label, mark in zip(labels, marked, strict=True)]
+        heading += f", {marked.sum()} not distinguishable from noise" if marked.any() else ""
+        notes.append(control.note(oips))
+    notes.append(shade_note(oips.ends, cmap))
+    shades = shade(oips.images, oips.ends, cmap)
     canvas = draw_sheet(shades, labels, oips.status.tolist(), columns=columns, ax=ax, figsize=figsize)
-    return canvas.finish(title or oips.title, f"{oips.legend} {shade_note(oips.ends, cmap)}")
+    return canvas.finish(title or heading, " ".join(note for note in notes if note))
 
 
 @overload
