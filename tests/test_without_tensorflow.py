@@ -91,6 +91,7 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         "capture",
         "compare",
         "convert",
+        "import_onnx",
         "load",
         "noise_control",
         "objectives",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from oip_torch.base.image_files import read_images
     from oip_torch.comparison.comparison import Comparison, compare
     from oip_torch.keras.convert import convert
+    from oip_torch.keras.importing import import_onnx
     from oip_torch.network.capture import FeatureMaps, capture
     from oip_torch.network.domain import Domain
     from oip_torch.network.load import load
@@ -73,6 +74,7 @@ _HOMES = {
     "capture": "network.capture",
     "compare": "comparison.comparison",
     "convert": "keras.convert",
+    "import_onnx": "keras.importing",
     "load": "network.load",
     "noise_control": "analysis.noise_control",
     "read_images": "base.image_files",
@@ -116,6 +118,7 @@ __all__ = [
     "capture",
     "compare",
     "convert",
+    "import_onnx",
     "load",
     "noise_control",
     "objectives",

@@ -45,7 +45,7 @@ Before = Annotated[
         "softmax or a sigmoid what goes in.",
     ),
 ]
-OnnxFile = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Made by `oip convert`.")]
+OnnxFile = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Made by `oip convert` or `oip import`.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -123,6 +123,65 @@ def convert(
         f"Every layer is verified: torch and Keras differ by at most {verification['max_error']:.1e} of a layer's "
         f"maximum (1e-5 is allowed), and the input gradient's cosine is {verification['gradient']['cosine']:.9f}.\n"
         f"Written in {seconds:.1f} s: {target}"
+    )
+
+
+@app.command("import")
+def import_(
+    context: typer.Context,
+    onnx_file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="A CNN that another program wrote.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; default: FILE.oip.onnx beside it.")
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Mean that was subtracted from the inputs (0–255 scale); M or M,M,M for channels."),
+    ] = None,
+    std: Annotated[str | None, typer.Option(help="Standard deviation the inputs were divided by; S or S,S,S.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.npz", help="Images of the network's kind (x_test): their mean and std are measured."
+        ),
+    ] = None,
+    value_range: Annotated[
+        str | None, typer.Option("--range", metavar="LOW,HIGH", help="Least and largest value of an input, as in 0,1.")
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Take in the ONNX file of any CNN. Exit code 0 only when every layer is verified against ONNX Runtime."""
+    from oip_torch.base.image_files import read_images
+    from oip_torch.keras.importing import import_onnx
+
+    began = time.perf_counter()
+    try:
+        imported = import_onnx(
+            onnx_file,
+            output,
+            mean=_numbers("--mean", mean),
+            std=_numbers("--std", std),
+            data=None if data is None else read_images(data),
+            value_range=None if value_range is None else tuple(_numbers("--range", value_range) or ()),  # type: ignore[arg-type]
+            device=device,
+        )
+    except VerificationError as error:
+        if as_json:
+            context.obj.append(_json({"onnx": None, "layers": error.layers, "failed": error.failed} | _failure(error)))
+        raise
+    target = output if output is not None else onnx_file.with_suffix(".oip.onnx")
+    seconds = time.perf_counter() - began
+    verification = imported.network.verification
+    if as_json:
+        rows = [layer.row() for layer in imported.layers]
+        context.obj.append(
+            _json({"onnx": str(target), "layers": rows, "seconds": round(seconds, 3), "verification": verification})
+        )
+        return
+    context.obj.append(
+        f"{imported.layers}\n\n"
+        f"Every layer is verified: torch and ONNX Runtime differ by at most {verification['max_error']:.1e} of a "
+        f"layer's maximum (1e-5 is allowed).\nWritten in {seconds:.1f} s: {target}"
     )
 
 

@@ -38,7 +38,7 @@ from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer, Network, graph_sha256, write
 from oip_torch.network.probes import fingerprint
 
-__all__ = ["convert"]
+__all__ = ["convert", "given_domain", "output_file"]
 
 _TIMEOUT_SECONDS = 1800
 
@@ -84,8 +84,8 @@ def convert(
     """
     chosen = resolve_device(device)
     source = check_keras_file(source)
-    target = _target(output, source)
-    given = _given_domain(mean, std, data, value_range)
+    target = output_file(output, source)
+    given = given_domain(mean, std, data, value_range)
     shape = input_shape(source)
     if shape is not None and len(shape) == 4 and None not in shape[1:]:
         find_domain((shape[1] or 0, shape[2] or 0, shape[3] or 0), **given)  # refuses before TensorFlow starts
@@ -110,7 +110,7 @@ def convert(
     return FeatureModel.of_onnx(proto, network).to(chosen)
 
 
-def _target(output: str | os.PathLike[str] | None, source: Path) -> Path:
+def output_file(output: str | os.PathLike[str] | None, source: Path) -> Path:
     """The ONNX file to write, if it can be written."""
     if output is not None and not isinstance(output, (str, os.PathLike)):
         raise InputError(f"output is a {type(output).__name__}: expected the path of the ONNX file to write")
@@ -191,7 +191,7 @@ def _network(
     )
 
 
-def _given_domain(
+def given_domain(
     mean: float | Sequence[float] | None,
     std: float | Sequence[float] | None,
     data: npt.ArrayLike | None,
