@@ -57,7 +57,10 @@ def import_onnx(
     Args:
         source: the file: one input of float32 images of fixed size, channels first or last, as the graph shows.
         output: where our file goes; by default beside the source, with the ending .oip.onnx.
-        mean, std, data, value_range: as in `convert`, on the 0–255 scale.
+        mean: what was subtracted from the pixels before the network, on the 0–255 scale, as in `convert`.
+        std: what they were divided by then, likewise.
+        data: images of the kind that the network was trained on, as in `convert`.
+        value_range: the least and the largest value that an input can have, as in `convert`.
         device: where the returned model is put; the verification runs on the CPU.
 
     Raises:
