@@ -573,7 +573,7 @@ def test_metadata_that_is_no_json(work: Path, refused: Refused, proto: onnx.Mode
 def test_an_onnx_file_of_others_is_told_from_ours(work: Path, refused: Refused, proto: onnx.ModelProto) -> None:
     del proto.metadata_props[:]
     (work / "x.onnx").write_bytes(proto.SerializeToString())
-    match = r"x\.onnx was not made by oip_torch: the metadata 'oip_torch' .* missing; make one with `oip convert MODEL"
+    match = r"x\.onnx was not made by oip_torch: the metadata 'oip_torch' .* missing; take it in with `oip import FILE"
     for command in ("layers", "ascend"):
         refused(match, *call(command, work / "x.onnx"))
 

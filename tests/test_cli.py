@@ -130,7 +130,7 @@ def test_article_settings_and_seed(mnist_onnx: Path, tmp_path: Path, capsys: pyt
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("convert", "layers", "ascend", "compare"))
+    assert all(command in out for command in ("convert", "import", "layers", "ascend", "compare"))
 
 
 @pytest.mark.parametrize("command", [[], ["convert"], ["layers"], ["ascend"], ["compare"]])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from oip_torch.base.image_files import read_images
     from oip_torch.comparison.comparison import Comparison, compare
     from oip_torch.keras.convert import convert
+    from oip_torch.keras.importing import import_onnx
     from oip_torch.network.capture import FeatureMaps, capture
     from oip_torch.network.domain import Domain
     from oip_torch.network.load import load
@@ -95,6 +96,7 @@ _HOMES = {
     "certify_dead": "search.dead",
     "compare": "comparison.comparison",
     "convert": "keras.convert",
+    "import_onnx": "keras.importing",
     "load": "network.load",
     "noise_control": "analysis.noise_control",
     "read_images": "base.image_files",
@@ -153,6 +155,7 @@ __all__ = [
     "certify_dead",
     "compare",
     "convert",
+    "import_onnx",
     "load",
     "noise_control",
     "objectives",

@@ -10,7 +10,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ import typer
 from oip_torch.base.errors import InputError, OipError, VerificationError
 
 if TYPE_CHECKING:
+    from oip_torch.network.model import FeatureModel
     from oip_torch.optim.settings import AscentSettings
 
 __all__ = ["app"]
@@ -45,7 +46,18 @@ Before = Annotated[
         "softmax or a sigmoid what goes in.",
     ),
 ]
-OnnxFile = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Made by `oip convert`.")]
+Mean = Annotated[
+    str | None, typer.Option(help="Mean that was subtracted from the inputs (0–255 scale); M or M,M,M for channels.")
+]
+Std = Annotated[str | None, typer.Option(help="Standard deviation the inputs were divided by; S or S,S,S.")]
+Kind = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.npz", help="Images of the network's kind (x_test): their mean and std are measured."),
+]
+Range = Annotated[
+    str | None, typer.Option("--range", metavar="LOW,HIGH", help="Least and largest value of an input, as in 0,1.")
+]
+OnnxFile = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Made by `oip convert` or `oip import`.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -71,20 +83,10 @@ def convert(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The ONNX file; default: beside the model.")
     ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(help="Mean that was subtracted from the inputs (0–255 scale); M or M,M,M for channels."),
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviation the inputs were divided by; S or S,S,S.")] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.npz", help="Images of the network's kind (x_test): their mean and std are measured."
-        ),
-    ] = None,
-    value_range: Annotated[
-        str | None, typer.Option("--range", metavar="LOW,HIGH", help="Least and largest value of an input, as in 0,1.")
-    ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    data: Kind = None,
+    value_range: Range = None,
     size: Annotated[
         tuple[int, int] | None,
         typer.Option(metavar="HEIGHT WIDTH", help="Of the images, for a network that leaves them open."),
@@ -101,29 +103,59 @@ def convert(
     from oip_torch.base.image_files import read_images
     from oip_torch.keras.convert import convert as convert_model
 
+    given = _domain_options(mean, std, data, value_range) | {"device": device, "progress": False if quiet else None}
+    given |= {"size": size, "probes": None if probes is None else read_images(probes)}
+    target = output if output is not None else model.with_suffix(".onnx")
+    _make_file(context, target, as_json, lambda: convert_model(model, output, **given))
+
+
+@app.command("import")
+def import_(
+    context: typer.Context,
+    onnx_file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="A CNN that another program wrote.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; default: FILE.oip.onnx beside it.")
+    ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    data: Kind = None,
+    value_range: Range = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Take in the ONNX file of any CNN. Exit code 0 only when every layer is verified against ONNX Runtime."""
+    from oip_torch.keras.importing import import_onnx
+
+    given = _domain_options(mean, std, data, value_range) | {"device": device}
+    target = output if output is not None else onnx_file.with_suffix(".oip.onnx")
+    _make_file(context, target, as_json, lambda: import_onnx(onnx_file, output, **given))
+
+
+def _domain_options(mean: str | None, std: str | None, data: Path | None, value_range: str | None) -> dict[str, Any]:
+    """What is said of the inputs, as keywords of `convert` and `import_onnx`."""
+    from oip_torch.base.image_files import read_images
+
+    return {
+        "mean": _numbers("--mean", mean),
+        "std": _numbers("--std", std),
+        "data": None if data is None else read_images(data),
+        "value_range": None if value_range is None else tuple(_numbers("--range", value_range) or ()),
+    }
+
+
+def _make_file(context: typer.Context, target: Path, as_json: bool, make: Callable[[], FeatureModel]) -> None:
+    """Convert or import, and tell of the layers and of how they were verified."""
     began = time.perf_counter()
     try:
-        converted = convert_model(
-            model,
-            output,
-            mean=_numbers("--mean", mean),
-            std=_numbers("--std", std),
-            data=None if data is None else read_images(data),
-            value_range=None if value_range is None else tuple(_numbers("--range", value_range) or ()),  # type: ignore[arg-type]
-            size=size,
-            probes=None if probes is None else read_images(probes),
-            device=device,
-            progress=False if quiet else None,
-        )
+        made = make()
     except VerificationError as error:
         if as_json:
             context.obj.append(_json({"onnx": None, "layers": error.layers, "failed": error.failed} | _failure(error)))
         raise
-    target = output if output is not None else model.with_suffix(".onnx")
     seconds = time.perf_counter() - began
-    verification, rewritten = converted.network.verification, converted.network.rewritten
+    verification, rewritten = made.network.verification, made.network.rewritten
     if as_json:
-        rows = [layer.row() for layer in converted.layers]
+        rows = [layer.row() for layer in made.layers]
         context.obj.append(
             _json(
                 {
@@ -136,11 +168,13 @@ def convert(
             )
         )
         return
+    reference = "ONNX Runtime" if verification.get("reference") == "onnxruntime" else "Keras"
+    gradient = verification.get("gradient")
+    cosine = "" if gradient is None else f", and the input gradient's cosine is {gradient['cosine']:.9f}"
     context.obj.append(
-        f"{converted.layers}\n\n"
-        f"Every layer is verified: torch and Keras differ by at most {verification['max_error']:.1e} of a layer's "
-        f"maximum (1e-5 is allowed), and the input gradient's cosine is {verification['gradient']['cosine']:.9f}."
-        f"{_decided_in_float64(verification)}\n"
+        f"{made.layers}\n\n"
+        f"Every layer is verified: torch and {reference} differ by at most {verification['max_error']:.1e} of a "
+        f"layer's maximum (1e-5 is allowed){cosine}.{_decided_in_float64(verification)}\n"
         f"Written in {seconds:.1f} s: {target}"
     )
 

@@ -40,7 +40,7 @@ from oip_torch.network.load import resolve_device
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer, Network, graph_sha256, write
 
-__all__ = ["convert"]
+__all__ = ["convert", "given_domain", "output_file"]
 
 _TIMEOUT_SECONDS = 1800
 _MOST_PROBES = 32  # that users give
@@ -93,8 +93,8 @@ def convert(
     """
     chosen = resolve_device(device)
     file = read_keras_file(source, check_size(size))
-    target = _target(output, file.path)
-    given = _given_domain(mean, std, data, value_range)
+    target = output_file(output, file.path)
+    given = given_domain(mean, std, data, value_range)
     pixels = _given_probes(probes, file)
     if file.input_shape is not None:
         find_domain(file.input_shape, **given)  # refuses before TensorFlow starts
@@ -155,7 +155,7 @@ def _given_probes(probes: npt.ArrayLike | None, file: KerasFile) -> npt.NDArray[
     return chosen
 
 
-def _target(output: str | os.PathLike[str] | None, source: Path) -> Path:
+def output_file(output: str | os.PathLike[str] | None, source: Path) -> Path:
     """The ONNX file to write, if it can be written."""
     if output is not None and not isinstance(output, (str, os.PathLike)):
         raise InputError(f"output is a {type(output).__name__}: expected the path of the ONNX file to write")
@@ -293,7 +293,7 @@ def _network(description: dict[str, Any], file: KerasFile, proto: onnx.ModelProt
     )
 
 
-def _given_domain(
+def given_domain(
     mean: float | Sequence[float] | None,
     std: float | Sequence[float] | None,
     data: npt.ArrayLike | None,

@@ -31,7 +31,7 @@ def load(
     domain: Domain | None = None,
     check: bool = True,
 ) -> FeatureModel:
-    """Load an ONNX file that `convert` made. Needs no TensorFlow.
+    """Load an ONNX file that `convert` or `import_onnx` made. Needs no TensorFlow.
 
     Args:
         path: the file.
@@ -90,6 +90,7 @@ def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
     except RuntimeError as error:  # shapes that do not fit, or more memory than there is
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: the network does not run ({reason}): the file is damaged; convert again") from None
+    reference = "ONNX Runtime" if model.network.verification.get("reference") == "onnxruntime" else "Keras"
     for layer in model.layers:
         got = fingerprint(to_array(outputs[layer.name]))
         # A layer whose RMS is 0 must stay so; the floor only keeps rounding of tiny numbers out.
@@ -97,8 +98,9 @@ def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
         worst = max((abs(a - b) for a, b in zip(got, layer.fingerprint, strict=False)), default=0.0)
         if not worst <= allowed:  # NaN fails too
             raise InputError(
-                f"{path}: layer {layer.name!r} gives {_short(got)} where Keras gave {_short(layer.fingerprint)}: the "
-                "file is damaged, or a library here computes wrongly; convert again, and compare the installed versions"
+                f"{path}: layer {layer.name!r} gives {_short(got)} where {reference} gave {_short(layer.fingerprint)}: "
+                "the file is damaged, or a library here computes wrongly; convert again, and compare the installed "
+                "versions"
             )
 
 

@@ -24,7 +24,7 @@ from oip_torch.base.errors import InputError, unknown_name
 from oip_torch.base.files import existing_file, replacing
 from oip_torch.network.domain import Domain, check_domain, find_domain
 
-__all__ = ["Layer", "Layers", "Network", "graph_sha256", "read", "write"]
+__all__ = ["Layer", "Layers", "Network", "graph_sha256", "is_ours", "read", "read_graph", "write"]
 
 _KEY = "oip_torch"
 _FORMAT = 3
@@ -173,6 +173,22 @@ def read(path: str | os.PathLike[str], *, check_digest: bool = True) -> tuple[on
     Raises:
         InputError: missing, damaged, unsafe or foreign file.
     """
+    proto, path = read_graph(path)
+    network = _description(proto, path)
+    if check_digest and graph_sha256(proto) != network.graph_sha256:
+        raise InputError(
+            f"{path} was changed or damaged after its conversion: its graph and weights do not match the digest "
+            f"stored in it; {_HOW_TO_MAKE_ONE}"
+        )
+    return proto, network
+
+
+def read_graph(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, Path]:
+    """The graph of any ONNX file, ours or another program's, if it is safe; and the file's path.
+
+    Raises:
+        InputError: missing, damaged or unsafe file.
+    """
     path = existing_file(path, "an ONNX file")
     if path.stat().st_size > _MOST_FILE_BYTES:
         raise InputError(f"{path} has {path.stat().st_size} bytes: expected at most {_MOST_FILE_BYTES}")
@@ -183,13 +199,12 @@ def read(path: str | os.PathLike[str], *, check_digest: bool = True) -> tuple[on
     if not proto.graph.node:
         raise InputError(f"{path} is not readable as ONNX: it holds no graph; {_HOW_TO_MAKE_ONE}")
     _check_safe(proto, path)
-    network = _description(proto, path)
-    if check_digest and graph_sha256(proto) != network.graph_sha256:
-        raise InputError(
-            f"{path} was changed or damaged after its conversion: its graph and weights do not match the digest "
-            f"stored in it; {_HOW_TO_MAKE_ONE}"
-        )
-    return proto, network
+    return proto, path
+
+
+def is_ours(proto: onnx.ModelProto) -> bool:
+    """Whether the file says of itself what `read` needs."""
+    return any(entry.key == _KEY for entry in proto.metadata_props)
 
 
 def write(proto: onnx.ModelProto, network: Network, path: Path) -> None:
@@ -250,8 +265,8 @@ def _description(proto: onnx.ModelProto, path: Path) -> Network:
     text = next((entry.value for entry in proto.metadata_props if entry.key == _KEY), None)
     if text is None:
         raise InputError(
-            f"{path} was not made by oip_torch: the metadata {_KEY!r} that names its Keras layers is missing; "
-            f"{_HOW_TO_MAKE_ONE}"
+            f"{path} was not made by oip_torch: the metadata {_KEY!r} that names its layers is missing; take it in "
+            "with `oip import FILE.onnx`, or make one of a Keras file with `oip convert MODEL.keras`"
         )
     try:
         data = json.loads(text)

@@ -1,0 +1,247 @@
+"""How does an ONNX file that another program wrote become one of ours? (`import_onnx`)"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import logging
+import math
+import os
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from oip_torch.base.errors import ConversionError, InputError, VerificationError
+from oip_torch.base.files import sha256
+from oip_torch.base.layouts import channels_first, channels_last
+from oip_torch.base.platform import matmul_precision
+from oip_torch.base.tensors import to_array, to_tensor
+from oip_torch.keras.convert import given_domain, output_file
+from oip_torch.keras.verify import DIGIT_PROBES, MAX_LAYER_ERROR, NOISE_PROBES
+from oip_torch.network.capture import capture
+from oip_torch.network.domain import find_domain
+from oip_torch.network.foreign import ForeignLayer, find_layers, fix_reshapes, prepare
+from oip_torch.network.load import resolve_device
+from oip_torch.network.model import FeatureModel
+from oip_torch.network.onnx_file import Layer, Network, graph_sha256, is_ours, read_graph, write
+from oip_torch.network.probes import digits, fingerprint, noise
+
+__all__ = ["import_onnx"]
+
+Array = npt.NDArray[Any]
+
+logger = logging.getLogger("oip_torch")
+
+
+def import_onnx(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    *,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    data: npt.ArrayLike | None = None,
+    value_range: tuple[float, float] | None = None,
+    device: str | int | torch.device | None = "auto",
+) -> FeatureModel:
+    """Take in the ONNX file of a CNN that another program wrote, and verify every layer against ONNX Runtime.
+
+    Layers are found from the graph: convolutions, dense layers, batch norms, activations, poolings, sums and
+    concatenations, named by their weights or by the path in the node's name where these tell. A batch of 1 is opened,
+    other opsets (7 and later) are converted to 15. Needs onnxruntime (the extra `compare`), and no TensorFlow.
+
+    Args:
+        source: the file: one input of float32 images of fixed size, channels first or last, as the graph shows.
+        output: where our file goes; by default beside the source, with the ending .oip.onnx.
+        mean: what was subtracted from the pixels before the network, on the 0–255 scale, as in `convert`.
+        std: what they were divided by then, likewise.
+        data: images of the kind that the network was trained on, as in `convert`.
+        value_range: the least and the largest value that an input can have, as in `convert`.
+        device: where the returned model is put; the verification runs on the CPU.
+
+    Raises:
+        InputError: a file or argument that is wrong, or onnxruntime missing. Nothing is written.
+        ConversionError: a valid graph that is not a CNN's, or that onnx2torch cannot convert.
+        VerificationError: a layer differs from ONNX Runtime's by more than 1e-5 of its maximum. Nothing is written.
+    """
+    chosen = resolve_device(device)
+    proto, path = read_graph(source)
+    if is_ours(proto):
+        raise InputError(f"{path} was made by oip_torch already: load it with oip_torch.load")
+    target = output_file(path.with_suffix(".oip.onnx") if output is None else output, path)
+    if os.path.exists(target) and os.path.samefile(target, path):
+        raise InputError(f"the output {target} is the file itself: expected another name")
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise InputError('onnxruntime is not installed, but needed to import: run `pip install ".[compare]"`')
+    given = given_domain(mean, std, data, value_range)
+    ready, shape = prepare(proto)
+    domain = find_domain(shape, **given)
+    logger.warning("note: %s (mean, std, data and range say otherwise)", domain.source)
+    shown = np.concatenate([domain.to_input(noise(NOISE_PROBES, shape)), digits(DIGIT_PROBES, shape, domain)])
+    images = np.asarray(shown, np.float32)
+    fix_reshapes(ready, _shapes(ready, images))
+    found, result = find_layers(ready, _shapes(ready, images))
+    _make_outputs(ready, found)
+    expected = _run(
+        ready, images, list(dict.fromkeys(t for layer in found for t in (layer.tensor, layer.tensor_before)))
+    )
+    _check_as_before(proto, ready, images)
+    layers = tuple(_layer(layer, expected[layer.tensor]) for layer in found)
+    names = ("oip_torch", "torch", "onnx2torch", "numpy", "onnx", "onnxruntime")
+    network = Network(
+        layers=layers,
+        output=result,
+        input_shape=shape,
+        domain=domain,
+        source=path.name,
+        source_sha256=sha256(path),
+        graph_sha256=graph_sha256(ready),
+        versions={name: version(name) for name in names},
+        verification={},
+    )
+    model = FeatureModel.of_onnx(ready, network)
+    layers = _verified(model, images, expected)
+    verification = {
+        "reference": "onnxruntime",
+        "probes": {"noise": NOISE_PROBES, "digits": DIGIT_PROBES},
+        "batch_sizes": [len(images), 1],
+        "max_error": max(layer.max_error or 0.0 for layer in layers),
+    }
+    network = dataclasses.replace(network, layers=layers, verification=verification)
+    write(ready, network, target)
+    return FeatureModel.of_onnx(ready, network).to(chosen)
+
+
+def _layer(layer: ForeignLayer, values: Array) -> Layer:
+    flat = len(layer.size) == 1
+    return Layer(
+        name=layer.name,
+        kind=layer.kind,
+        maps=layer.size[0],
+        height=1 if flat else layer.size[1],
+        width=1 if flat else layer.size[2],
+        activation=layer.activation,
+        tensor=layer.tensor,
+        tensor_before=layer.tensor_before,
+        fingerprint=fingerprint(values[:1]),
+    )
+
+
+def _make_outputs(proto: onnx.ModelProto, layers: Sequence[ForeignLayer]) -> None:
+    del proto.graph.output[:]
+    for layer in layers:
+        value = onnx.helper.make_tensor_value_info(layer.tensor, onnx.TensorProto.FLOAT, ["batch", *layer.size])
+        proto.graph.output.append(value)
+    kept = [value for value in proto.graph.value_info if value.name not in {layer.tensor for layer in layers}]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:
+        raise ConversionError(f"the rewritten graph is not valid: {' '.join(str(error).split())[:160]}") from None
+
+
+def _shapes(proto: onnx.ModelProto, images: Array) -> dict[str, tuple[int, ...]]:
+    """Tensor → its shape for one image, of all that have a row for each image, whatever their number."""
+    tensors = [name for node in proto.graph.node for name in node.output if name]
+    two, three = (
+        {name: values.shape for name, values in zip(tensors, _tensors(proto, images[:count], tensors), strict=True)}
+        for count in (2, 3)
+    )
+    alike = (name for name in tensors if two[name][:1] == (2,) and three[name] == (3, *two[name][1:]))
+    return {name: two[name][1:] for name in alike}
+
+
+def _session(proto: onnx.ModelProto) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of C++: its own kinds
+        raise ConversionError(f"ONNX Runtime cannot run this graph: {' '.join(str(error).split())[:160]}") from None
+
+
+def _run(proto: onnx.ModelProto, images: Array, tensors: list[str]) -> dict[str, Array]:
+    """Tensors of the graph for NHWC images, in Keras' layout."""
+    return dict(zip(tensors, map(channels_last, _tensors(proto, images, tensors)), strict=True))
+
+
+def _tensors(proto: onnx.ModelProto, images: Array, tensors: list[str]) -> list[Array]:
+    """Tensors of the graph for NHWC images, as it has them."""
+    wide = type(proto).FromString(proto.SerializeToString())
+    there = {value.name for value in wide.graph.output}
+    for tensor in tensors:
+        if tensor not in there:
+            wide.graph.output.add(name=tensor)
+    try:
+        outputs: list[Array] = _session(wide).run(tensors, {"image": channels_first(images)})
+    except ConversionError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[-160:]
+        raise ConversionError(f"the graph does not run on {len(images)} images at once: {reason}") from None
+    return outputs
+
+
+def _check_as_before(proto: onnx.ModelProto, ready: onnx.ModelProto, images: Array) -> None:
+    """The rewritten graph gives to images one by one what the file itself gives."""
+    session = _session(proto)
+    (image,) = (value for value in session.get_inputs())
+    last = list(image.shape)[1:] == list(images.shape[1:]) and list(image.shape)[1:] != list(
+        channels_first(images).shape[1:]
+    )
+    name = proto.graph.output[0].name
+    new = "image_of_graph" if name == "image" else name
+    ours = _session_of_one(ready, new)
+    for index in range(min(3, len(images))):
+        one = images[index : index + 1]
+        before = session.run([name], {image.name: one if last else channels_first(one)})[0]
+        after = ours.run([new], {"image": channels_first(one)})[0]
+        if before.shape != after.shape or not _error(after, before) <= MAX_LAYER_ERROR:
+            raise ConversionError("the rewritten graph does not give what the file gives: its batch cannot be opened")
+
+
+def _session_of_one(proto: onnx.ModelProto, output: str) -> Any:
+    small = type(proto).FromString(proto.SerializeToString())
+    wanted = [value for value in small.graph.output if value.name == output]
+    del small.graph.output[:]
+    small.graph.output.extend(wanted)
+    return _session(small)
+
+
+def _error(got: Array, expected: Array, scale: float | None = None) -> float:
+    """Largest |got - expected| over the largest |expected|, or over `scale`; infinite where a value is not finite."""
+    if got.shape != expected.shape or not (np.isfinite(got).all() and np.isfinite(expected).all()):
+        return math.inf
+    apart = float(np.abs(got - expected).max())
+    scale = float(np.abs(expected).max()) if scale is None else scale
+    return apart / scale if scale > 0 else (0.0 if apart == 0 else math.inf)
+
+
+def _verified(model: FeatureModel, images: Array, expected: dict[str, Array]) -> tuple[Layer, ...]:
+    """The layers with their errors; all images at once, and the first alone."""
+    errors = {layer.name: 0.0 for layer in model.layers}
+    for count in (len(images), 1):
+        with torch.no_grad(), matmul_precision(), capture(model, *errors, pre_activation=True) as before:
+            after = model.every_layer(to_tensor(images[:count]))
+        for layer in model.layers:
+            for got, tensor in ((after[layer.name], layer.tensor), (before[layer.name], layer.tensor_before)):
+                error = _error(to_array(got), expected[tensor][:count], float(np.abs(expected[tensor]).max()))
+                errors[layer.name] = max(errors[layer.name], error)
+    layers = tuple(dataclasses.replace(layer, max_error=errors[layer.name]) for layer in model.layers)
+    if failed := [layer for layer in layers if not errors[layer.name] <= MAX_LAYER_ERROR]:
+        raise VerificationError(
+            f"torch does not compute what ONNX Runtime computes: layer {failed[0].name!r} differs by "
+            f"{errors[failed[0].name]:.1e} of its maximum (at most {MAX_LAYER_ERROR:.0e} is allowed); nothing was "
+            "written",
+            failed=[layer.name for layer in failed],
+            layers=[layer.row() for layer in layers],
+        )
+    return layers

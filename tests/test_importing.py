@@ -1,0 +1,246 @@
+"""ONNX files that other programs wrote: their layers, verified against ONNX Runtime, and what cannot be taken in."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import run_tensorflow
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+import oip_torch
+from oip_torch import AscentSettings, ConversionError, InputError, capture, import_onnx, load
+from oip_torch.cli import main
+
+ORT = pytest.importorskip("onnxruntime")
+UNIT = {"mean": 0, "std": 255}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+        self.block = nn.Conv2d(6, 6, 3, padding=1)
+        self.act = nn.ReLU6()
+        self.pool = nn.MaxPool2d(2)
+        self.classes = nn.Linear(6 * 5 * 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.pool(self.act(self.block(x)) + x)
+        return self.classes(x.view(x.shape[0], -1)).softmax(1)
+
+
+@pytest.fixture(scope="module")
+def net() -> Net:
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["static", "open"])
+def exported(net: Net, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """By PyTorch's exporter."""
+    path = tmp_path_factory.mktemp("exported") / "net.onnx"
+    axes = {"dynamic_axes": {"x": {0: "n"}}} if request.param else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (torch.randn(1, 3, 12, 10),), str(path), input_names=["x"], dynamo=False, **axes)
+    return path
+
+
+def test_a_file_of_pytorch_s_exporter(net: Net, exported: Path) -> None:
+    with pytest.raises(InputError, match=r"was not made by oip_torch: .*take it in with `oip import FILE\.onnx`"):
+        load(exported)
+    model = import_onnx(exported, **UNIT, device="cpu")
+    assert model.layers.names == ["stem.0", "stem.2", "block", "act", "add", "pool", "classes", "softmax"]
+    assert [layer.activation for layer in model.layers] == [None, "relu", None, "relu6", *[None] * 3, "softmax"]
+    assert all(layer.max_error is not None and layer.max_error <= 1e-5 for layer in model.layers)
+    again = load(exported.with_suffix(".oip.onnx"), device="cpu")
+    x = torch.randn(5, 3, 12, 10)
+    with torch.no_grad(), capture(again, "block", "stem.2", "pool") as maps:
+        torch.testing.assert_close(again(x), net(x), rtol=1e-4, atol=1e-6)
+        stem = net.stem(x)
+        torch.testing.assert_close(maps["stem.2"], stem, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(maps["block"], net.block(stem), rtol=1e-4, atol=1e-5)
+    oips = oip_torch.ascend(again, "block", [0, 3], settings=AscentSettings.within(30))
+    assert (oips.scores > oips.traces[:, 0]).all()
+    assert oips.provenance.weights == "as converted"
+    with pytest.raises(InputError, match="was made by oip_torch already"):
+        import_onnx(exported.with_suffix(".oip.onnx"))
+
+
+def graph(
+    nodes: Sequence[onnx.NodeProto],
+    shape: Sequence[Any],
+    weights: dict[str, np.ndarray[Any, Any]],
+    *,
+    opset: int = 15,
+    weights_as_inputs: bool = False,
+    out: Sequence[Any] = ("n", 4),
+) -> onnx.ModelProto:
+    tensors = [numpy_helper.from_array(array.astype(array.dtype), name) for name, array in weights.items()]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)]
+    if weights_as_inputs:
+        inputs += [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in tensors]
+    outputs = [helper.make_tensor_value_info("out", TensorProto.FLOAT, list(out))]
+    made = helper.make_graph(list(nodes), "g", inputs, outputs, tensors)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=3 if opset < 9 else 8)
+
+
+def normal(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def cnn(shape: Sequence[Any] = ("n", 3, 8, 8), *, last: bool = False, **keywords: Any) -> onnx.ModelProto:
+    weights = {"w": normal(5, 3, 3, 3), "b": normal(5), "d": normal(5, 4)}
+    turn = [helper.make_node("Transpose", ["image"], ["t"], perm=[0, 3, 1, 2])] if last else []
+    nodes = [
+        *turn,
+        helper.make_node("Conv", ["t" if last else "image", "w", "b"], ["c"], name="conv0_fwd", kernel_shape=[3, 3]),
+        helper.make_node("Relu", ["c"], ["r"], name="relu0_fwd"),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"], name="pool0_fwd"),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "d"], ["m"], name="dense0_fwd"),
+        helper.make_node("Softmax", ["m"], ["out"]),
+    ]
+    return graph(nodes, shape, weights, **keywords)
+
+
+def reference(proto: onnx.ModelProto, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    session = ORT.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(["out"], {"image": images[i : i + 1]})[0] for i in range(len(images))])
+
+
+@pytest.mark.parametrize(
+    ("keywords", "last"),
+    [
+        ({}, False),
+        ({"opset": 7, "weights_as_inputs": True}, False),
+        ({"opset": 9, "shape": (1, 3, 8, 8), "out": (1, 4)}, False),
+        ({"shape": (1, 8, 8, 3), "out": (1, 4), "last": True}, True),
+        ({"shape": ("n", 8, 8, 3), "last": True, "opset": 11}, True),
+    ],
+)
+def test_old_opsets_static_batches_and_channels_last(keywords: dict[str, Any], last: bool, tmp_path: Path) -> None:
+    proto = cnn(**keywords)
+    onnx.save(proto, tmp_path / "net.onnx")
+    model = import_onnx(tmp_path / "net.onnx", tmp_path / "ours.onnx", **UNIT, device="cpu")
+    assert model.input_shape == (3, 8, 8)
+    kinds = [(layer.kind, layer.maps, layer.activation) for layer in model.layers]
+    assert kinds == [
+        ("Conv", 5, None),
+        ("Relu", 5, "relu"),
+        ("GlobalAveragePool", 5, None),
+        ("MatMul", 4, None),
+        ("Softmax", 4, "softmax"),
+    ]
+    assert model.layers.names[0] == "conv0_fwd"
+    x = torch.randn(3, 3, 8, 8)
+    given = x.permute(0, 2, 3, 1).contiguous() if last else x
+    with torch.no_grad():
+        np.testing.assert_allclose(model(x).numpy(), reference(proto, given.numpy()), rtol=1e-4, atol=1e-6)
+    assert load(tmp_path / "ours.onnx", device="cpu").network.source == "net.onnx"
+
+
+def ambiguous() -> onnx.ModelProto:
+    nodes = [helper.make_node("Relu", ["image"], ["r"]), helper.make_node("Flatten", ["r"], ["f"])]
+    return graph([*nodes, helper.make_node("MatMul", ["f", "d"], ["out"])], ("n", 3, 8, 8), {"d": normal(192, 4)})
+
+
+def frozen_batch() -> onnx.ModelProto:
+    """Adds a row of its own to the only image's: another batch cannot be."""
+    proto = cnn((1, 3, 8, 8), out=(2, 4))
+    proto.graph.node.insert(5, helper.make_node("Concat", ["m", "row"], ["both"], axis=0))
+    proto.graph.initializer.append(numpy_helper.from_array(normal(1, 4), "row"))
+    softmax = next(node for node in proto.graph.node if node.op_type == "Softmax")
+    softmax.input[0] = "both"
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: cnn((2, 3, 8, 8), out=(2, 4)), "takes 2 images at once: expected 1, or an open batch"),
+        (lambda: cnn(("n", 3, "h", "w")), r"shape \[0, 3, 0, 0\] \(0: open\): expected float32 images"),
+        (ambiguous, "does not show where the channels of 'image' lie"),
+        (frozen_batch, "is of shape .* per image: expected units or maps"),
+        (lambda: cnn(opset=6, weights_as_inputs=True), "opset 6: expected 7 or later"),
+    ],
+)
+def test_what_the_graph_does_not_show_is_refused(
+    make: Callable[[], onnx.ModelProto], message: str, tmp_path: Path
+) -> None:
+    onnx.save(make(), tmp_path / "net.onnx")
+    with pytest.raises((InputError, ConversionError), match=message) as caught:
+        import_onnx(tmp_path / "net.onnx", **UNIT)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_the_output_is_never_the_file_itself(tmp_path: Path) -> None:
+    onnx.save(cnn(), tmp_path / "net.onnx")
+    with pytest.raises(InputError, match="is the file itself: expected another name"):
+        import_onnx(tmp_path / "net.onnx", tmp_path / "net.onnx", **UNIT)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    onnx.save(cnn(), tmp_path / "net.onnx")
+    arguments = ["import", str(tmp_path / "net.onnx"), "--mean", "0", "--std", "255", "--device", "cpu"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "torch and ONNX Runtime differ by at most" in out
+    assert "net.oip.onnx" in out
+    assert main(["layers", str(tmp_path / "net.oip.onnx")]) == 0
+    assert "conv0_fwd" in capsys.readouterr().out
+
+
+KERAS = """
+import sys
+import keras
+import tensorflow as tf
+import tf2onnx
+
+keras.utils.set_random_seed(0)
+layers = keras.layers
+model = keras.Sequential([
+    keras.Input((12, 10, 3)),
+    layers.Conv2D(6, 3, activation="relu", name="first"),
+    layers.MaxPooling2D(2, name="pool"),
+    layers.Conv2D(8, 3, padding="same", strides=2, name="second"),
+    layers.BatchNormalization(name="norm"),
+    layers.Activation("relu", name="act"),
+    layers.Flatten(name="flat"),
+    layers.Dense(5, activation="softmax", name="classes"),
+])
+model(tf.zeros((1, 12, 10, 3)))
+folder = sys.argv[1]
+model.export(f"{folder}/keras.onnx", format="onnx", verbose=False)
+for name, batch, opset in (("open", None, 13), ("static", 1, 17)):
+    signature = [tf.TensorSpec((batch, 12, 10, 3), tf.float32, name="x")]
+    function = tf.function(lambda x: model(x))
+    tf2onnx.convert.from_function(function, signature, opset=opset, output_path=f"{folder}/{name}.onnx")
+"""
+
+
+@pytest.mark.slow
+def test_files_of_keras_and_tf2onnx(tmp_path: Path) -> None:
+    run_tensorflow(KERAS, tmp_path)
+    outputs = []
+    x = torch.randn(3, 3, 12, 10, generator=torch.Generator().manual_seed(0))
+    for name in ("keras", "open", "static"):
+        model = import_onnx(tmp_path / f"{name}.onnx", **UNIT, device="cpu")
+        assert [layer.activation for layer in model.layers] == ["relu", None, None, "relu", "softmax"]
+        assert [name.partition("_")[0] for name in model.layers.names] == ["first", "pool", "norm", "act", "classes"]
+        assert model.network.output == model.layers.names[-1]
+        oip_torch.ascend(model, model.layers.names[0], [0], settings=AscentSettings.within(20))
+        with torch.no_grad():
+            outputs.append(model(x))
+    assert torch.allclose(outputs[0], outputs[1], atol=1e-6)
+    assert torch.allclose(outputs[0], outputs[2], atol=1e-6)
