@@ -7,24 +7,34 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from oip_torch.base.errors import InputError, OipError, VerificationError
+from oip_torch.cli.options import (
+    Before,
+    Device,
+    Json,
+    Kind,
+    Mean,
+    OnnxFile,
+    Quiet,
+    Range,
+    Std,
+    domain_options,
+    map_numbers,
+)
 
 if TYPE_CHECKING:
     from oip_torch.network.model import FeatureModel
     from oip_torch.optim.settings import AscentSettings
 
 __all__ = ["app"]
-
-_MOST_MAPS = 1 << 20  # more than any layer has: a range beyond that is not to fill the memory
 
 app = typer.Typer(
     name="oip",
@@ -34,30 +44,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: the same in a terminal, in a pipe and without UTF-8
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
-Device = Annotated[str, typer.Option("--device", help="auto (CUDA when present), cpu or cuda.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-Before = Annotated[
-    bool | None,
-    typer.Option(
-        "--before-activation/--after-activation",
-        help="Maximise what goes into the layer's activation, or what comes out. Default: what comes out, but of a "
-        "softmax or a sigmoid what goes in.",
-    ),
-]
-Mean = Annotated[
-    str | None, typer.Option(help="Mean that was subtracted from the inputs (0–255 scale); M or M,M,M for channels.")
-]
-Std = Annotated[str | None, typer.Option(help="Standard deviation the inputs were divided by; S or S,S,S.")]
-Kind = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE.npz", help="Images of the network's kind (x_test): their mean and std are measured."),
-]
-Range = Annotated[
-    str | None, typer.Option("--range", metavar="LOW,HIGH", help="Least and largest value of an input, as in 0,1.")
-]
-OnnxFile = Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Made by `oip convert` or `oip import`.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -103,7 +89,7 @@ def convert(
     from oip_torch.base.image_files import read_images
     from oip_torch.keras.convert import convert as convert_model
 
-    given = _domain_options(mean, std, data, value_range) | {"device": device, "progress": False if quiet else None}
+    given = domain_options(mean, std, data, value_range) | {"device": device, "progress": False if quiet else None}
     given |= {"size": size, "probes": None if probes is None else read_images(probes)}
     target = output if output is not None else model.with_suffix(".onnx")
     _make_file(context, target, as_json, lambda: convert_model(model, output, **given))
@@ -126,21 +112,9 @@ def import_(
     """Take in the ONNX file of any CNN. Exit code 0 only when every layer is verified against ONNX Runtime."""
     from oip_torch.keras.importing import import_onnx
 
-    given = _domain_options(mean, std, data, value_range) | {"device": device}
+    given = domain_options(mean, std, data, value_range) | {"device": device}
     target = output if output is not None else onnx_file.with_suffix(".oip.onnx")
     _make_file(context, target, as_json, lambda: import_onnx(onnx_file, output, **given))
-
-
-def _domain_options(mean: str | None, std: str | None, data: Path | None, value_range: str | None) -> dict[str, Any]:
-    """What is said of the inputs, as keywords of `convert` and `import_onnx`."""
-    from oip_torch.base.image_files import read_images
-
-    return {
-        "mean": _numbers("--mean", mean),
-        "std": _numbers("--std", std),
-        "data": None if data is None else read_images(data),
-        "value_range": None if value_range is None else tuple(_numbers("--range", value_range) or ()),
-    }
 
 
 def _make_file(context: typer.Context, target: Path, as_json: bool, make: Callable[[], FeatureModel]) -> None:
@@ -237,7 +211,7 @@ def ascend(
 
     if settings not in ("article", "default", "legible", "strokes"):
         raise InputError(f"--settings {settings}: expected article, default, legible or strokes")
-    chosen_maps = _maps("MAP", maps or []) + _maps("--maps", [] if more_maps is None else [more_maps])
+    chosen_maps = map_numbers("MAP", maps or []) + map_numbers("--maps", [] if more_maps is None else [more_maps])
     if memory is not None and not 0 < memory * 2**30 < math.inf:
         raise InputError(f"--memory {memory}: expected a number of GiB above 0")
     most = None if memory is None else math.ceil(memory * 2**30)
@@ -342,7 +316,7 @@ def compare(
         *(model, onnx_file),
         runtimes=[name.strip() for name in runtimes.split(",") if name.strip()],
         layer=layer,
-        maps=None if maps is None else _maps("--maps", [maps]),
+        maps=None if maps is None else map_numbers("--maps", [maps]),
         steps=steps,
         seed=seed,
         pre_activation=pre_activation,
@@ -392,34 +366,6 @@ def _settings(
         return way
     changes |= {"image": way.image, "constraint": way.constraint, "views": way.views, "smoothness": way.smoothness}
     return AscentSettings.within(steps, **changes)
-
-
-def _numbers(option: str, text: str | None) -> list[float] | None:
-    """ "1.5" or "1,2,3" to numbers."""
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise InputError(f"{option} {text}: expected a number, or one per channel as in 103.9,116.8,123.7") from None
-
-
-def _maps(name: str, texts: Sequence[str]) -> list[int]:
-    """ "3" and "0-5,9" to map numbers, in the order given; `name` is what the message calls them."""
-    numbers: list[int] = []
-    for part in ",".join(texts).split(",") if texts else []:
-        ends = re.fullmatch(r"\s*(?:(-?[0-9]{1,18})|([0-9]{1,18})-([0-9]{1,18}))\s*", part)
-        if ends is None:
-            raise InputError(f"{name} {part!r}: expected map numbers and ranges, as in 3 or 0-5,9")
-        if ends[1] is not None:
-            numbers.append(int(ends[1]))
-            continue
-        first, last = int(ends[2]), int(ends[3])
-        if not first <= last < first + _MOST_MAPS:
-            why = "its end is below its start" if last < first else f"it has {last - first + 1} maps"
-            raise InputError(f"{name} {part!r}: {why}; expected a range of the layer's maps, as in 0-5")
-        numbers.extend(range(first, last + 1))
-    return numbers
 
 
 def _failure(error: OipError | None) -> dict[str, str]:
