@@ -3,7 +3,7 @@
     kinds          one tiny network for each kind of layer and configuration (tests/keras_kinds.py)
     applications   networks of keras.applications, with random weights and of a small size
 
-Takes minutes to hours, since each network is converted as a user would; rows of other tables, and of networks that are
+Takes up to an hour, since each network is converted as a user would; rows of other tables, and of networks that are
 not named with --only, stay as they are. The tests convert a sample of the kinds.
 """
 
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,8 @@ def run_keras(*arguments: str) -> str:
     ).stdout
 
 
-def kinds(only: list[str]) -> dict[str, str]:
-    """Kind → its row."""
-    rows = {}
+def kinds(only: list[str]) -> Iterator[tuple[str, str]]:
+    """Each kind and its row."""
     with tempfile.TemporaryDirectory() as name:
         run_keras(str(KINDS), name, *only)
         order = run_keras(str(KINDS), "--list").splitlines()
@@ -130,13 +130,11 @@ def kinds(only: list[str]) -> dict[str, str]:
                 continue
             found = one(source, (14, 13) if kind == "height and width open" else None)
             print(kind, found, file=sys.stderr, flush=True)
-            rows[kind] = f"| {kind} | {outcome(found)} |"
-    return rows
+            yield kind, f"| {kind} | {outcome(found)} |"
 
 
-def applications(only: list[str]) -> dict[str, str]:
-    """Name → its row."""
-    rows = {}
+def applications(only: list[str]) -> Iterator[tuple[str, str]]:
+    """Each network and its row."""
     for name, size in APPLICATIONS.items():
         if only and name not in only:
             continue
@@ -146,8 +144,7 @@ def applications(only: list[str]) -> dict[str, str]:
             found = one(source)
         print(name, found, file=sys.stderr, flush=True)
         measured = "" if "refused" in found else f"{found['seconds']:.0f} s | {found['peak'] / 2**30:.1f} GiB"
-        rows[name] = f"| {name} | {size} | {weights:.0f} MiB | {outcome(found)} | {measured or ' | '} |"
-    return rows
+        yield name, f"| {name} | {size} | {weights:.0f} MiB | {outcome(found)} | {measured or ' | '} |"
 
 
 def outcome(found: dict[str, Any]) -> str:
@@ -165,16 +162,15 @@ def outcome(found: dict[str, Any]) -> str:
     return told + (f"; rewritten: {', '.join(changes)}" if changes else "")
 
 
-def replace_rows(table: str, rows: dict[str, str], order: list[str], whole: bool) -> None:
-    """Write the rows between the table's marks; those that were not made anew stay."""
+def replace_row(table: str, name: str, row: str, order: list[str]) -> None:
+    """Write a row between the table's marks; the others stay, but those of networks that are no more."""
     text = PAGE.read_text(encoding="utf-8")
     start, end = f"<!-- {table} -->\n", f"<!-- end of {table} -->"
     match = re.search(re.escape(start) + r"((?:\|.*\n){2})((?:\|.*\n)*)" + re.escape(end), text)
     if match is None:
         raise SystemExit(f"{PAGE} has no table {table!r}")
-    kept = {} if whole else {row.split("|")[1].strip(): row for row in match[2].splitlines()}
-    kept |= rows
-    lines = [kept[name] for name in order if name in kept]
+    kept = {line.split("|")[1].strip(): line for line in match[2].splitlines()} | {name: row}
+    lines = [kept[each] for each in order if each in kept]
     PAGE.write_text(text[: match.start()] + start + match[1] + "\n".join(lines) + "\n" + end + text[match.end() :])
 
 
@@ -197,7 +193,8 @@ def main() -> None:
             if table == "kinds"
             else (applications, list(APPLICATIONS))
         )
-        replace_rows(table, make(arguments.only), order, not arguments.only)
+        for name, row in make(arguments.only):
+            replace_row(table, name, row, order)
 
 
 if __name__ == "__main__":
