@@ -204,7 +204,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "float64": lambda: around(dtype="float64"),
     "two outputs": two_outputs,
     "two inputs": two_inputs,
-    "Dense front (784 → Reshape)": dense_front,
+    "Dense front (196 → Reshape)": dense_front,
     "channels_first": channels_first,
     "Lambda": lambda: around(layers.Lambda(lambda x: x * 2, name="tried")),
     "LSTM": lambda: classifier(layers.Reshape((12, -1), name="rows"), layers.LSTM(4, name="tried")),
@@ -224,6 +224,7 @@ def main(folder: Path, kinds: list[str]) -> None:
             model = seeded(make(), number)
             model.save(folder / f"{file_name(kind)}.keras")
             if kinds:
+                model = keras.models.load_model(folder / f"{file_name(kind)}.keras", compile=False)
                 images = np.random.default_rng(number).uniform(0, 255, (3, *SIZE, 3)).astype(np.float32)
                 np.savez(folder / f"{file_name(kind)}.npz", images=images, output=model(images, training=False))
 
