@@ -3,8 +3,9 @@
     kinds          one tiny network for each kind of layer and configuration (tests/keras_kinds.py)
     applications   networks of keras.applications, with random weights and of a small size
 
-Takes minutes to hours, since each network is converted as a user would; rows of other tables, and of networks that are
-not named with --only, stay as they are. The tests convert a sample of the kinds.
+The kinds are exported one after another by one process of TensorFlow, and then converted as a user would with what it
+left; the others have a process each, so that their time and memory are their own. Rows of other tables, and of networks
+that are not named with --only, stay as they are. The tests convert a sample of the kinds, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -13,22 +14,30 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import psutil
 
 import oip_torch
 from oip_torch import OipError
+from oip_torch.keras import convert as conversion
+from oip_torch.keras.file import read_keras_file
+from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "networks.md"
 KINDS = ROOT / "tests" / "keras_kinds.py"
+SIZES = {"height_and_width_open": (14, 13)}  # of a kind's file that leaves them open
 APPLICATIONS = {  # name → smallest height and width that it is built with here
     "MobileNet": 64,
     "MobileNetV2": 64,
@@ -103,12 +112,65 @@ class Watched:
         }
 
 
-def one(source: Path, size: tuple[int, int] | None = None) -> dict[str, Any]:
+def one(source: Path) -> dict[str, Any]:
     """In a process of its own, so that no memory of an earlier network counts."""
-    command = [sys.executable, __file__, "--one", str(source), *map(str, size or ())]
+    command = [sys.executable, __file__, "--one", str(source)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     row: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
     return row
+
+
+EXPORT = """
+import json, sys
+from pathlib import Path
+from oip_torch.base.errors import InputError
+from oip_torch.keras import export
+for folder in map(Path, sys.argv[1:]):
+    try:
+        export.main(folder)
+    except Exception as error:
+        kind = type(error).__name__ if isinstance(error, InputError) else "Exception"
+        (folder / "error.json").write_text(json.dumps({"kind": kind, "message": f"{type(error).__name__}: {error}"}))
+"""
+
+
+def exported(sources: list[Path], folder: Path) -> dict[Path, Path]:
+    """Source → the folder with what `keras.export` made of it; sources that are refused before are left out."""
+    folders = {}
+    for source in sources:
+        try:
+            file = read_keras_file(source, SIZES.get(source.stem))
+        except OipError:
+            continue
+        job = {"model": str(source), "size": SIZES.get(source.stem), "noise": NOISE_PROBES, "digits": DIGIT_PROBES}
+        folders[source] = folder / file.path.stem
+        folders[source].mkdir()
+        (folders[source] / "job.json").write_text(
+            json.dumps(job | {"probes": None, "domain": {}, "dtype": "float32"}), encoding="utf-8"
+        )
+    run_keras("-c", EXPORT, *map(str, folders.values()))
+    return folders
+
+
+def answers_in(made: Path) -> Any:
+    """What stands in for the process of TensorFlow: the files that it left."""
+    ask = conversion._answers
+
+    def answers(folder: Path, job: dict[str, Any], source: Path, say: Any) -> Iterator[Any]:
+        if job["dtype"] != "float32":
+            yield from ask(folder, job, source, say)
+            return
+        if (made / "error.json").exists():
+            error = json.loads((made / "error.json").read_text(encoding="utf-8"))
+            raise OipError(error["message"])
+        for name in ("model.onnx", "layers.json"):
+            shutil.copy(made / name, folder)
+        yield {}
+        for number in range(len(list(made.glob("answer_*.npz")))):
+            with np.load(made / f"answer_{number}.npz", allow_pickle=False) as arrays:
+                yield arrays
+
+    return answers
 
 
 def run_keras(*arguments: str) -> str:
@@ -118,25 +180,23 @@ def run_keras(*arguments: str) -> str:
     ).stdout
 
 
-def kinds(only: list[str]) -> dict[str, str]:
-    """Kind → its row."""
-    rows = {}
+def kinds(only: list[str]) -> Iterator[tuple[str, str]]:
+    """Each kind and its row."""
     with tempfile.TemporaryDirectory() as name:
         run_keras(str(KINDS), name, *only)
         order = run_keras(str(KINDS), "--list").splitlines()
-        for kind in order:
-            source = Path(name) / ("".join(letter if letter.isalnum() else "_" for letter in kind) + ".keras")
-            if not source.exists():
-                continue
-            found = one(source, (14, 13) if kind == "height and width open" else None)
+        files = {kind: Path(name) / f"{''.join(c if c.isalnum() else '_' for c in kind)}.keras" for kind in order}
+        files = {kind: source for kind, source in files.items() if source.exists()}
+        folders = exported(list(files.values()), Path(name))
+        for kind, source in files.items():
+            with mock.patch.object(conversion, "_answers", answers_in(folders.get(source, Path(name)))):
+                found = Watched().convert(source, Path(name) / "x.onnx", size=SIZES.get(source.stem))
             print(kind, found, file=sys.stderr, flush=True)
-            rows[kind] = f"| {kind} | {outcome(found)} |"
-    return rows
+            yield kind, f"| {kind} | {outcome(found)} |"
 
 
-def applications(only: list[str]) -> dict[str, str]:
-    """Name → its row."""
-    rows = {}
+def applications(only: list[str]) -> Iterator[tuple[str, str]]:
+    """Each network and its row."""
     for name, size in APPLICATIONS.items():
         if only and name not in only:
             continue
@@ -146,8 +206,7 @@ def applications(only: list[str]) -> dict[str, str]:
             found = one(source)
         print(name, found, file=sys.stderr, flush=True)
         measured = "" if "refused" in found else f"{found['seconds']:.0f} s | {found['peak'] / 2**30:.1f} GiB"
-        rows[name] = f"| {name} | {size} | {weights:.0f} MiB | {outcome(found)} | {measured or ' | '} |"
-    return rows
+        yield name, f"| {name} | {size} | {weights:.0f} MiB | {outcome(found)} | {measured or ' | '} |"
 
 
 def outcome(found: dict[str, Any]) -> str:
@@ -165,16 +224,15 @@ def outcome(found: dict[str, Any]) -> str:
     return told + (f"; rewritten: {', '.join(changes)}" if changes else "")
 
 
-def replace_rows(table: str, rows: dict[str, str], order: list[str], whole: bool) -> None:
-    """Write the rows between the table's marks; those that were not made anew stay."""
+def replace_row(table: str, name: str, row: str, order: list[str]) -> None:
+    """Write a row between the table's marks; the others stay, but those of networks that are no more."""
     text = PAGE.read_text(encoding="utf-8")
     start, end = f"<!-- {table} -->\n", f"<!-- end of {table} -->"
     match = re.search(re.escape(start) + r"((?:\|.*\n){2})((?:\|.*\n)*)" + re.escape(end), text)
     if match is None:
         raise SystemExit(f"{PAGE} has no table {table!r}")
-    kept = {} if whole else {row.split("|")[1].strip(): row for row in match[2].splitlines()}
-    kept |= rows
-    lines = [kept[name] for name in order if name in kept]
+    kept = {line.split("|")[1].strip(): line for line in match[2].splitlines()} | {name: row}
+    lines = [kept[each] for each in order if each in kept]
     PAGE.write_text(text[: match.start()] + start + match[1] + "\n".join(lines) + "\n" + end + text[match.end() :])
 
 
@@ -183,13 +241,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=["kinds", "applications"])
     parser.add_argument("--only", nargs="*", default=[], help="these networks alone")
-    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        source, *size = arguments.one
-        options = {"size": tuple(map(int, size))} if size else {}
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(Watched().convert(Path(source), Path(folder) / "x.onnx", **options)))
+            print(json.dumps(Watched().convert(Path(arguments.one), Path(folder) / "x.onnx")))
         return
     for table in arguments.tables:
         make, order = (
@@ -197,7 +253,8 @@ def main() -> None:
             if table == "kinds"
             else (applications, list(APPLICATIONS))
         )
-        replace_rows(table, make(arguments.only), order, not arguments.only)
+        for name, row in make(arguments.only):
+            replace_row(table, name, row, order)
 
 
 if __name__ == "__main__":

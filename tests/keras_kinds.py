@@ -1,7 +1,8 @@
 """One tiny Keras network for each kind of layer and configuration: `python tests/keras_kinds.py FOLDER [KIND …]`.
 
-Builds, seeds and saves them as FOLDER/KIND.keras; with --list prints the kinds. In a process of its own, as
-keras_zoo.py; `scripts/network_tables.py` makes a table of what becomes of them, and the tests convert a sample.
+Builds, seeds and saves them as FOLDER/KIND.keras. Where kinds are named, KIND.npz is what Keras computes for some
+images; with --list the kinds are printed. In a process of its own, as keras_zoo.py. `scripts/network_tables.py` makes
+a table of what becomes of them, and the tests convert a sample.
 """
 
 from __future__ import annotations
@@ -203,7 +204,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "float64": lambda: around(dtype="float64"),
     "two outputs": two_outputs,
     "two inputs": two_inputs,
-    "Dense front (784 → Reshape)": dense_front,
+    "Dense front (196 → Reshape)": dense_front,
     "channels_first": channels_first,
     "Lambda": lambda: around(layers.Lambda(lambda x: x * 2, name="tried")),
     "LSTM": lambda: classifier(layers.Reshape((12, -1), name="rows"), layers.LSTM(4, name="tried")),
@@ -220,7 +221,12 @@ def main(folder: Path, kinds: list[str]) -> None:
     for number, (kind, make) in enumerate(KINDS.items()):
         if not kinds or kind in kinds:
             keras.backend.clear_session()
-            seeded(make(), number).save(folder / f"{file_name(kind)}.keras")
+            model = seeded(make(), number)
+            model.save(folder / f"{file_name(kind)}.keras")
+            if kinds:
+                model = keras.models.load_model(folder / f"{file_name(kind)}.keras", compile=False)
+                images = np.random.default_rng(number).uniform(0, 255, (3, *SIZE, 3)).astype(np.float32)
+                np.savez(folder / f"{file_name(kind)}.npz", images=images, output=model(images, training=False))
 
 
 if __name__ == "__main__":

@@ -321,10 +321,7 @@ def main(folder: Path, others: list[Path]) -> None:
         "open.keras": lambda: small(shape=(None, None, 1)),
         "nan.keras": lambda: spoilt(np.nan),
         "infinite.h5": lambda: spoilt(-np.inf),
-        "grouped.keras": lambda: seeded(small(shape=(8, 8, 4), groups=2), 8),
-        "mixed.keras": lambda: small(dtype="mixed_float16"),
         "pixel.keras": lambda: keras.Sequential([keras.Input((1, 1, 1)), layers.Conv2D(4, 1)]),
-        "spaced.keras": lambda: small(name="two words"),
         "unbuilt.keras": lambda: keras.Sequential([layers.Conv2D(4, 3)]),
     }
     for name, make in bad.items():

@@ -209,7 +209,13 @@ def is_ours(proto: onnx.ModelProto) -> bool:
 
 def write(proto: onnx.ModelProto, network: Network, path: Path) -> None:
     """Write the graph with its description to `path`, whole or not at all."""
-    text = json.dumps({"format": _FORMAT, **dataclasses.asdict(network)}, allow_nan=False)
+    data = dataclasses.asdict(network)
+    if not data["rewritten"]:
+        del data["rewritten"]
+    for layer in data["layers"]:
+        if layer["error_float64"] is None:  # as of most layers
+            del layer["error_float64"]
+    text = json.dumps({"format": _FORMAT, **data}, allow_nan=False)
     onnx.helper.set_model_props(proto, {_KEY: text})
     with replacing(path) as temporary:
         temporary.write_bytes(proto.SerializeToString())
@@ -368,6 +374,7 @@ def _layer(entry: dict[str, Any]) -> Layer:
         tensor=str(entry["tensor"]),
         tensor_before=str(entry["tensor_before"]),
         max_error=float(entry["max_error"]),
+        error_float64=None if entry.get("error_float64") is None else float(entry["error_float64"]),
         fingerprint=_floats(entry["fingerprint"]) or (),
     )
 
