@@ -35,7 +35,7 @@ Ends = tuple[npt.ArrayLike, npt.ArrayLike]
 
 INK = "#333333"
 SCREENING = "#7a6a9a"
-STATUS_COLORS = {"finished": INK, "converged": INK, "recovered": "#8a5a00", "dead": "#b03030"}
+STATUS_COLORS = {"finished": INK, "converged": INK, "recovered": "#8a5a00", "fallback": "#8a5a00", "dead": "#b03030"}
 
 
 class Figure(_Figure):

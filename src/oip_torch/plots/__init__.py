@@ -30,7 +30,7 @@ from oip_torch.base.drawing import (
 )
 from oip_torch.base.errors import InputError
 from oip_torch.plots.comparison import agreement, cross_scores, divergence, side_by_side
-from oip_torch.results.oips import MARKS, RECOVERED, Oips, short
+from oip_torch.results.oips import MARKS, Oips, short
 
 if TYPE_CHECKING:
     from oip_torch.analysis.calibration import Calibration
@@ -222,8 +222,7 @@ def beside_data(
         notes.append(f"The OIPs' scores are of another objective ({best.provenance.objective}), and do not compare.")
     if (equals & data.excited[:, None])[best.maps, :count].any():
         notes.append("= others score exactly as much: such images have no order.")
-    if (best.status == "recovered").any():
-        notes.append(RECOVERED)
+    notes += best.notes
     add_note(figure, "\n".join([*notes, shade_note(oips.ends, colors), best.way]))
     return figure
 

@@ -22,11 +22,14 @@ from oip_torch.results.provenance import Provenance
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["MARKS", "RECOVERED", "STATUSES", "Oips", "plural", "short"]
+__all__ = ["MARKS", "NOTES", "STATUSES", "Oips", "plural", "short"]
 
-STATUSES = ("finished", "converged", "recovered", "dead")
-MARKS = {"recovered": "*"}
-RECOVERED = "* recovered: inactive after the screening, it fires by way of its peak."
+STATUSES = ("finished", "converged", "recovered", "fallback", "dead")
+MARKS = {"recovered": "*", "fallback": "†"}
+NOTES = {
+    "recovered": "* recovered: inactive after the screening, it fires by way of its peak.",
+    "fallback": "† made another way, by the fallback's settings: hardly active after the screening.",
+}
 _FORMAT = 2
 _OF_FORMAT_1 = {"max_preactivation": "largest_before"}
 
@@ -50,8 +53,9 @@ class Oips:
         snapshot_steps: (S,) int.
         status: (N,) str: "dead" (the map was 0 all over at every step: without a leak the ascent could not begin,
             with one it has led nowhere; said only where the objective grows with the map), "recovered" (it was
-            inactive after the screening, and fires on the image, which was made by way of its peak), "converged" (the
-            article's criterion was met), else "finished".
+            inactive after the screening, and fires on the image, which was made by way of its peak), "fallback" (it was
+            hardly active after the screening, and the image was made by the settings `settings.fallback`), "converged"
+            (the article's criterion was met), else "finished".
         converged_at: (N,) int, the step of the way at which the criterion was first met, or -1.
         settings: of the ascent.
         provenance: what else made them: network, seed, objective, versions, device, cost.
@@ -118,7 +122,7 @@ class Oips:
 
     @property
     def labels(self) -> list[str]:
-        """Of each picture: "17: 2.34", "17: dead", with a mark if recovered, and with several starts "17·0: 2.34"."""
+        """Of each picture: "17: 2.34", "17: dead", with several starts "17·0: 2.34"; marked if made another way."""
         several = len(set(self.starts.tolist())) > 1
         found = []
         for number, start, score, status in zip(self.maps, self.starts, self.scores, self.status, strict=True):
@@ -130,8 +134,12 @@ class Oips:
     def legend(self) -> str:
         """What the labels mean, and the settings."""
         head = f"{self.noun.capitalize()}{'·start' if len(set(self.starts.tolist())) > 1 else ''}: score."
-        recovered = f" {RECOVERED}" if (self.status == "recovered").any() else ""
-        return f"{head}{recovered}\n{self.way}"
+        return f"{' '.join([head, *self.notes])}\n{self.way}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What the marks of `labels` mean, those that are there."""
+        return [note for status, note in NOTES.items() if (self.status == status).any()]
 
     def select(self, maps: int | Iterable[int] | None = None, starts: int | Iterable[int] | None = None) -> Oips:
         """The images of these maps (in the order given) and starts; None for all of them.
