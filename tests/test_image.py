@@ -185,8 +185,10 @@ def test_each_way_does_what_it_is_there_for(model: FeatureModel) -> None:
     assert made("limits").images.min() > -0.7 > plain.images.min()
     low, high = model.domain.ends
     strokes = made("strokes")
-    assert strokes.images.min() > low - 0.1
-    assert strokes.images.max() < high + 0.1
+    within = strokes.images[strokes.status == "finished"]  # others are drawn by the fallback's pen
+    assert len(within) > 12
+    assert within.min() > low - 0.1
+    assert within.max() < high + 0.1
 
     def robust(oips: Oips) -> float:
         """Mean score of the images shifted by two pixels, over their own."""
@@ -237,7 +239,7 @@ def test_the_command_line_offers_the_four_ways(
     assert made["article"] == AscentSettings.article(steps=30)
     assert made["default"] == AscentSettings.within(30)
     assert (made["legible"].image, made["legible"].views) == (Pen(), Views())
-    assert made["strokes"].smoothness == 0.4
+    assert made["strokes"].smoothness == 0.6
     assert made["strokes"].constraint.limits == pytest.approx((-0.55, 4.0), abs=0.2)
     assert main(["ascend", str(mnist_onnx), LAYER, "--settings", "pretty"]) == 2
     assert "--settings pretty: expected article, default, legible or strokes" in capsys.readouterr().err

@@ -49,6 +49,50 @@ def test_maps_that_the_article_leaves_dead_are_recovered(model: FeatureModel) ->
     assert recovered.provenance.leaking == {LAYER: "relu"}
 
 
+def test_maps_that_draw_no_stroke_fall_back_to_another_way(model: FeatureModel, tmp_path: Path) -> None:
+    """To images that the fallback's settings make alone, within the budget, and marked as such."""
+    settings = AscentSettings.strokes(candidates=3, candidate_steps=10, steps=60, snapshots=(0, 9, 40, 69))
+    oips = ascend(model, LAYER, [14, 13, 56, 36], settings=settings)
+    assert oips.status.tolist() == ["finished", "fallback", "finished", "fallback"]
+    assert (oips.scores > 0).all()
+    assert oips.provenance.image_steps <= settings.image_steps * 4 == 90 * 4
+    fallback = settings.fallback
+    assert isinstance(fallback, AscentSettings)
+    alone = ascend(model, LAYER, [13, 36], settings=fallback)
+    fallen = oips.take([1, 3])
+    assert fallen.scores == pytest.approx(alone.scores, rel=1e-3)
+    assert fallen.images == pytest.approx(alone.images, abs=1e-2)
+    ended = np.isnan(fallen.traces)
+    assert (ended == (np.arange(settings.way_steps) >= fallback.way_steps)).all()
+    assert np.array_equal(fallen.snapshots[:, 3], fallen.images)
+    assert not np.isnan(oips.take([0, 2]).traces).any()
+    without = ascend(model, LAYER, [14, 13, 56, 36], settings=dataclasses.replace(settings, fallback=None))
+    assert (without.scores[[1, 3]] < 0.5 * fallen.scores).all()
+    assert oips.labels[1].endswith("†")
+    assert "† made another way" in oips.legend
+    assert "a pen" in oips.way
+    assert "†" not in oips.take([0, 2]).legend
+    again = Oips.load(oips.save(tmp_path / "oips.nc"))
+    assert again.status.tolist() == oips.status.tolist()
+    assert again.settings == settings
+
+
+def test_a_fallback_has_no_more_steps_than_are_left() -> None:
+    made = AscentSettings(fallback=AscentSettings(candidates=8, steps=100))
+    assert made.image_steps == AscentSettings().image_steps
+    with pytest.raises(InputError, match="the fallback's settings take 600 image-steps: expected at most 400, what is"):
+        AscentSettings(fallback=AscentSettings())
+    with pytest.raises(InputError, match="the fallback's candidates take 22 steps each: expected 25, as these"):
+        AscentSettings(fallback=AscentSettings.within(400))
+    for candidates, each, steps in ((2, 5, 20), (3, 11, 67), (8, 25, 400), (22, 75, 3350)):
+        strokes = AscentSettings.strokes(candidates=candidates, candidate_steps=each, steps=steps)
+        assert isinstance(strokes.fallback, AscentSettings)
+        assert 0.9 * steps < strokes.fallback.image_steps <= steps
+        assert strokes.image_steps == candidates * each + steps
+    with pytest.raises(InputError, match=r"fallback is 3: expected Fallback\(…\), AscentSettings\(…\) or None"):
+        AscentSettings(fallback=3)  # type: ignore[arg-type]
+
+
 def test_a_map_that_cannot_fire_is_reported_with_evidence(model: FeatureModel) -> None:
     silenced = copy.deepcopy(model)
     convolution = silenced.module_of(LAYER, pre_activation=True)

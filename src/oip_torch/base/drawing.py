@@ -43,7 +43,7 @@ Size = tuple[float, float]
 
 INK = "#333333"
 SCREENING = "#7a6a9a"
-STATUS_COLORS = {"finished": INK, "converged": INK, "recovered": "#8a5a00", "dead": "#b03030"}
+STATUS_COLORS = {"finished": INK, "converged": INK, "recovered": "#8a5a00", "fallback": "#8a5a00", "dead": "#b03030"}
 _NOTE: dict[str, Any] = {"fontsize": 7, "color": "#777777", "parse_math": False}  # names in it may hold a $
 _MOST_INCHES = 500.0  # of a figure's side; matplotlib draws at most 65,536 pixels
 

@@ -356,16 +356,17 @@ def _settings(
     changes: dict[str, Any] = {} if epsilon is None else {"epsilon": epsilon}
     if name == "article":
         return AscentSettings.article(**(changes if steps is None else changes | {"steps": steps}))
+    if steps is not None:
+        split = AscentSettings.within(steps)
+        changes |= {"candidates": split.screening.candidates, "candidate_steps": split.screening.steps}
+        changes |= {"survivors": split.screening.survivors, "steps": split.schedule.steps}
+        if name == "strokes":
+            changes |= {"survivors": 1, "steps": split.steps_left}
     if name == "legible":
-        way = AscentSettings.legible(**changes)
-    elif name == "strokes":
-        way = AscentSettings.strokes("data" if limits is None else limits, **changes)
-    else:
-        way = AscentSettings(**changes)
-    if steps is None:
-        return way
-    changes |= {"image": way.image, "constraint": way.constraint, "views": way.views, "smoothness": way.smoothness}
-    return AscentSettings.within(steps, **changes)
+        return AscentSettings.legible(**changes)
+    if name == "strokes":
+        return AscentSettings.strokes("data" if limits is None else limits, **changes)
+    return AscentSettings(**changes)
 
 
 def _failure(error: OipError | None) -> dict[str, str]:

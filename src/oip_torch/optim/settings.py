@@ -33,7 +33,7 @@ class Changes(TypedDict, total=False):
 
     schedule: Schedule
     screening: Screening
-    fallback: Fallback | None
+    fallback: Fallback | AscentSettings | None
     stopping: StopSettings
     recording: Snapshots
     start: StartSettings
@@ -117,8 +117,10 @@ class AscentSettings:
     Attributes:
         schedule: of each ascent that may end in the result. By keyword: steps, epsilon, epsilon_last, momentum, leak.
         screening: the multi-start search. By keyword: candidates, candidate_steps, candidate_epsilon, survivors.
-        fallback: how a map that is inactive after the screening is optimised, in as many steps; None: as the others.
-            Needs candidates.
+        fallback: how a map that is inactive after the screening is optimised, in as many steps: by way of its peak, or
+            by settings of its own, which begin anew with a screening as long, and take no more image-steps than are
+            left. These are for a map that is hardly active, too: the best candidate's leaky score is no more than a
+            silent map's score. None: as the others. Needs candidates.
         stopping: when images leave. By keyword: stop (the rule), tolerance, patience, first_check.
         recording: which steps' images are kept. By keyword: snapshots, doublings.
         start: the wavelengths of the start images.
@@ -143,7 +145,7 @@ class AscentSettings:
 
     schedule: Schedule
     screening: Screening
-    fallback: Fallback | None
+    fallback: Fallback | AscentSettings | None
     stopping: StopSettings
     recording: Snapshots
     start: StartSettings
@@ -181,9 +183,11 @@ class AscentSettings:
             raise InputError(f"tf32 is {shown(others['tf32'])}: expected True or False")
         for name in ("fallback", "image", "colors", "constraint", "views"):
             kinds, optional = _KINDS[name], name not in ("image", "constraint")
+            kinds = (*kinds, AscentSettings) if name == "fallback" else kinds
             if not isinstance(others[name], kinds) and not (optional and others[name] is None):
                 *most, last = [f"{kind.__name__}(…)" for kind in kinds]
-                expected = f"{', '.join(most)} or {last}" if most else f"{last}, or None"
+                expected = f"{', '.join(most)} or {last}" if most else last
+                expected += ", or None" if optional else ""
                 raise InputError(f"{name} is {shown(others[name])}: expected {expected}")
         check_optimizer(others["optimizer"])
         smoothness = others["smoothness"]
@@ -199,6 +203,18 @@ class AscentSettings:
         for step in self.recording.steps or ():
             if not is_whole(step) or not 0 <= step < self.way_steps:
                 raise InputError(f"snapshot at step {shown(step)}: expected steps from 0 to {self.way_steps - 1}")
+        fallback = self.fallback
+        if isinstance(fallback, AscentSettings) and self.falls_back:
+            if fallback.image_steps > self.steps_left:
+                raise InputError(
+                    f"the fallback's settings take {fallback.image_steps} image-steps: expected at most "
+                    f"{self.steps_left}, what is left after the screening; choose fewer candidates or steps"
+                )
+            if fallback.screening_steps != self.screening_steps:
+                raise InputError(
+                    f"the fallback's candidates take {fallback.screening_steps} steps each: expected "
+                    f"{self.screening_steps}, as these settings' own (candidate_steps)"
+                )
 
     @classmethod
     def article(cls, **changes: Unpack[Changes]) -> AscentSettings:
@@ -238,21 +254,39 @@ class AscentSettings:
     ) -> AscentSettings:
         """The best known way to an image that could be one of the data's: within its range, smooth, under views.
 
+        Not every map finds a stroke there: with mean 0 and standard deviation 1 a share of the image has to be ink. One
+        that is hardly active after the screening falls back to the way of `legible`, within what is left of the steps.
+
         Args:
             limits: the least and largest value of a pixel in images of mean 0 and standard deviation 1:
                 `calibration.limits`, what real images reach; "data": the domain's black and white.
             changes: override it.
         """
-        own: Changes = {"constraint": Range(limits=limits), "views": Views(fade=None), "smoothness": 0.4}
+        own: Changes = {"constraint": Range(limits=limits), "views": Views(fade=None), "smoothness": 0.6}
         own |= {"survivors": 1, "steps": 400}
-        return cls(**(own | changes))
+        made = cls(**(own | changes))
+        # As `within` shares a budget, in candidates as long as these settings' own.
+        each = made.screening.steps
+        candidates = max(2, round(made.steps_left / (3 * each)))
+        left, survivors = made.steps_left - candidates * each, 2 if candidates > 4 else 1
+        if "fallback" in changes or not made.falls_back or left < 2:
+            return made
+        split: Changes = {"candidates": candidates, "candidate_steps": each}
+        split |= {"survivors": survivors, "steps": left // survivors}
+        split |= {"stopping": made.stopping, "start": made.start, "tf32": made.tf32}
+        return replace(made, fallback=cls.legible(**split))
 
     @property
     def image_steps(self) -> int:
         """Steps spent on one image, the screening's included; with `stop` "converged" the most that can be spent."""
         if self.screening.candidates == 1:
             return self.schedule.steps
-        return self.screening.candidates * self.screening.steps + self.survivors * self.schedule.steps
+        return self.screening.candidates * self.screening.steps + self.steps_left
+
+    @property
+    def steps_left(self) -> int:
+        """Image-steps that are spent on one image after the screening."""
+        return self.survivors * self.schedule.steps
 
     @property
     def survivors(self) -> int:
@@ -289,10 +323,12 @@ class AscentSettings:
         if screening.candidates == 1:
             return f"{schedule.steps} steps{stop} of {size} from one start{by}"
         best = "the best one goes" if self.survivors == 1 else f"the best {self.survivors} go"
-        return (
+        way = (
             f"screening of {screening.candidates} starts by {screening.steps} steps, {best} on for {schedule.steps} "
             f"steps{stop} of {size}{by}"
         )
+        other = self.fallback if self.falls_back and isinstance(self.fallback, AscentSettings) else None
+        return f"{way}; where the map is hardly active by then, {other.summary}" if other else way
 
     @property
     def screening_schedule(self) -> Schedule:
@@ -337,6 +373,8 @@ class AscentSettings:
         kinds = {name: (kind,) for name, kind in _GROUPS.items()} | _KINDS
 
         def read(name: str, value: Any) -> Any:
+            if name == "fallback" and isinstance(value, dict) and "screening" in value:
+                return cls.from_dict(value)
             return made(kinds[name], value) if name in kinds and isinstance(value, dict) else item(value)
 
         changes: Any = {name: read(name, value) for name, value in given.items()}

@@ -44,7 +44,7 @@ from oip_torch.plots.comparison import agreement, cross_scores, divergence, side
 from oip_torch.plots.fields import seen, top_images
 from oip_torch.plots.responses import response
 from oip_torch.plots.starts import consistency
-from oip_torch.results.oips import MARKS, RECOVERED, Names, Oips, short
+from oip_torch.results.oips import MARKS, Names, Oips, short
 from oip_torch.results.pictures import way_frames, way_steps
 
 if TYPE_CHECKING:
@@ -345,10 +345,8 @@ def beside_data(
         notes.append("The real images are standardised, the OIPs are of another mean or contrast: no ratio is shown.")
     if (equals & data.excited[:, None])[best.maps, :count].any():
         notes.append("= others score exactly as much: such images have no order.")
-    if (best.status == "recovered").any():
-        notes.append(RECOVERED)
     title = f"{best.place}: OIPs beside the data ({calibration.count} images)"
-    return canvas.finish(title, "\n".join([*notes, shade_note(oips.ends, cmap), best.way]))
+    return canvas.finish(title, "\n".join([*notes, *best.notes, shade_note(oips.ends, cmap), best.way]))
 
 
 def _trace_lines(axes: Axes, oips: Oips, whose: list[str] | None = None) -> None:

@@ -18,18 +18,21 @@ from oip_torch.base.files import read_netcdf, write_netcdf
 from oip_torch.optim.settings import AscentSettings
 from oip_torch.results.fields import Array, array, arrays_of, large_of, rows_of, variables_of
 from oip_torch.results.provenance import Provenance
-from oip_torch.results.words import Names, checked_names, plural, ranges, short, title
+from oip_torch.results.words import Names, channel_names, plural, ranges, short, title
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.colors import Colormap
 
-__all__ = ["MARKS", "RECOVERED", "STATUSES", "Names", "Oip", "Oips", "plural", "short"]
+__all__ = ["MARKS", "NOTES", "STATUSES", "Names", "Oip", "Oips", "plural", "short"]
 
 
-STATUSES = ("finished", "converged", "recovered", "dead")
-MARKS = {"recovered": "*"}
-RECOVERED = "* recovered: inactive after the screening, it fires by way of its peak."
+STATUSES = ("finished", "converged", "recovered", "fallback", "dead")
+MARKS = {"recovered": "*", "fallback": "†"}
+NOTES = {
+    "recovered": "* recovered: inactive after the screening, it fires by way of its peak.",
+    "fallback": "† made another way, by the fallback's settings: hardly active after the screening.",
+}
 _FORMAT = 2
 _OF_FORMAT_1 = {"max_preactivation": "largest_before"}
 
@@ -76,8 +79,9 @@ class Oips:
         snapshot_steps: (S,) int.
         status: (N,) str: "dead" (the map was 0 all over at every step: without a leak the ascent could not begin,
             with one it has led nowhere; said only where the objective grows with the map), "recovered" (it was
-            inactive after the screening, and fires on the image, which was made by way of its peak), "converged" (the
-            article's criterion was met), else "finished".
+            inactive after the screening, and fires on the image, which was made by way of its peak), "fallback" (it was
+            hardly active after the screening, and the image was made by the settings `settings.fallback`), "converged"
+            (the article's criterion was met), else "finished".
         converged_at: (N,) int, the step of the way at which the criterion was first met, or -1.
         settings: of the ascent.
         provenance: what else made them: network, seed, objective, versions, device, cost.
@@ -186,7 +190,7 @@ class Oips:
 
     @property
     def labels(self) -> list[str]:
-        """Of each picture: "17: 2.34", "17: dead", with a mark if recovered, and with several starts "17·0: 2.34"."""
+        """Of each picture: "17: 2.34", "17: dead", with several starts "17·0: 2.34"; marked if made another way."""
         return self.label()
 
     def label(self, names: Names | None = None) -> list[str]:
@@ -208,23 +212,18 @@ class Oips:
             InputError: another number of names than the layer has classes, something else than text, or a layer whose
                 channels are no classes.
         """
-        if names is None:
-            return [str(number) for number in self.maps]
-        if self.noun != "class":
-            raise InputError(
-                f"names are given for {plural(self.noun)} of {self.layer!r}: expected them only for a layer whose "
-                "channels are classes; leave them out"
-            )
-        least = int(self.maps.max(initial=-1)) + 1  # all that is known of a file that does not hold the count
-        given = checked_names(names, self.layer, self.provenance.channels, least)
-        return [given[number] for number in self.maps.tolist()]
+        return channel_names(self, names)
 
     @property
     def legend(self) -> str:
         """What the labels mean, and the settings."""
         head = f"{self.noun.capitalize()}{'·start' if len(set(self.starts.tolist())) > 1 else ''}: score."
-        recovered = f" {RECOVERED}" if (self.status == "recovered").any() else ""
-        return f"{head}{recovered}\n{self.way}"
+        return f"{' '.join([head, *self.notes])}\n{self.way}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What the marks of `labels` mean, those that are there."""
+        return [note for status, note in NOTES.items() if (self.status == status).any()]
 
     def select(self, maps: int | Iterable[int] | None = None, starts: int | Iterable[int] | None = None) -> Oips:
         """The images of these maps (in the order given) and starts; None for all of them.

@@ -14,7 +14,7 @@ from oip_torch.results.fields import Array
 if TYPE_CHECKING:
     from oip_torch.results.oips import Oips
 
-__all__ = ["Names", "checked_names", "plural", "ranges", "short", "title"]
+__all__ = ["Names", "channel_names", "checked_names", "plural", "ranges", "short", "title"]
 
 Names = Sequence[str] | Array
 """What the classes of a layer are called, one name for each, in their order."""
@@ -76,3 +76,17 @@ def title(oips: Oips) -> str:
     if not (can_be_dead or dead):  # where "dead" is never said, "alive" says nothing
         return f"{whose}: {len(oips)} OIP{'s' if len(oips) > 1 else ''}{several}"
     return f"{whose}: {len(oips) - dead} of {len(oips)} OIPs alive{several}"
+
+
+def channel_names(oips: Oips, names: Names | None) -> list[str]:
+    """See `Oips.channel_names`."""
+    if names is None:
+        return [str(number) for number in oips.maps]
+    if oips.noun != "class":
+        raise InputError(
+            f"names are given for {plural(oips.noun)} of {oips.layer!r}: expected them only for a layer whose "
+            "channels are classes; leave them out"
+        )
+    least = int(oips.maps.max(initial=-1)) + 1  # all that is known of a file that does not hold the count
+    given = checked_names(names, oips.layer, oips.provenance.channels, least)
+    return [given[number] for number in oips.maps.tolist()]

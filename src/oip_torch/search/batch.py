@@ -17,6 +17,7 @@ from torch import Tensor
 
 from oip_torch.base.platform import recorded_gradients
 from oip_torch.optim.ascent import Ascents, gradient_ascent, rows_of
+from oip_torch.optim.concerns import Fallback, Snapshots
 from oip_torch.optim.loop import Score, State, Watch
 from oip_torch.optim.objectives import channel_of_each
 from oip_torch.optim.schedule import Schedule
@@ -57,21 +58,64 @@ class Batch:
     @recorded_gradients()
     def run(self) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays of `Oips` that hold something of each image, by their names; one row for each key."""
-        settings, target = self.settings, self.target
-        inactive = torch.zeros_like(self.channels, dtype=torch.bool)
-        if settings.screening.candidates == 1:
+        if self.settings.screening.candidates == 1:
             numbers = torch.zeros_like(self.channels)
-            result = self.ascend_on(self.start(numbers), numbers, inactive)
-        else:
-            screened, chosen, active = self.screen()
-            if target.to_peak is not None:
-                inactive = ~active
-            together = target.objective.couples_images
-            tries = [
-                _after(trial, self.ascend_on(trial.images, numbers, inactive, survivor), together=together)
-                for survivor, (trial, numbers) in enumerate(zip(screened, chosen, strict=True))
-            ]
-            result = functools.reduce(functools.partial(_better, together=together), tries)
+            inactive = torch.zeros_like(self.channels, dtype=torch.bool)
+            return self.figures(self.ascend_on(self.start(numbers), numbers, inactive), inactive)
+        screened, chosen, active = self.screen()
+        if self.target.other is None:
+            return self.go_on(screened, chosen, active)
+        best = screened[0]
+        strong = best.leaky_scores > self.target.score.silence(best.images, self.channels)
+        parts = []
+        if strong.any():
+            parts.append(
+                self.part(strong).go_on([each.take(strong) for each in screened], chosen[:, strong], active[strong])
+            )
+        if not strong.all():
+            parts.append(self.another_way(~strong))
+        order = torch.cat([torch.nonzero(strong), torch.nonzero(~strong)]).flatten().argsort().cpu().numpy()
+        return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+    def part(self, rows: Tensor) -> Batch:
+        """The batch of these rows, (batch,) bool, which goes on where this one is; its cost is counted here as well."""
+        chosen = torch.nonzero(rows).flatten().tolist()
+        keys = [self.keys[row] for row in chosen]
+        part = Batch(self.target, keys, self.seed, self.settings, self.count, callback=self.callback)
+        part.streams = [self.streams[row] for row in chosen if self.streams]
+        return part
+
+    def another_way(self, rows: Tensor) -> dict[str, np.ndarray[Any, Any]]:
+        """What `run` gives, of these rows, (batch,) bool, by the fallback's settings."""
+        settings, other, target = self.settings, self.settings.fallback, self.target.other
+        assert isinstance(other, AscentSettings)
+        assert target is not None
+        kept, steps = settings.snapshot_steps(), other.way_steps
+        other = dataclasses.replace(other, recording=Snapshots(steps=tuple(step for step in kept if step < steps)))
+        keys = [self.keys[row] for row in torch.nonzero(rows).flatten().tolist()]
+        found = Batch(target, keys, self.seed, other, self.count, callback=self.callback).run()
+        # Their way is shorter: after its end there is no score, and the image stays.
+        rest = np.full((len(keys), settings.way_steps - steps), np.nan, found["traces"].dtype)
+        ends = np.repeat(found["images"][:, None], len(kept) - found["snapshots"].shape[1], axis=1)
+        return found | {
+            "traces": np.concatenate([found["traces"], rest], axis=1),
+            "snapshots": np.concatenate([found["snapshots"], ends], axis=1),
+            "status": np.where(found["status"] == "dead", "dead", "fallback"),
+        }
+
+    def go_on(self, screened: Sequence[Ascents], chosen: Tensor, active: Tensor) -> dict[str, np.ndarray[Any, Any]]:
+        """What `run` gives, from what `screen` gave."""
+        inactive = torch.zeros_like(active) if self.target.to_peak is None else ~active
+        together = self.target.objective.couples_images
+        tries = [
+            _after(trial, self.ascend_on(trial.images, numbers, inactive, survivor), together=together)
+            for survivor, (trial, numbers) in enumerate(zip(screened, chosen, strict=True))
+        ]
+        return self.figures(functools.reduce(functools.partial(_better, together=together), tries), inactive)
+
+    def figures(self, result: Ascents, inactive: Tensor) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays of what came out; `inactive`: (batch,), which of them went by the peak."""
+        target = self.target
         with torch.no_grad():
             images = self.decoder.decode(result.images)
             before = target.pre_activations(self.model.to_input(images))
@@ -148,7 +192,7 @@ class Batch:
     def by_the_peak(self, x: Tensor, rows: Tensor, kept: tuple[int, ...], survivor: int = 0) -> Ascents:
         """The ascent of the inactive maps of these rows of the batch: see `Fallback`."""
         fallback, target = self.settings.fallback, self.target
-        assert fallback is not None
+        assert isinstance(fallback, Fallback)
         assert target.to_peak is not None
         assert target.from_peak is not None
         up, on = fallback.schedules(self.settings.schedule.steps)
@@ -179,17 +223,17 @@ class Batch:
 
     def optimize(self, score: Score, x: Tensor, rows: Tensor, schedule: Schedule, **more: Any) -> Ascents:
         """`gradient_ascent` of these rows of the batch, counted."""
-
-        def advance(count: int) -> None:
-            self.spent += count
-            self.advance(count)
-
         more = {"optimizer": self.settings.optimizer} | more
         if self.settings.views is not None:
             moves, noises = zip(*(self.streams[row] for row in rows.tolist()), strict=True)
             drawn = np.stack([stream.uniform(-1, 1, (schedule.steps, 4)) for stream in moves])
             more["seen"] = seen_under(self.settings.views, torch.from_numpy(drawn).to(x), noises)
-        return gradient_ascent(score, x, self.channels[rows], schedule, advance=advance, **more)
+        return gradient_ascent(score, x, self.channels[rows], schedule, advance=self.count, **more)
+
+    def count(self, image_steps: int) -> None:
+        """So many more were done."""
+        self.spent += image_steps
+        self.advance(image_steps)
 
     def parts(self, numbers: Tensor) -> Tensor:
         """(components, batch, …) of each image's candidate of this number."""

@@ -9,6 +9,7 @@ from torch import fx
 
 from oip_torch.network.extract import Tap, extract, nearest_activations, truncate
 from oip_torch.network.model import FeatureModel
+from oip_torch.optim.concerns import Fallback
 from oip_torch.optim.decoder import Decoder
 from oip_torch.optim.loop import Score
 from oip_torch.optim.objectives import Objective, Place, Reads, check_objective, map_peak
@@ -28,8 +29,9 @@ class Target:
         objective: what the images are made for.
         grows: whether the objective grows where the map responds. Where it does not, a silent map is no failure.
         score: of the screening and of the ascents.
-        to_peak, from_peak: of the fallback's ascents; None where nothing falls back. The way to the peak of the map is
-            one to its position where the objective is of one.
+        to_peak, from_peak: of the fallback's ascents; None where nothing falls back by the peak. The way to the peak of
+            the map is one to its position where the objective is of one.
+        other: where the fallback is other settings, the same by those.
         pre_activations: the network up to what goes into the layer's activation.
     """
 
@@ -41,6 +43,7 @@ class Target:
     score: Score
     to_peak: Score | None
     from_peak: Score | None
+    other: Target | None
     pre_activations: fx.GraphModule
 
     @property
@@ -77,7 +80,7 @@ class Target:
     def scores(self) -> list[Score]:
         """All that are used, those of equal networks once."""
         of_network = {id(score.network): score for score in (self.score, self.to_peak, self.from_peak) if score}
-        return list(of_network.values())
+        return [*of_network.values(), *(self.other.scores() if self.other else [])]
 
 
 def target_of(
@@ -118,12 +121,14 @@ def target_of(
         )
 
     main = score(objective, leak=settings.schedule.leaks)
-    to_peak = from_peak = None
-    can_fall_back = grows and not pre_activation and not objective.couples_images
-    if settings.fallback is not None and settings.falls_back and can_fall_back:
+    to_peak = from_peak = other = None
+    can_fall_back = settings.falls_back and grows and not pre_activation and not objective.couples_images
+    if can_fall_back and isinstance(settings.fallback, Fallback):
         at_one = tuple(term for term in objective.terms if term.is_of_own_channel and term.of_one_position)
         to_peak = score(Objective(at_one) if at_one else map_peak, leak=settings.fallback.to_peak.leaks)
         from_peak = score(objective, leak=settings.fallback.from_peak.leaks)
+    elif can_fall_back and isinstance(settings.fallback, AscentSettings):
+        other = target_of(model, layer, pre_activation, objective, settings.fallback)
     return Target(
         model=model,
         layer=layer,
@@ -133,6 +138,7 @@ def target_of(
         score=main,
         to_peak=to_peak,
         from_peak=from_peak,
+        other=other,
         pre_activations=model.up_to(layer, pre_activation=True),
     )
 
