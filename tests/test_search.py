@@ -89,7 +89,7 @@ def test_a_fallback_has_no_more_steps_than_are_left() -> None:
         assert isinstance(strokes.fallback, AscentSettings)
         assert 0.9 * steps < strokes.fallback.image_steps <= steps
         assert strokes.image_steps == candidates * each + steps
-    with pytest.raises(InputError, match=r"fallback is 3: expected Fallback\(…\), AscentSettings\(…\) or None"):
+    with pytest.raises(InputError, match=r"fallback is 3: expected Fallback\(…\) or AscentSettings\(…\), or None"):
         AscentSettings(fallback=3)  # type: ignore[arg-type]
 
 
