@@ -87,7 +87,7 @@ def test_settings_of_numpy_scalars_are_those_of_plain_numbers() -> None:
         ({"leak": "0"}, "leak is '0': expected a number from 0 to 1"),
         ({"steps": "20"}, "steps is '20': expected a whole number"),
         ({"steps": True}, "steps is True"),
-        ({"fallback": 1}, r"fallback is 1: expected Fallback\(…\), AscentSettings\(…\) or None"),
+        ({"fallback": 1}, r"fallback is 1: expected Fallback\(…\) or AscentSettings\(…\), or None"),
         ({"schedule": {"steps": 3}}, r"schedule is .*: expected Schedule\(…\)"),
         ({"waking": True}, "no setting 'waking'"),
         ({"epsilom": 1}, "no setting 'epsilom': did you mean 'epsilon'"),
