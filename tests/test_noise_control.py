@@ -170,7 +170,7 @@ def test_a_sheet_marks_and_counts_what_is_noise(model: FeatureModel, oips: Oips)
 
 
 def test_scores_of_another_objective_are_not_compared(model: FeatureModel, oips: Oips) -> None:
-    other = dataclasses.replace(oips, provenance=dataclasses.replace(oips.provenance, objective="map_peak"))
+    other = dataclasses.replace(oips, provenance=dataclasses.replace(oips.provenance, scored_by="map_peak"))
     control = noise_control(model, other)
     assert np.isnan(control.score).all()
     assert not control.noise.any()

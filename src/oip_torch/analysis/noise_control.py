@@ -100,6 +100,11 @@ class NoiseControl:
         return np.isfinite(self.agreement)
 
     @property
+    def outscores(self) -> npt.NDArray[np.bool_]:
+        """(M,) whether the best image scores above all noise images, so that the starts' agreement alone can tell."""
+        return np.asarray(self.score > np.fmax(self.scrambled_score, self.noise_score), bool)
+
+    @property
     def beside_others(self) -> bool:
         """Whether there were enough maps to lay each beside the OIPs of others, the question that finds weak ones."""
         return len(self) >= _ENOUGH
@@ -114,7 +119,11 @@ class NoiseControl:
         of_all = f"{len(told)} of {len(self)} {plural(self.noun)}"
         if self.asked.all():
             alone = "" if self.beside_others else f"; beside scrambled copies alone, with fewer than {_ENOUGH} maps"
-            return f"{of_all} are not distinguishable from noise{which}{alone}"
+            above = int((self.noise & self.outscores).sum())
+            by_starts = (
+                f"; {above} of these score above all noise images, and their starts do not agree" if above else ""
+            )
+            return f"{of_all} are not distinguishable from noise{which}{by_starts}{alone}"
         scored = int((~self.asked & np.isfinite(self.score)).sum())
         unknown = int((~self.asked & ~self.noise).sum())
         if scored == len(self):
@@ -150,7 +159,12 @@ class NoiseControl:
         if several.all():
             why = "the starts agree no better than unrelated images do, or noise scores as high."
             none = "None of these is indistinguishable from noise." if self.beside_others else ""
-            return f"{told}{why}" if told else none
+            shown = set(oips.maps[marked].tolist())
+            above = sum(number in shown for number in self.maps[self.outscores].tolist())
+            by_starts = (
+                f" {above} of the {len(shown)} score above all noise images: there the starts tell." if above else ""
+            )
+            return f"{told}{why}{by_starts}" if told else none
         return f"{told}noise scores as high. With one start more is not known." if told else ""
 
     def to_xarray(self) -> xr.Dataset:
