@@ -94,7 +94,10 @@ def test_plain_values_can_be_saved() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": "mnist_cnn.onnx"}, r"model is 'mnist_cnn.onnx': expected what oip_torch.load or oip_torch.convert"),
+        (
+            {"model": "mnist_cnn.onnx"},
+            r"model is 'mnist_cnn.onnx': expected what oip_torch.load, convert or wrap returns",
+        ),
         ({"layer": 4}, r"layer is 4: expected the name of one layer \(Conv2D_1, .*or an entry of model.layers"),
         ({"layer": ["Conv2D_1", 4]}, "layer is 4: expected the name of one layer"),
         ({"layer": None}, "layer is None"),

@@ -342,7 +342,7 @@ def compare(
 
 def _decided_in_float64(verification: dict[str, Any]) -> str:
     """What float32 was too coarse for."""
-    names, gradient = verification.get("in_float64"), verification["gradient"].get("cosine_float64")
+    names, gradient = verification.get("in_float64"), verification.get("gradient", {}).get("cosine_float64")
     told = "" if not names else f" In float64, where rounding is out of the way, so were decided: {', '.join(names)}."
     return told if gradient is None else f"{told} The gradient's cosine in float64 is {gradient:.9f}."
 
