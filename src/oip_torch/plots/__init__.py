@@ -86,7 +86,9 @@ def evolution(
         oips: with snapshots.
         map: which map.
         starts: which starts; None: all of them.
-        cmap, names, figsize: see `sheet`.
+        cmap: see `sheet`.
+        names: see `sheet`.
+        figsize: see `sheet`.
 
     Raises:
         InputError: a map or start that is not among the results, or what `sheet` refuses.
@@ -211,7 +213,9 @@ def trace(
 
     Args:
         oips: one or more images.
-        names, ax, figsize: see `sheet`.
+        names: see `sheet`.
+        ax: see `sheet`.
+        figsize: see `sheet`.
 
     Raises:
         InputError: nothing to show, or what `sheet` refuses.
@@ -276,7 +280,10 @@ def beside_data(
         calibration: of the model that made the OIPs.
         maps: which maps, in this order; None: all of them.
         count: how many real images, 1 or more; at most as many as the calibration holds.
-        cmap, names, ax, figsize: see `sheet`.
+        cmap: see `sheet`.
+        names: see `sheet`.
+        ax: see `sheet`.
+        figsize: see `sheet`.
 
     Raises:
         InputError: OIPs or a calibration of another model, OIPs of no map (`Oips.of_maps`), a map that is not among the

@@ -63,7 +63,8 @@ def agreement(comparison: Compared, *, ax: Axes | None = None, figsize: Size | N
 
     Args:
         comparison: from `compare`.
-        ax, figsize: see `plots.sheet`.
+        ax: see `plots.sheet`.
+        figsize: see `plots.sheet`.
     """
     entries = comparison.report["runtimes"]
     layers = list(next(iter(entries.values()))["layers"])
@@ -110,7 +111,8 @@ def cross_scores(comparison: Compared, *, ax: Axes | None = None, figsize: Size 
 
     Args:
         comparison: from `compare`.
-        ax, figsize: see `plots.sheet`.
+        ax: see `plots.sheet`.
+        figsize: see `plots.sheet`.
     """
     entries = comparison.report["runtimes"]
     makers = list(dict.fromkeys(maker for entry in entries.values() for maker in entry["scores"] or {}))

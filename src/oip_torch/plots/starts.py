@@ -48,7 +48,10 @@ def consistency(
     Args:
         oips: with two starts of this map or more.
         map: which map.
-        cmap, names, ax, figsize: see `sheet`.
+        cmap: see `sheet`.
+        names: see `sheet`.
+        ax: see `sheet`.
+        figsize: see `sheet`.
 
     Raises:
         InputError: a map that is not among the results, one start only, or what `sheet` refuses.

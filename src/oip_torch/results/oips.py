@@ -305,7 +305,8 @@ class Oips:
 
         Args:
             folder: where to; it is made if it is missing.
-            scale, cmap: as in `pictures`.
+            scale: as in `pictures`.
+            cmap: as in `pictures`.
 
         Raises:
             InputError: as `pictures`; no images, two of the same map and start; or the folder cannot be written to.
@@ -333,7 +334,8 @@ class Oips:
             path: with the ending .gif; missing folders are made.
             map: which map.
             start: which of its starts.
-            scale, cmap: as in `pictures`; quantiles are those of all pictures together.
+            scale: as in `pictures`.
+            cmap: as in `pictures`; quantiles are those of all pictures together.
             fps: pictures a second, above 0 and at most 50.
 
         Raises:

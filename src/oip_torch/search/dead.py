@@ -156,7 +156,8 @@ def certify_dead(
         maps: which of its maps or units; None: all of them.
         limits: (least, largest) value of a pixel, in units of standardised images; "data": the domain's black and
             white; None: any.
-        starts, steps: of the search, each 1 or more.
+        starts: of the search, each 1 or more.
+        steps: of the search, each 1 or more.
         seed: of the starts, which depend on it, the layer and the map alone.
         progress: as in `ascend`.
 
