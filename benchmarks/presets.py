@@ -129,7 +129,7 @@ def text(result: dict[str, Any]) -> str:
     ]
     classes = {"made_by": "made by", "read_by": "read by", "way": "way", "seed": "seed"}
     classes |= {"own": "own network", "other": "other network", "classes": "of"}
-    return f"{table(rows, titles)}\n\n{table(result['classes'], classes)}"
+    return "\n\n".join([table(rows, titles)] + ([table(result["classes"], classes)] if result["classes"] else []))
 
 
 def main() -> None:

@@ -149,3 +149,20 @@ def test_legibility_ranks_its_controls(folder: Path, mnist_onnx: Path, digits: A
     pictures = json.loads((folder / "legibility.json").read_text())["pictures"]
     assert pictures["top training digit"]["legibility"] > pictures["white noise"]["legibility"]
     assert pictures["blurred noise"]["looks"] > pictures["white noise"]["looks"]
+
+
+def test_the_ways_of_looking_are_measured(mnist_onnx: Path, folder: Path, digits: Any) -> None:
+    """On the layer of the fewest maps, and on few digits."""
+    real = digits[0]
+    np.savez(folder / "few.npz", x_test=real[::10], x_train=real[1::10])
+    arguments = (mnist_onnx, "--data", folder / "few.npz", "--layers", "Conv2D_1")
+    printed = benchmark("presets", *arguments, "-o", folder / "presets.json")
+    assert "| network | layer | way |" in printed
+    rows = json.loads((folder / "presets.json").read_text())["presets"]
+    assert [(row["way"], row["seed"]) for row in rows] == [
+        (way, seed) for way in ("default", "legible", "strokes") for seed in (0, 1)
+    ]
+    assert all(math.isfinite(number) for number in numbers(rows))
+    assert [row["strength"] for row in rows[:2]] == [1, 1]
+    assert all(row["image_steps"] <= 600 for row in rows)
+    assert rows[4]["looks"] > rows[2]["looks"] > rows[0]["looks"]

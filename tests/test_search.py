@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from conftest import nchw, score_of
+from conftest import ROOT, nchw, score_of
 
 from oip_torch import (
     AscentSettings,
@@ -28,6 +30,7 @@ from oip_torch import (
     ascend,
     assess,
     calibrate,
+    convert,
     load,
     start_images,
 )
@@ -603,3 +606,24 @@ def test_an_objective_that_a_later_layer_cannot_have_is_refused_before_any_work(
     with pytest.raises(InputError):
         ascend(model, ["Conv2D_1", "Dense_1"], objective=of_maps, callback=told.append)
     assert told == []
+
+
+@pytest.mark.slow
+def test_another_network_recognises_the_classes(
+    model: FeatureModel, digits: tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]], tmp_path: Path
+) -> None:
+    """Images of the logits within the data's range are of digits, not of one network's quirks: both ways round."""
+    images, labels = digits
+    order = np.random.default_rng(0).permutation(len(images))
+    x, y = images[order], labels[order].astype(np.int64)
+    np.savez(tmp_path / "digits.npz", x_train=x[500:], y_train=y[500:], x_test=x[:500], y_test=y[:500])
+    script, keras_file = ROOT / "scripts" / "train_mnist_cnn.py", tmp_path / "second.keras"
+    words = ["--seed", "5", "--epochs", "6", "--data", str(tmp_path / "digits.npz"), "-o", str(keras_file)]
+    subprocess.run([sys.executable, str(script), *words], check=True, capture_output=True, timeout=300)
+    second = convert(keras_file, tmp_path / "second.onnx", device="cpu", progress=False)
+    settings = AscentSettings.strokes(calibrate(model, images[::10], LAYER).limits)
+    for maker, reader in ((model, second), (second, model)):
+        classes = ascend(maker, "Dense_2", settings=settings)
+        with torch.no_grad():
+            said = reader.up_to("Dense_2", pre_activation=True)(reader.to_input(nchw(classes.images))).argmax(1)
+        assert (said.numpy() == classes.maps).sum() >= 9, said

@@ -133,10 +133,16 @@ def checked_figsize(figsize: Any) -> Size | None:
 
 
 def contact_sheet(
-    shades: npt.NDArray[np.floating], labels: Sequence[str], statuses: Sequence[str], *, title: str, legend: str
+    shades: npt.NDArray[np.floating],
+    labels: Sequence[str],
+    statuses: Sequence[str],
+    *,
+    title: str,
+    legend: str,
+    columns: int | None = None,
 ) -> Figure:
     """What `draw_sheet` draws, as a new figure with a title above and a legend below."""
-    canvas = draw_sheet(shades, labels, statuses)
+    canvas = draw_sheet(shades, labels, statuses, columns=columns)
     canvas.finish(title, legend)
     assert canvas.own is not None
     return canvas.own
