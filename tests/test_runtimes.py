@@ -206,7 +206,7 @@ from pathlib import Path
 from oip_torch.network.probes import noise
 from oip_torch.comparison.runtimes.keras_tensorflow import TensorFlow
 
-runtime = TensorFlow(Path(sys.argv[1]), Path("unread.onnx"))
+runtime = TensorFlow(Path(sys.argv[1]), Path(sys.argv[2]))
 images, maps = noise(3, (28, 28, 1)), np.array([0, 14, 29])
 found = {}
 for way in ("batched", "graph", "eager"):
@@ -217,8 +217,8 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
-def test_tensorflows_three_loops_are_one_ascent(shipped: Path) -> None:
-    found = json.loads(run_tensorflow(THREE_WAYS, shipped).splitlines()[-1])
+def test_tensorflows_three_loops_are_one_ascent(shipped: Path, mnist_onnx: Path) -> None:
+    found = json.loads(run_tensorflow(THREE_WAYS, shipped, mnist_onnx).splitlines()[-1])
     for way in ("graph", "eager"):
         for got, want in zip(found[way], found["batched"], strict=True):
             np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
