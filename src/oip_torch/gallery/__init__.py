@@ -1,0 +1,1 @@
+"""One page of an atlas, to keep and to share."""
