@@ -5,7 +5,8 @@
 
 The kinds are exported one after another by one process of TensorFlow, and then converted as a user would with what it
 left; the others have a process each, so that their time and memory are their own. Rows of other tables, and of networks
-that are not named with --only, stay as they are. The tests convert a sample of the kinds, each in a process of its own.
+that are not named with --only, stay as they are; without --only the applications that have no row yet get one, so that
+the work can be stopped and taken up again. The tests convert a sample of the kinds, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import psutil
 import oip_torch
 from oip_torch import OipError
 from oip_torch.keras import convert as conversion
+from oip_torch.keras.aside import FILE as WEIGHTS
 from oip_torch.keras.file import read_keras_file
 from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES
 
@@ -38,27 +40,55 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "networks.md"
 KINDS = ROOT / "tests" / "keras_kinds.py"
 SIZES = {"height_and_width_open": (14, 13)}  # of a kind's file that leaves them open
-APPLICATIONS = {  # name → smallest height and width that it is built with here
+APPLICATIONS = {  # name → height and width: 64, or the least that it accepts; in the order in which they are tried
     "MobileNet": 64,
     "MobileNetV2": 64,
     "MobileNetV3Small": 64,
+    "MobileNetV3Large": 64,
     "EfficientNetB0": 64,
     "EfficientNetV2B0": 64,
     "NASNetMobile": 64,
+    "DenseNet121": 64,
     "ResNet50": 64,
     "ResNet50V2": 64,
-    "VGG16": 32,
-    "DenseNet121": 64,
+    "VGG16": 224,
     "Xception": 71,
     "InceptionV3": 75,
-    "InceptionResNetV2": 75,
     "ConvNeXtTiny": 64,
+    "EfficientNetB1": 64,
+    "EfficientNetV2B1": 64,
+    "EfficientNetB2": 64,
+    "EfficientNetV2B2": 64,
+    "EfficientNetB3": 64,
+    "EfficientNetV2B3": 64,
+    "DenseNet169": 64,
+    "ResNet101": 64,
+    "ResNet101V2": 64,
+    "InceptionResNetV2": 75,
+    "VGG19": 64,
+    "ConvNeXtSmall": 64,
+    "EfficientNetB4": 64,
+    "EfficientNetV2S": 64,
+    "DenseNet201": 64,
+    "ResNet152": 64,
+    "ResNet152V2": 64,
+    "EfficientNetB5": 64,
+    "EfficientNetV2M": 64,
+    "ConvNeXtBase": 64,
+    "EfficientNetB6": 64,
+    "NASNetLarge": 64,
+    "EfficientNetB7": 64,
+    "EfficientNetV2L": 64,
+    "ConvNeXtLarge": 64,
+    "ConvNeXtXLarge": 64,
 }
+ALL_CLASSES = ("VGG16",)  # with the thousand classes that it has on ImageNet: 138 million weights; the others have ten
 BUILD = """
 import sys, keras, numpy as np
 name, size, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 keras.utils.set_random_seed(0)
-model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
+classes = int(sys.argv[4])
+model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=classes)
 rng = np.random.default_rng(0)
 for layer in model.layers:  # no BatchNormalization is idle
     if type(layer).__name__ == "BatchNormalization":
@@ -89,7 +119,7 @@ class Watched:
 
     def convert(self, source: Path, target: Path, **options: Any) -> dict[str, Any]:
         """The row of a table."""
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), sum(os.times()[:4])
         thread = threading.Thread(target=self._watch, daemon=True)
         thread.start()
         try:
@@ -108,6 +138,7 @@ class Watched:
             "cosine64": verification["gradient"].get("cosine_float64"),
             "rewritten": model.network.rewritten,
             "seconds": time.perf_counter() - began,
+            "cpu": sum(os.times()[:4]) - spent,
             "peak": self.peak,
         }
 
@@ -163,7 +194,7 @@ def answers_in(made: Path) -> Any:
         if (made / "error.json").exists():
             error = json.loads((made / "error.json").read_text(encoding="utf-8"))
             raise OipError(error["message"])
-        for name in ("model.onnx", "layers.json"):
+        for name in ("model.onnx", WEIGHTS, "layers.json"):
             shutil.copy(made / name, folder)
         yield {}
         for number in range(len(list(made.glob("answer_*.npz")))):
@@ -196,17 +227,21 @@ def kinds(only: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def applications(only: list[str]) -> Iterator[tuple[str, str]]:
-    """Each network and its row."""
+    """Each network and its row; those that have one already only where they are named."""
+    known = rows_of("applications")
     for name, size in APPLICATIONS.items():
-        if only and name not in only:
+        if name not in only if only else name in known:
             continue
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / f"{name}.keras"
-            weights = int(run_keras("-c", BUILD, name, str(size), str(source)).split()[-1]) * 4 / 2**20
+            classes = "1000" if name in ALL_CLASSES else "10"
+            weights = int(run_keras("-c", BUILD, name, str(size), str(source), classes).split()[-1]) * 4 / 2**20
             found = one(source)
         print(name, found, file=sys.stderr, flush=True)
-        measured = "" if "refused" in found else f"{found['seconds']:.0f} s | {found['peak'] / 2**30:.1f} GiB"
-        yield name, f"| {name} | {size} | {weights:.0f} MiB | {outcome(found)} | {measured or ' | '} |"
+        measured = "| | |"
+        if "refused" not in found:
+            measured = f"| {found['seconds']:.0f} s | {found['cpu']:.0f} s | {found['peak'] / 2**20:.0f} MiB"
+        yield name, f"| {name} | {size} | {weights:.0f} MiB | {outcome(found)} {measured} |"
 
 
 def outcome(found: dict[str, Any]) -> str:
@@ -224,16 +259,27 @@ def outcome(found: dict[str, Any]) -> str:
     return told + (f"; rewritten: {', '.join(changes)}" if changes else "")
 
 
-def replace_row(table: str, name: str, row: str, order: list[str]) -> None:
-    """Write a row between the table's marks; the others stay, but those of networks that are no more."""
+def find_table(table: str) -> tuple[str, re.Match[str]]:
+    """The page, and of the table between its marks the head and the rows."""
     text = PAGE.read_text(encoding="utf-8")
-    start, end = f"<!-- {table} -->\n", f"<!-- end of {table} -->"
-    match = re.search(re.escape(start) + r"((?:\|.*\n){2})((?:\|.*\n)*)" + re.escape(end), text)
+    start, end = f"(<!-- {table} -->\n", f"<!-- end of {table} -->"
+    match = re.search(start + r"(?:\|.*\n){2})((?:\|.*\n)*)" + re.escape(end), text)
     if match is None:
         raise SystemExit(f"{PAGE} has no table {table!r}")
-    kept = {line.split("|")[1].strip(): line for line in match[2].splitlines()} | {name: row}
-    lines = [kept[each] for each in order if each in kept]
-    PAGE.write_text(text[: match.start()] + start + match[1] + "\n".join(lines) + "\n" + end + text[match.end() :])
+    return text, match
+
+
+def rows_of(table: str) -> dict[str, str]:
+    """Name → row, as the page has them."""
+    return {line.split("|")[1].strip(): line for line in find_table(table)[1][2].splitlines()}
+
+
+def replace_row(table: str, name: str, row: str, order: list[str]) -> None:
+    """Write a row between the table's marks; the others stay, but those of networks that are no more."""
+    kept = rows_of(table) | {name: row}
+    text, match = find_table(table)
+    lines = "".join(f"{kept[each]}\n" for each in order if each in kept)
+    PAGE.write_text(text[: match.start(2)] + lines + text[match.end(2) :])
 
 
 def main() -> None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import json
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -33,6 +35,7 @@ from oip_torch.base.files import check_output_folder, sha256
 from oip_torch.base.image_files import check_pixels, pixel_statistics
 from oip_torch.base.platform import matmul_precision, recorded_gradients
 from oip_torch.base.progress import stages
+from oip_torch.keras.aside import FILE as WEIGHTS
 from oip_torch.keras.file import KerasFile, check_size, read_keras_file
 from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES, Answer, verify
 from oip_torch.network.domain import Domain, find_domain
@@ -45,6 +48,7 @@ __all__ = ["convert", "given_domain", "output_file"]
 _TIMEOUT_SECONDS = 1800
 _MOST_PROBES = 32  # that users give
 _ANSWER = "\x1f"  # as `keras.export.ANSWER`, which this process does not import
+_MOST_ON_DISK = 4 << 30  # bytes of answers that wait until TensorFlow has ended; ResNet50 at 224 pixels gives 2 GiB
 
 logger = logging.getLogger("oip_torch")
 
@@ -119,6 +123,7 @@ def convert(
             description = json.loads((folder / "layers.json").read_text())
             proto = onnx.load(folder / "model.onnx")
             (folder / "model.onnx").unlink()
+            (folder / WEIGHTS).unlink(missing_ok=True)
             network = _network(description, file, proto)
             model = FeatureModel.of_onnx(proto, network)
 
@@ -134,8 +139,8 @@ def convert(
         network = dataclasses.replace(network, layers=layers, verification=verification)
         say("writing the ONNX file")
         write(proto, network, target)
-    del model  # before there is another one
-    return FeatureModel.of_onnx(proto, network).to(chosen)
+    del proto
+    return FeatureModel(model.graph_module, model.taps, network).to(chosen)
 
 
 def _given_probes(probes: npt.ArrayLike | None, file: KerasFile) -> npt.NDArray[Any] | None:
@@ -180,25 +185,49 @@ def _check_tensorflow() -> None:
 def _answers(folder: Path, job: Mapping[str, Any], source: Path, say: Callable[[str], None]) -> Generator[Answer]:
     """What `keras.export` hands over for the job, one by one; each is gone once the next one is asked for.
 
+    They lie on the disk until then, so that the process of TensorFlow has ended and its memory is free when torch
+    begins; of a network that is too large for that the process waits with the rest.
+    """
+    most = min(_MOST_ON_DISK, shutil.disk_usage(folder).free // 2)
+    with contextlib.closing(_files(folder, job, source, say)) as files:
+        ahead: list[Path] = []
+        for path in files:
+            ahead.append(path)
+            if sum(one.stat().st_size for one in ahead) > most:
+                break
+        for path in itertools.chain(ahead, files):
+            if path.suffix != ".npz":
+                yield {}
+                continue
+            with np.load(path, allow_pickle=False) as arrays:
+                yield arrays
+            path.unlink()
+
+
+def _files(folder: Path, job: Mapping[str, Any], source: Path, say: Callable[[str], None]) -> Generator[Path]:
+    """The files that `keras.export` hands over.
+
     Where a fault of TensorFlow's own kills the process, it is run once more without oneDNN: some of its kernels corrupt
     memory.
     """
     given = 0
     for environment in ({}, {"TF_ENABLE_ONEDNN_OPTS": "0"}):
         try:
-            for number, answer in enumerate(_export(folder, job, source, say, environment)):
-                if number >= given:  # what was handed over before the fault is not asked for again
+            for number, path in enumerate(_export(folder, job, source, say, environment)):
+                if number >= given:  # what was handed over before the fault is not handed over again
                     given += 1
-                    yield answer
+                    yield path
             return
-        except _FaultError:
+        except _FaultError as error:
             if environment:
                 raise
-            say("TensorFlow crashed: once more, without oneDNN")
+            say(f"TensorFlow crashed while {error.stage}: once more, without oneDNN")
 
 
 class _FaultError(ConversionError):
-    """The process was ended by a signal that tells of corrupted memory."""
+    """The process was ended by a signal that tells of corrupted memory, while it was at `stage`."""
+
+    stage = ""
 
 
 def _export(
@@ -207,8 +236,11 @@ def _export(
     source: Path,
     say: Callable[[str], None],
     more: Mapping[str, str] | None = None,
-) -> Iterator[Answer]:
-    """Run `keras.export` on the folder; its progress goes to `say`, its failure becomes one error."""
+) -> Iterator[Path]:
+    """Run `keras.export` on the folder: the files that it hands over.
+
+    Its progress goes to `say`, its failure becomes one error.
+    """
     (folder / "job.json").write_text(json.dumps(job))
     environment = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", **(more or {})}
     stage = "starting TensorFlow"
@@ -227,13 +259,7 @@ def _export(
                     stage = line.strip()
                     say(stage)
                     continue
-                path = folder / line.strip().removeprefix(_ANSWER)
-                if path.suffix == ".npz":
-                    with np.load(path, allow_pickle=False) as arrays:
-                        yield arrays
-                    path.unlink()
-                else:
-                    yield {}
+                yield folder / line.strip().removeprefix(_ANSWER)
                 with contextlib.suppress(BrokenPipeError):  # it has died: the loop ends, and the code tells
                     child.process.stdin.write("\n")
                     child.process.stdin.flush()
@@ -255,9 +281,12 @@ def _export(
     if code != 0:
         kind = _FaultError if -code in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS) else ConversionError
         why = "; less memory is needed for smaller images (--size)" if -code == signal.SIGKILL else ""
-        raise kind(
+        died = kind(
             f"the TensorFlow process could not export {source.name}: it died while {stage} {child.why_it_ended()}{why}"
         )
+        if isinstance(died, _FaultError):
+            died.stage = stage
+        raise died
 
 
 def _network(description: dict[str, Any], file: KerasFile, proto: onnx.ModelProto) -> Network:

@@ -3,7 +3,7 @@
 Runs as `python -m oip_torch.keras.export FOLDER`, in a process of its own: the TensorFlow wheel and torch crash when
 both are loaded (tensorflow#124205), and an untrusted file is better opened where it can do no harm.
 
-The folder holds `job.json` (see `Job`) and receives `model.onnx` and `layers.json`, and then, file by file, what
+The folder holds `job.json` (see `Job`) and receives `model.onnx`, its large weights and `layers.json`, and then, file by file, what
 TensorFlow computes on the probes: each layer for two images at a time, and a gradient in the end. Stdout tells of it, a
 line each: "STAGE" is what is being done, ANSWER + NAME is a file that is ready; the next one is made once a line comes
 on stdin, so that of a large network no more than two images' worth lies anywhere at one time.
@@ -62,7 +62,7 @@ def _probes(job: Job, shape: tuple[int, int, int], domain: Domain) -> np.ndarray
     return np.concatenate([domain.to_input(noise(job["noise"], shape)), others])
 
 
-def _answers(recorder: Recorder, images: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+def _answers(recorder: Recorder, images: np.ndarray) -> Iterator[dict[str, Any]]:
     """What the network computes: every layer before and after its activation (NHWC), images by two, and a gradient.
 
     The gradient is that of one map's mean with respect to each image, for the deepest convolution and the map that
@@ -76,12 +76,12 @@ def _answers(recorder: Recorder, images: np.ndarray) -> Iterator[dict[str, np.nd
     for part in parts:
         calls, _ = recorder.run(tf.constant(part))
         deepest = max(i for i, call in enumerate(calls) if call["kind"] in CONVOLUTIONS)
-        arrays = {"images": part}
+        arrays: dict[str, Any] = {"images": part}  # TensorFlow's own: each becomes NumPy's once it is written
         for index, call in enumerate(calls):
-            arrays[f"{index}"] = call["after"].numpy()
+            arrays[f"{index}"] = call["after"]
             if call["before"] is not None:
-                arrays[f"{BEFORE}{index}"] = call["before"].numpy()
-        silent = silent and not arrays[f"{deepest}"].any()
+                arrays[f"{BEFORE}{index}"] = call["before"]
+        silent = silent and not np.any(arrays[f"{deepest}"])
         for key, array in (("after", arrays[f"{deepest}"]), ("before", arrays.get(f"{BEFORE}{deepest}"))):
             if array is not None:
                 sums[key] = sums.get(key, 0) + np.asarray(array, np.float64).mean((1, 2)).sum(0)
@@ -93,7 +93,7 @@ def _answers(recorder: Recorder, images: np.ndarray) -> Iterator[dict[str, np.nd
 
     # In a function, so that what the image's gradient does not need is cut away: the gradients of the weights, where
     # TensorFlow's kernel for 1x1 convolutions with strides corrupts memory, and all layers behind.
-    @tf.function(input_signature=[tf.TensorSpec((None, *images.shape[1:]), images.dtype)])  # type: ignore[untyped-decorator]
+    @tf.function(input_signature=[tf.TensorSpec((None, *images.shape[1:]), images.dtype)], autograph=False)  # type: ignore[untyped-decorator]
     def gradient(x: Any) -> Any:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
@@ -130,7 +130,7 @@ def _fold_as_float32() -> None:
     tf.nn.batch_normalization = folded
 
 
-def _hand_over(folder: Path, name: str, arrays: dict[str, np.ndarray] | None = None) -> None:
+def _hand_over(folder: Path, name: str, arrays: dict[str, Any] | None = None) -> None:
     """Tell that a file is ready, written here first if it is one of arrays, and wait until it was read."""
     if arrays is not None:
         np.savez(folder / name, allow_pickle=False, **arrays)
@@ -161,9 +161,7 @@ def main(folder: Path) -> None:
     recorder = Recorder(model if job["dtype"] == "float32" else in_dtype(model, job["dtype"]))
     if job["dtype"] == "float32":
         _say("writing it as ONNX")
-        onnx_bytes, layers, last, rewrites = to_onnx(recorder, shape)
-        (folder / "model.onnx").write_bytes(onnx_bytes)
-        del onnx_bytes
+        layers, last, rewrites = to_onnx(recorder, shape, folder)
         domain = find_domain(shape, first_layers=recorder.first_layers(), **job["domain"])
         versions = {
             "tensorflow": tf.__version__,

@@ -12,12 +12,14 @@ import contextlib
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from oip_torch.base.errors import ConversionError
 from oip_torch.base.messages import one_line
+from oip_torch.keras.aside import LargeWeights
 from oip_torch.keras.network import Recorder, activation_name
 from oip_torch.network.rewrites import rewrite_graph
 
@@ -27,24 +29,71 @@ _ON_COPIES = "TF2ONNX_CATCH_ERRORS"  # tf2onnx's own variable
 _OPSET = 15  # onnx2torch's registered operations are complete for 13 to 15
 
 
-def to_onnx(recorder: Recorder, shape: tuple[int, int, int]) -> tuple[bytes, list[dict[str, Any]], int, dict[str, int]]:
-    """The ONNX bytes, a row per layer, the index of the output layer, and which rewrites were applied how often."""
+def to_onnx(
+    recorder: Recorder, shape: tuple[int, int, int], folder: Path
+) -> tuple[list[dict[str, Any]], int, dict[str, int]]:
+    """Write `model.onnx` to the folder, and its large weights beside it.
+
+    Gives a row per layer, the index of the output layer, and which rewrites were applied how often.
+    """
     import onnx
-    import tensorflow as tf
-    import tf2onnx
 
-    rows: list[dict[str, Any]] = []
-    taps_nchw: list[str] = []
-    last = 0
+    try:
+        traced = _Traced(recorder, shape, LargeWeights(recorder.model))
+        proto = traced.to_onnx()
+    except ConversionError:
+        raise
+    except Exception:  # once more as tf2onnx does it by default: all weights inside, and without what failed in it
+        traced = _Traced(recorder, shape, LargeWeights(recorder.model, any_size=False))
+        proto = traced.to_onnx(careful=True)
+    got = [entry.name for entry in proto.graph.input]
+    if got[:1] != ["image"] or set(got[1:]) - {spec.name for spec in traced.weights.signature}:
+        raise ConversionError(f"tf2onnx gave a graph with the inputs {got}: expected ['image'] and its weights alone")
+    traced.weights.fold(proto)
+    _store_shapes(proto)
+    names = _name_layers(proto.graph, traced.rows)
+    rewrites = rewrite_graph(proto)
+    _drop_unused(proto.graph, names)
+    own = [entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    del proto.opset_import[:]
+    proto.opset_import.extend(own)  # tf2onnx lists ai.onnx.ml too, used or not
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:
+        raise ConversionError(f"tf2onnx gave a graph that ONNX rejects: {one_line(error)}") from None
+    traced.weights.store(proto, folder)
+    (folder / "model.onnx").write_bytes(proto.SerializeToString())
+    return traced.rows, traced.last, rewrites
 
-    # Batch open, height and width fixed: open ones would give auto_pad, which onnx2torch refuses.
-    @tf.function(input_signature=[tf.TensorSpec((None, *shape), tf.float32, name="image")])  # type: ignore[untyped-decorator]
-    def network(image: Any) -> dict[str, Any]:
-        nonlocal last
-        calls, last = recorder.run(image)
+
+class _Traced:
+    """A network as a function of TensorFlow's that returns what all its layers return, and a row for each of these."""
+
+    def __init__(self, recorder: Recorder, shape: tuple[int, int, int], weights: LargeWeights) -> None:
+        import tensorflow as tf
+
+        self.weights = weights
+        self.rows: list[dict[str, Any]] = []
+        self.last = 0
+        self._taps_nchw: list[str] = []
+
+        # Batch open, height and width fixed: open ones would give auto_pad, which onnx2torch refuses.
+        signature = [tf.TensorSpec((None, *shape), tf.float32, name="image"), *weights.signature]
+
+        @tf.function(input_signature=signature, autograph=False)  # type: ignore[untyped-decorator]
+        def network(image: Any, *large: Any) -> dict[str, Any]:
+            with weights.replaced_by(large):
+                calls, self.last = recorder.run(image)
+            return self._outputs(calls)
+
+        self._network = network
+
+    def _outputs(self, calls: list[dict[str, Any]]) -> dict[str, Any]:
+        import tensorflow as tf
+
         outputs: dict[str, Any] = {}
-        rows.clear()
-        taps_nchw.clear()
+        self.rows.clear()
+        self._taps_nchw.clear()
         for index, call in enumerate(calls):
             after = call["after"]
             if not isinstance(after, tf.Tensor) or after.dtype != tf.float32:
@@ -56,45 +105,26 @@ def to_onnx(recorder: Recorder, shape: tuple[int, int, int]) -> tuple[bytes, lis
                 # Dropout and the like hand their input on: without an identity two outputs would be one.
                 outputs[tap] = tf.identity(tensor)
                 if len(tensor.shape) == 4:
-                    taps_nchw.append(tap)
+                    self._taps_nchw.append(tap)
             row["tensor"] = f"tap_{index}"
             row["tensor_before"] = f"tap_{index}_before" if call["before"] is not None else None
-            rows.append(row)
+            self.rows.append(row)
         return outputs
 
-    with _grouped_convolutions_without_xla():
-        network.get_concrete_function()
+    def to_onnx(self, *, careful: bool = False) -> Any:
+        """The graph; `careful`: on a copy for each of tf2onnx' optimisers, so that one that fails is left out."""
+        import tf2onnx
 
-    def convert() -> Any:
-        return tf2onnx.convert.from_function(
-            network,
-            input_signature=network.input_signature,
-            opset=_OPSET,
-            inputs_as_nchw=["image"],
-            outputs_as_nchw=taps_nchw,
-        )[0]
-
-    with _little_memory():
-        try:
-            proto = convert()
-        except Exception:  # once more as tf2onnx does it by default: on copies, and without the optimiser that failed
-            os.environ[_ON_COPIES] = "TRUE"
-            proto = convert()
-    got = [entry.name for entry in proto.graph.input]
-    if got != ["image"]:
-        raise ConversionError(f"tf2onnx gave a graph with the inputs {got}: expected ['image'] alone")
-    _store_shapes(proto)
-    names = _name_layers(proto.graph, rows)
-    rewrites = rewrite_graph(proto)
-    _drop_unused(proto.graph, names)
-    own = [entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
-    del proto.opset_import[:]
-    proto.opset_import.extend(own)  # tf2onnx lists ai.onnx.ml too, used or not
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-    except Exception as error:
-        raise ConversionError(f"tf2onnx gave a graph that ONNX rejects: {one_line(error)}") from None
-    return proto.SerializeToString(), rows, last, rewrites
+        with _grouped_convolutions_without_xla():
+            self._network.get_concrete_function()
+        with _quick_optimisers(on_copies=careful):
+            return tf2onnx.convert.from_function(
+                self._network,
+                input_signature=self._network.input_signature,
+                opset=_OPSET,
+                inputs_as_nchw=["image"],
+                outputs_as_nchw=self._taps_nchw,
+            )[0]
 
 
 @contextlib.contextmanager
@@ -121,43 +151,35 @@ def _grouped_convolutions_without_xla() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _little_memory() -> Iterator[None]:
-    """Inside, tf2onnx keeps no copies of the graph that are no longer needed.
+def _quick_optimisers(*, on_copies: bool) -> Iterator[None]:
+    """Inside, tf2onnx' optimisers work on the graph itself, and find what they need of it in one walk.
 
-    By default it copies the graph, weights included, before each of its optimisers; without that each of them writes
-    all weights anew into the same messages, and protobuf frees nothing of a message while it lives. And what was
-    replaced hangs in cycles that Python collects late; what is there already is left out of these collections, which
-    would take seconds otherwise.
+    By default it copies the graph before each of them, and walks back from each output anew to find what none of them
+    needs: with an output for each layer that is most of the time.
     """
-    from tf2onnx import graph, optimizer
+    from tf2onnx.graph import Graph
 
-    update_proto = graph.Node.update_proto
+    def needed(graph: Any, outputs: Any, input_checker: Any = None, remove_unused_inputs: bool = True) -> list[Any]:
+        if not remove_unused_inputs:
+            outputs = [*outputs, *(entry.output[0] for entry in graph.inputs)]
+        found: dict[str, Any] = {}
+        open_names = list(outputs)
+        while open_names:
+            node = graph.get_node_by_output(open_names.pop(), search_in_parent_graphs=False)
+            if node and node.name not in found and not (input_checker and input_checker(node) is False):
+                found[node.name] = node
+                open_names += [*node.input, *node.get_implicit_inputs()]
+        return list(found.values())
 
-    def update_new_proto(node: Any, *args: Any, **options: Any) -> None:
-        old = node._op
-        node._op = type(old)(op_type=old.op_type, name=old.name, domain=old.domain)
-        update_proto(node, *args, **options)
-
-    def collecting(factory: Any) -> Any:
-        def make() -> Any:
-            gc.collect()
-            return factory()
-
-        return make
-
-    gc.freeze()
-    os.environ[_ON_COPIES] = "FALSE"
-    before = optimizer._optimizers
-    optimizer._optimizers = {name: collecting(factory) for name, factory in before.items()}
-    graph.Node.update_proto = update_new_proto
+    before = Graph.extract_sub_graph_nodes
+    os.environ[_ON_COPIES] = str(on_copies).upper()
+    Graph.extract_sub_graph_nodes = needed
     try:
         yield
     finally:
-        optimizer._optimizers = before
-        graph.Node.update_proto = update_proto
+        Graph.extract_sub_graph_nodes = before
         del os.environ[_ON_COPIES]
-        gc.unfreeze()
-        gc.collect()
+        gc.collect()  # what was replaced hangs in cycles, which Python collects late
 
 
 def _store_shapes(proto: Any) -> None:

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import fx
 
 from oip_torch.base.errors import VerificationError
 from oip_torch.base.tensors import to_array, to_tensor
-from oip_torch.network.capture import capture
+from oip_torch.network.extract import truncate
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
 from oip_torch.network.probes import BEFORE, fingerprint
@@ -48,7 +49,7 @@ _LARGEST_ROUNDING = 1e-2
 """Of a layer's maximum: what differs by more in float32 is no rounding, and not looked at in float64."""
 
 Answer = Mapping[str, npt.NDArray[Any]]
-_Activations = dict[str, npt.NDArray[Any]]  # by layer
+_See = Callable[[str, npt.NDArray[Any]], None]  # the answer's key, and torch's output
 
 
 def verify(
@@ -157,6 +158,7 @@ def _compare(model: FeatureModel, answers: Iterable[Answer]) -> _Found:
     """Go through the answers one by one, and keep figures alone."""
     ranges = {f"{prefix}{index}": _Range() for index in range(len(model.layers)) for prefix in ("", BEFORE)}
     output = model.layers.names.index(model.network.output)
+    part = _without_outputs(model)
     found = _Found(errors={}, is_float64=model.dtype == torch.float64)
     chosen: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
     for answer in answers:
@@ -168,13 +170,15 @@ def _compare(model: FeatureModel, answers: Iterable[Answer]) -> _Found:
         # image of noise, and for one of the others.
         sizes = [len(images), 1] if found.images in (0, NOISE_PROBES) else [len(images)]
         for size in sizes:
-            runs = _run(model, images[:size])
-            for index, layer in enumerate(model.layers):
-                for key, run in ((f"{index}", runs[0]), (f"{BEFORE}{index}", runs[1])):
-                    if key in answer:
-                        ranges[key].see(run[layer.name], answer[key][:size])
-            if size == len(images):
-                chosen.append((runs[0][model.network.output], answer[f"{output}"]))
+
+            def see(key: str, got: npt.NDArray[Any], answer: Answer = answer, size: int = size) -> None:
+                if key in answer:
+                    expected = answer[key]
+                    ranges[key].see(got, expected[:size])
+                    if key == f"{output}" and size == len(expected):
+                        chosen.append((got, expected))
+
+            _run(model, part, images[:size], see)
         if not found.images:
             found.fingerprints = {
                 layer.name: fingerprint(answer[f"{index}"][:1]) for index, layer in enumerate(model.layers)
@@ -207,12 +211,30 @@ def _failures(found: _Found, max_error: float, min_cosine: float, checked: list[
     return failed
 
 
-def _run(model: FeatureModel, images: npt.NDArray[Any]) -> tuple[_Activations, _Activations]:
-    """Every layer's output after and before its activation, for NHWC images, in Keras' layout."""
-    with torch.no_grad(), capture(model, *model.layers.names, pre_activation=True) as maps:
-        outputs = model.every_layer(to_tensor(images, dtype=model.dtype))
-    after = {name: to_array(output) for name, output in outputs.items()}
-    return after, {name: to_array(activation) for name, activation in maps.items()}
+def _without_outputs(model: FeatureModel) -> fx.GraphModule:
+    """The same network, which gives back only what no other node needs, so that no layer is kept that was seen."""
+    (end,) = (node for node in model.graph_module.graph.nodes if node.op == "output")
+    last = [node.name for node in end.all_input_nodes if set(node.users) == {end}]
+    return truncate(model.graph_module, last)
+
+
+def _run(model: FeatureModel, part: fx.GraphModule, images: npt.NDArray[Any], see: _See) -> None:
+    """Show every layer's output, and what goes into its activation, as soon as it is computed, in Keras' layout."""
+
+    def hook(key: str) -> Any:
+        return lambda module, inputs, output: see(key, to_array(output))
+
+    handles = [
+        model.module_of(layer.name, pre_activation=bool(prefix)).register_forward_hook(hook(f"{prefix}{index}"))
+        for index, layer in enumerate(model.layers)
+        for prefix in ("", BEFORE)
+    ]
+    try:
+        with torch.no_grad():
+            part(to_tensor(images, dtype=model.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _compare_gradient(found: _Found, model: FeatureModel, answer: Answer) -> None:

@@ -126,7 +126,7 @@ class FeatureModel(nn.Module):
         for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
             values = tensor.detach().float() if tensor.is_floating_point() else tensor.detach()
             digest.update(f"{name} {tuple(values.shape)}".encode())
-            digest.update(values.cpu().contiguous().numpy().tobytes())
+            digest.update(values.cpu().contiguous().view(-1).numpy().data)
         return digest.hexdigest()
 
     def check_dtype(self) -> None:

@@ -33,6 +33,8 @@ class _Graph:
         self.constants: list[onnx.TensorProto] = []
         self.opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=15)
         self.weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+        for value in model.graph.input:  # large weights may stand aside
+            self.weights[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
     @cached_property
     def shapes(self) -> dict[str, list[int]]:
