@@ -123,7 +123,7 @@ def convert(
             description = json.loads((folder / "layers.json").read_text())
             proto = onnx.load(folder / "model.onnx")
             (folder / "model.onnx").unlink()
-            (folder / WEIGHTS).unlink(missing_ok=True)
+            (folder / WEIGHTS).unlink()
             network = _network(description, file, proto)
             model = FeatureModel.of_onnx(proto, network)
 
@@ -207,11 +207,12 @@ def _answers(folder: Path, job: Mapping[str, Any], source: Path, say: Callable[[
 def _files(folder: Path, job: Mapping[str, Any], source: Path, say: Callable[[str], None]) -> Generator[Path]:
     """The files that `keras.export` hands over.
 
-    Where a fault of TensorFlow's own kills the process, it is run once more without oneDNN: some of its kernels corrupt
-    memory.
+    TensorFlow computes without oneDNN, some of whose kernels corrupt memory, and which gives none back that it once
+    took. Where a fault of TensorFlow's own kills the process all the same, it is run once more with oneDNN: what it had
+    to compute has a second way then.
     """
     given = 0
-    for environment in ({}, {"TF_ENABLE_ONEDNN_OPTS": "0"}):
+    for environment in ({"TF_ENABLE_ONEDNN_OPTS": "0"}, {"TF_ENABLE_ONEDNN_OPTS": "1"}):
         try:
             for number, path in enumerate(_export(folder, job, source, say, environment)):
                 if number >= given:  # what was handed over before the fault is not handed over again
@@ -219,9 +220,9 @@ def _files(folder: Path, job: Mapping[str, Any], source: Path, say: Callable[[st
                     yield path
             return
         except _FaultError as error:
-            if environment:
+            if environment["TF_ENABLE_ONEDNN_OPTS"] == "1":
                 raise
-            say(f"TensorFlow crashed while {error.stage}: once more, without oneDNN")
+            say(f"TensorFlow crashed while {error.stage}: once more, with oneDNN")
 
 
 class _FaultError(ConversionError):

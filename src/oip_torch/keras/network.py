@@ -6,13 +6,15 @@ their own: Keras' TensorFlow and torch crash in one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from oip_torch.keras.file import read_keras_file
 
 __all__ = ["Recorder", "activation_name", "in_dtype", "limit_resources", "load_network", "up_to"]
 
+_PART = 1 << 24  # bytes of a weight that are read at a time
 _SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./>-]*")  # TensorFlow's own rule
 _ACTIVATION_LAYERS = {
     "Activation": None,
@@ -180,7 +183,8 @@ def load_network(path: Path, size: tuple[int, int] | None = None) -> Any:
     file = read_keras_file(path, size)
     with tempfile.TemporaryDirectory(prefix="oip-load-") as folder:
         try:
-            model = keras.models.load_model(file.for_keras(Path(folder)), compile=False)  # safe_mode stays on
+            with _weights_once():
+                model = keras.models.load_model(file.for_keras(Path(folder)), compile=False)  # safe_mode stays on
         except Exception as error:
             raise InputError(
                 f"Keras cannot load {path.name}: {one_line(error)}; save it again with Keras 3, or give the network "
@@ -207,12 +211,46 @@ def load_network(path: Path, size: tuple[int, int] | None = None) -> Any:
             )
         if layer.compute_dtype != "float32":
             raise InputError(f"layer {layer.name!r} computes in {layer.compute_dtype}: expected float32 throughout")
-    for weight, values in zip(model.weights, model.get_weights(), strict=True):
-        if not np.isfinite(values).all():
+    for weight in model.weights:
+        if not np.isfinite(np.asarray(weight)).all():
             raise InputError(f"{path.name}: the weights {weight.path} hold NaN or infinity: expected finite numbers")
     _hold_seeds(model)
     _hold_statistics(model)
     return model
+
+
+@contextlib.contextmanager
+def _weights_once() -> Iterator[None]:
+    """Inside, Keras reads weights from the disk part by part, and not from a copy of the file in memory.
+
+    And begins with zeros in the place of random numbers, which take three times the memory of a weight, and time.
+    """
+    import keras
+    from keras.src.saving import saving_lib
+
+    def zeros(initializer: Any, shape: Any, dtype: Any = None, **options: Any) -> Any:
+        return keras.ops.zeros(shape, dtype=dtype)
+
+    whole = keras.Variable.assign
+
+    def assign(variable: Any, value: Any) -> Any:
+        size = getattr(value, "nbytes", 0)
+        if size <= _PART or not hasattr(value, "read_direct") or keras.config.backend() != "tensorflow":
+            return whole(variable, value)
+        if tuple(variable.shape) != tuple(value.shape):  # as Keras words it
+            return whole(variable, value)
+        rows = max(1, len(value) * _PART // size)
+        for start in range(0, len(value), rows):
+            variable.value[start : start + rows].assign(value[start : start + rows])
+        return variable
+
+    with contextlib.ExitStack() as stack:
+        for name in ("VarianceScaling", "RandomNormal", "RandomUniform", "TruncatedNormal"):
+            stack.enter_context(mock.patch.object(getattr(keras.initializers, name), "__call__", zeros))
+        stack.enter_context(mock.patch.object(keras.Variable, "assign", assign))
+        if hasattr(saving_lib, "is_memory_sufficient"):
+            stack.enter_context(mock.patch.object(saving_lib, "is_memory_sufficient", lambda model: False))
+        yield
 
 
 def _hold_seeds(model: Any) -> None:

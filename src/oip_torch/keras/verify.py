@@ -45,6 +45,8 @@ MIN_GRADIENT_COSINE_FLOAT64 = 0.999999
 """On the images of noise: flat ones have ties at ReLU and max pooling, which a rounding decides."""
 NOISE_PROBES, DIGIT_PROBES = 4, 8
 """How many probe images there are of each kind; the noise comes first."""
+_AT_A_TIME = 2
+"""Images whose gradients are worked out at once."""
 _LARGEST_ROUNDING = 1e-2
 """Of a layer's maximum: what differs by more in float32 is no rounding, and not looked at in float64."""
 
@@ -244,13 +246,15 @@ def _compare_gradient(found: _Found, model: FeatureModel, answer: Answer) -> Non
     found.gradient_before = bool(before)
     part = model.up_to(found.gradient_layer, pre_activation=found.gradient_before)
     cosines = []
-    for image, expected in zip(answer["images"], answer["gradient"], strict=True):
-        x = to_tensor(image[None], dtype=model.dtype).requires_grad_()
-        (gradient,) = torch.autograd.grad(part(x)[:, channel].mean(), x)
-        got, want = to_array(gradient).ravel().astype(np.float64), expected.ravel().astype(np.float64)
-        norms = float(np.linalg.norm(got)), float(np.linalg.norm(want))
-        # Where the map is silent both gradients are 0 and have no direction; if only one is 0, that is a difference.
-        cosines.append(1.0 if norms == (0.0, 0.0) else float(got @ want) / max(norms[0] * norms[1], 1e-300))
+    for start in range(0, len(answer["images"]), _AT_A_TIME):
+        images = answer["images"][start : start + _AT_A_TIME]
+        x = to_tensor(images, dtype=model.dtype).requires_grad_()
+        (gradients,) = torch.autograd.grad(part(x)[:, channel].flatten(1).mean(1).sum(), x)
+        for gradient, expected in zip(to_array(gradients), answer["gradient"][start:], strict=False):
+            got, want = gradient.ravel().astype(np.float64), expected.ravel().astype(np.float64)
+            norms = float(np.linalg.norm(got)), float(np.linalg.norm(want))
+            # Where the map is silent both gradients are 0 and have no direction; if only one is 0, they differ.
+            cosines.append(1.0 if norms == (0.0, 0.0) else float(got @ want) / max(norms[0] * norms[1], 1e-300))
     found.cosine, found.noise_cosine = min(cosines), min(cosines[:NOISE_PROBES])
 
 
