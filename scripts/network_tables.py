@@ -2,10 +2,12 @@
 
     kinds          one tiny network for each kind of layer and configuration (tests/keras_kinds.py)
     applications   networks of keras.applications, with random weights and of a small size
+    keras2         such networks as Keras 2 wrote them, .h5, with what it computed as the witness: it needs tf-keras
 
 The kinds are exported one after another by one process of TensorFlow, and then converted as a user would with what it
 left; the others have a process each, so that their time and memory are their own. Rows of other tables, and of networks
-that are not named with --only, stay as they are. The tests convert a sample of the kinds, each in a process of its own.
+that are not named with --only, or that have a row where --missing is given, stay as they are. The tests convert a
+sample of the kinds, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from unittest import mock
 
 import numpy as np
 import psutil
+import torch
 
 import oip_torch
 from oip_torch import OipError
@@ -37,7 +40,8 @@ from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "networks.md"
 KINDS = ROOT / "tests" / "keras_kinds.py"
-SIZES = {"height_and_width_open": (14, 13)}  # of a kind's file that leaves them open
+KERAS_2 = ROOT / "tests" / "keras2_zoo.py"
+SIZES = {"height and width open": (14, 13)}  # of a kind that leaves them open
 APPLICATIONS = {  # name → smallest height and width that it is built with here
     "MobileNet": 64,
     "MobileNetV2": 64,
@@ -47,6 +51,24 @@ APPLICATIONS = {  # name → smallest height and width that it is built with her
     "NASNetMobile": 64,
     "ResNet50": 64,
     "ResNet50V2": 64,
+    "VGG16": 32,
+    "DenseNet121": 64,
+    "Xception": 71,
+    "InceptionV3": 75,
+    "InceptionResNetV2": 75,
+    "ConvNeXtTiny": 64,
+}
+KERAS_2_APPLICATIONS = {  # as above; those of Keras 2, whose networks keep their names
+    "MobileNet": 64,
+    "MobileNetV2": 64,
+    "MobileNetV3Small": 64,
+    "MobileNetV3Large": 64,
+    "EfficientNetB0": 64,
+    "EfficientNetV2B0": 64,
+    "NASNetMobile": 64,
+    "ResNet50": 64,
+    "ResNet50V2": 64,
+    "RegNetX002": 64,
     "VGG16": 32,
     "DenseNet121": 64,
     "Xception": 71,
@@ -134,17 +156,19 @@ for folder in map(Path, sys.argv[1:]):
 """
 
 
-def exported(sources: list[Path], folder: Path) -> dict[Path, Path]:
+def exported(sources: list[dict[str, Any]], folder: Path) -> dict[Path, Path]:
     """Source → the folder with what `keras.export` made of it; sources that are refused before are left out."""
     folders = {}
-    for source in sources:
+    for number, options in enumerate(sources):
+        source, size = Path(options["source"]), options["size"]
         try:
-            file = read_keras_file(source, SIZES.get(source.stem))
+            file = read_keras_file(source, size, options.get("architecture"))
         except OipError:
             continue
-        job = {"model": str(source), "size": SIZES.get(source.stem), "noise": NOISE_PROBES, "digits": DIGIT_PROBES}
-        folders[source] = folder / file.path.stem
+        folders[source] = folder / f"exported_{number}"
         folders[source].mkdir()
+        model = source if file.architecture is None else file.for_keras(folders[source])
+        job = {"model": str(model), "size": size, "noise": NOISE_PROBES, "digits": DIGIT_PROBES}
         (folders[source] / "job.json").write_text(
             json.dumps(job | {"probes": None, "domain": {}, "dtype": "float32"}), encoding="utf-8"
         )
@@ -184,13 +208,13 @@ def kinds(only: list[str]) -> Iterator[tuple[str, str]]:
     """Each kind and its row."""
     with tempfile.TemporaryDirectory() as name:
         run_keras(str(KINDS), name, *only)
-        order = run_keras(str(KINDS), "--list").splitlines()
-        files = {kind: Path(name) / f"{''.join(c if c.isalnum() else '_' for c in kind)}.keras" for kind in order}
-        files = {kind: source for kind, source in files.items() if source.exists()}
+        files = json.loads((Path(name) / "files.json").read_text(encoding="utf-8"))
+        files = {kind: options | {"size": SIZES.get(kind)} for kind, options in files.items()}
         folders = exported(list(files.values()), Path(name))
-        for kind, source in files.items():
+        for kind, options in files.items():
+            source = Path(options.pop("source"))
             with mock.patch.object(conversion, "_answers", answers_in(folders.get(source, Path(name)))):
-                found = Watched().convert(source, Path(name) / "x.onnx", size=SIZES.get(source.stem))
+                found = Watched().convert(source, Path(name) / "x.onnx", **options)
             print(kind, found, file=sys.stderr, flush=True)
             yield kind, f"| {kind} | {outcome(found)} |"
 
@@ -209,6 +233,32 @@ def applications(only: list[str]) -> Iterator[tuple[str, str]]:
         yield name, f"| {name} | {size} | {weights:.0f} MiB | {outcome(found)} | {measured or ' | '} |"
 
 
+def keras2(only: list[str], files: Path | None) -> Iterator[tuple[str, str]]:
+    """Each network of Keras 2 and its row, made from the files in a folder; what is not there is made first."""
+    with tempfile.TemporaryDirectory() as name:
+        for network, size in KERAS_2_APPLICATIONS.items():
+            if only and network not in only:
+                continue
+            source = (files or Path(name)) / f"{network}.h5"
+            if not source.with_suffix(".npz").exists():
+                run_keras(str(KERAS_2), str(source.parent), network, str(size))
+            target = Path(name) / "x.onnx"
+            found = Watched().convert(source, target)
+            apart = "" if "refused" in found else f"{difference(target, source.with_suffix('.npz')):.1e}"
+            print(network, found, apart, file=sys.stderr, flush=True)
+            yield network, f"| {network} | {size} | {outcome(found)} | {apart} |"
+
+
+def difference(converted: Path, witness: Path) -> float:
+    """Largest |torch - Keras 2| of a network's output, over the largest |Keras 2|."""
+    model = oip_torch.load(converted, device="cpu")
+    with np.load(witness, allow_pickle=False) as arrays:
+        images, expected = arrays["images"], arrays["output"]
+    with torch.no_grad():
+        got = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
 def outcome(found: dict[str, Any]) -> str:
     """What became of a network, as its cell says it."""
     if "refused" in found:
@@ -224,16 +274,26 @@ def outcome(found: dict[str, Any]) -> str:
     return told + (f"; rewritten: {', '.join(changes)}" if changes else "")
 
 
+def table_in(text: str, table: str) -> tuple[re.Match[str], dict[str, str]]:
+    """Where a table stands in the page, and its rows by what they begin with."""
+    start, end = f"<!-- {table} -->\n", f"<!-- end of {table} -->"
+    match = re.search(f"({start})" + r"((?:\|.*\n){2})((?:\|.*\n)*)" + re.escape(end), text)
+    if match is None:
+        raise SystemExit(f"{PAGE} has no table {table!r}")
+    return match, {line.split("|")[1].strip(): line for line in match[3].splitlines()}
+
+
 def replace_row(table: str, name: str, row: str, order: list[str]) -> None:
     """Write a row between the table's marks; the others stay, but those of networks that are no more."""
     text = PAGE.read_text(encoding="utf-8")
-    start, end = f"<!-- {table} -->\n", f"<!-- end of {table} -->"
-    match = re.search(re.escape(start) + r"((?:\|.*\n){2})((?:\|.*\n)*)" + re.escape(end), text)
-    if match is None:
-        raise SystemExit(f"{PAGE} has no table {table!r}")
-    kept = {line.split("|")[1].strip(): line for line in match[2].splitlines()} | {name: row}
+    match, kept = table_in(text, table)
+    kept[name] = row
     lines = [kept[each] for each in order if each in kept]
-    PAGE.write_text(text[: match.start()] + start + match[1] + "\n".join(lines) + "\n" + end + text[match.end() :])
+    end = f"<!-- end of {table} -->"
+    PAGE.write_text(
+        text[: match.start()] + match[1] + match[2] + "\n".join(lines) + "\n" + end + text[match.end() :],
+        encoding="utf-8",
+    )
 
 
 def main() -> None:
@@ -241,6 +301,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=["kinds", "applications"])
     parser.add_argument("--only", nargs="*", default=[], help="these networks alone")
+    parser.add_argument("--missing", action="store_true", help="those alone that have no row yet")
+    parser.add_argument("--files", type=Path, help="a folder with the files of keras2, made before")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -248,12 +310,19 @@ def main() -> None:
             print(json.dumps(Watched().convert(Path(arguments.one), Path(folder) / "x.onnx")))
         return
     for table in arguments.tables:
-        make, order = (
-            (kinds, run_keras(str(KINDS), "--list").splitlines())
-            if table == "kinds"
-            else (applications, list(APPLICATIONS))
-        )
-        for name, row in make(arguments.only):
+        orders = {"applications": list(APPLICATIONS), "keras2": list(KERAS_2_APPLICATIONS)}
+        order = orders.get(table) or run_keras(str(KINDS), "--list").splitlines()
+        only = arguments.only or order
+        if arguments.missing:
+            _, rows = table_in(PAGE.read_text(encoding="utf-8"), table)
+            only = [name for name in only if name not in rows]
+        if not only:
+            continue
+        if table == "keras2":
+            made = keras2(only, arguments.files)
+        else:
+            made = (kinds if table == "kinds" else applications)([] if only == order else only)
+        for name, row in made:
             replace_row(table, name, row, order)
 
 

@@ -2,6 +2,9 @@
 
 tests/data/keras2 holds what tf-keras 2.21.0 made of it: networks as .h5 and .keras, and NAME.npz with `images` and
 Keras 2's own `output`. tf-keras is the independent witness, and no requirement of the tests.
+
+`python tests/keras2_zoo.py FOLDER APPLICATION SIZE` makes one of the networks of keras.applications, as .h5, with what
+it computed for two images: `scripts/network_tables.py keras2` converts these.
 """
 
 from __future__ import annotations
@@ -67,6 +70,30 @@ def plain() -> Any:
     return model
 
 
+TAKES_PIXELS = ("EfficientNet", "MobileNetV3", "ConvNeXt", "RegNet")  # which scale them themselves
+
+
+def application(folder: Path, name: str, size: int) -> None:
+    """With random weights and ten classes."""
+    keras.utils.set_random_seed(0)
+    model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
+    rng = np.random.default_rng(0)
+    for layer in model.layers:  # no BatchNormalization is idle
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights(
+                [
+                    rng.uniform(0.5, 1.5, w.shape)
+                    if "variance" in w.name or "gamma" in w.name
+                    else rng.normal(0, 0.1, w.shape)
+                    for w in layer.weights
+                ]
+            )
+    model.save(folder / f"{name}.h5")
+    images = rng.uniform(0, 255, (2, size, size, 3)).astype(np.float32)
+    images = images if name.startswith(TAKES_PIXELS) else (images - 127.5) / 127.5
+    np.savez(folder / f"{name}.npz", images=images, output=model(images, training=False).numpy())
+
+
 def main(folder: Path) -> None:
     for number, make in enumerate((removed, nested, plain)):
         keras.backend.clear_session()
@@ -84,4 +111,7 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        application(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    else:
+        main(Path(sys.argv[1]))
