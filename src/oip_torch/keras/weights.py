@@ -35,7 +35,7 @@ def check_weights(path: Path, config: dict[str, Any], architecture: Path) -> Non
             problem = _of_keras_2(file, config) if is_of_keras_2(file) else _of_keras_3(file, config)
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:  # of damage, in either
         raise InputError(
-            f"{path} cannot be compared with {architecture} ({type(error).__name__}: {one_line(error)}): expected what "
+            f"{path} cannot be compared with {architecture} ({one_line(error)}): expected what "
             "model.save_weights and model.to_json write; save both again"
         ) from None
     if problem is not None:
