@@ -2,11 +2,12 @@
 
     kinds          one tiny network for each kind of layer and configuration (tests/keras_kinds.py)
     applications   networks of keras.applications, with random weights and of a small size
+    keras2         such networks as Keras 2 wrote them, .h5, with what it computed as the witness: it needs tf-keras
 
 The kinds are exported one after another by one process of TensorFlow, and then converted as a user would with what it
 left; the others have a process each, so that their time and memory are their own. Rows of other tables, and of networks
-that are not named with --only, stay as they are; without --only the applications that have no row yet get one, so that
-the work can be stopped and taken up again. The tests convert a sample of the kinds, each in a process of its own.
+that are not named with --only, or that have a row where --missing is given, stay as they are: so the work can be
+stopped and taken up again. The tests convert a sample of the kinds, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from unittest import mock
 
 import numpy as np
 import psutil
+import torch
 
 import oip_torch
 from oip_torch import OipError
@@ -39,7 +41,8 @@ from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "networks.md"
 KINDS = ROOT / "tests" / "keras_kinds.py"
-SIZES = {"height_and_width_open": (14, 13)}  # of a kind's file that leaves them open
+KERAS_2 = ROOT / "tests" / "keras2_zoo.py"
+SIZES = {"height and width open": (14, 13)}  # of a kind that leaves them open
 APPLICATIONS = {  # name → height and width: 64, or the least that it accepts; in the order in which they are tried
     "MobileNet": 64,
     "MobileNetV2": 64,
@@ -83,6 +86,24 @@ APPLICATIONS = {  # name → height and width: 64, or the least that it accepts;
     "ConvNeXtXLarge": 64,
 }
 ALL_CLASSES = ("VGG16",)  # with the thousand classes that it has on ImageNet: 138 million weights; the others have ten
+KERAS_2_APPLICATIONS = {  # as above; those of Keras 2, whose networks keep their names
+    "MobileNet": 64,
+    "MobileNetV2": 64,
+    "MobileNetV3Small": 64,
+    "MobileNetV3Large": 64,
+    "EfficientNetB0": 64,
+    "EfficientNetV2B0": 64,
+    "NASNetMobile": 64,
+    "ResNet50": 64,
+    "ResNet50V2": 64,
+    "RegNetX002": 64,
+    "VGG16": 32,
+    "DenseNet121": 64,
+    "Xception": 71,
+    "InceptionV3": 75,
+    "InceptionResNetV2": 75,
+    "ConvNeXtTiny": 64,
+}
 BUILD = """
 import sys, keras, numpy as np
 name, size, path = sys.argv[1], int(sys.argv[2]), sys.argv[3]
@@ -165,17 +186,19 @@ for folder in map(Path, sys.argv[1:]):
 """
 
 
-def exported(sources: list[Path], folder: Path) -> dict[Path, Path]:
+def exported(sources: list[dict[str, Any]], folder: Path) -> dict[Path, Path]:
     """Source → the folder with what `keras.export` made of it; sources that are refused before are left out."""
     folders = {}
-    for source in sources:
+    for number, options in enumerate(sources):
+        source, size = Path(options["source"]), options["size"]
         try:
-            file = read_keras_file(source, SIZES.get(source.stem))
+            file = read_keras_file(source, size, options.get("architecture"))
         except OipError:
             continue
-        job = {"model": str(source), "size": SIZES.get(source.stem), "noise": NOISE_PROBES, "digits": DIGIT_PROBES}
-        folders[source] = folder / file.path.stem
+        folders[source] = folder / f"exported_{number}"
         folders[source].mkdir()
+        model = source if file.architecture is None else file.for_keras(folders[source])
+        job = {"model": str(model), "size": size, "noise": NOISE_PROBES, "digits": DIGIT_PROBES}
         (folders[source] / "job.json").write_text(
             json.dumps(job | {"probes": None, "domain": {}, "dtype": "float32"}), encoding="utf-8"
         )
@@ -215,22 +238,21 @@ def kinds(only: list[str]) -> Iterator[tuple[str, str]]:
     """Each kind and its row."""
     with tempfile.TemporaryDirectory() as name:
         run_keras(str(KINDS), name, *only)
-        order = run_keras(str(KINDS), "--list").splitlines()
-        files = {kind: Path(name) / f"{''.join(c if c.isalnum() else '_' for c in kind)}.keras" for kind in order}
-        files = {kind: source for kind, source in files.items() if source.exists()}
+        files = json.loads((Path(name) / "files.json").read_text(encoding="utf-8"))
+        files = {kind: options | {"size": SIZES.get(kind)} for kind, options in files.items()}
         folders = exported(list(files.values()), Path(name))
-        for kind, source in files.items():
+        for kind, options in files.items():
+            source = Path(options.pop("source"))
             with mock.patch.object(conversion, "_answers", answers_in(folders.get(source, Path(name)))):
-                found = Watched().convert(source, Path(name) / "x.onnx", size=SIZES.get(source.stem))
+                found = Watched().convert(source, Path(name) / "x.onnx", **options)
             print(kind, found, file=sys.stderr, flush=True)
             yield kind, f"| {kind} | {outcome(found)} |"
 
 
 def applications(only: list[str]) -> Iterator[tuple[str, str]]:
-    """Each network and its row; those that have one already only where they are named."""
-    known = rows_of("applications")
+    """Each network and its row."""
     for name, size in APPLICATIONS.items():
-        if name not in only if only else name in known:
+        if only and name not in only:
             continue
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / f"{name}.keras"
@@ -242,6 +264,32 @@ def applications(only: list[str]) -> Iterator[tuple[str, str]]:
         if "refused" not in found:
             measured = f"| {found['seconds']:.0f} s | {found['cpu']:.0f} s | {found['peak'] / 2**20:.0f} MiB"
         yield name, f"| {name} | {size} | {weights:.0f} MiB | {outcome(found)} {measured} |"
+
+
+def keras2(only: list[str], files: Path | None) -> Iterator[tuple[str, str]]:
+    """Each network of Keras 2 and its row, made from the files in a folder; what is not there is made first."""
+    with tempfile.TemporaryDirectory() as name:
+        for network, size in KERAS_2_APPLICATIONS.items():
+            if only and network not in only:
+                continue
+            source = (files or Path(name)) / f"{network}.h5"
+            if not source.with_suffix(".npz").exists():
+                run_keras(str(KERAS_2), str(source.parent), network, str(size))
+            target = Path(name) / "x.onnx"
+            found = Watched().convert(source, target)
+            apart = "" if "refused" in found else f"{difference(target, source.with_suffix('.npz')):.1e}"
+            print(network, found, apart, file=sys.stderr, flush=True)
+            yield network, f"| {network} | {size} | {outcome(found)} | {apart} |"
+
+
+def difference(converted: Path, witness: Path) -> float:
+    """Largest |torch - Keras 2| of a network's output, over the largest |Keras 2|."""
+    model = oip_torch.load(converted, device="cpu")
+    with np.load(witness, allow_pickle=False) as arrays:
+        images, expected = arrays["images"], arrays["output"]
+    with torch.no_grad():
+        got = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
 def outcome(found: dict[str, Any]) -> str:
@@ -287,6 +335,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", default=["kinds", "applications"])
     parser.add_argument("--only", nargs="*", default=[], help="these networks alone")
+    parser.add_argument("--missing", action="store_true", help="those alone that have no row yet")
+    parser.add_argument("--files", type=Path, help="a folder with the files of keras2, made before")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -294,12 +344,18 @@ def main() -> None:
             print(json.dumps(Watched().convert(Path(arguments.one), Path(folder) / "x.onnx")))
         return
     for table in arguments.tables:
-        make, order = (
-            (kinds, run_keras(str(KINDS), "--list").splitlines())
-            if table == "kinds"
-            else (applications, list(APPLICATIONS))
-        )
-        for name, row in make(arguments.only):
+        orders = {"applications": list(APPLICATIONS), "keras2": list(KERAS_2_APPLICATIONS)}
+        order = orders.get(table) or run_keras(str(KINDS), "--list").splitlines()
+        only = arguments.only or order
+        if arguments.missing:
+            only = [name for name in only if name not in rows_of(table)]
+        if not only:
+            continue
+        if table == "keras2":
+            made = keras2(only, arguments.files)
+        else:
+            made = (kinds if table == "kinds" else applications)([] if only == order else only)
+        for name, row in made:
             replace_row(table, name, row, order)
 
 

@@ -1,7 +1,10 @@
 """Files that Keras 2 wrote, and what it computed: `python tests/keras2_zoo.py FOLDER`, where tf-keras is installed.
 
-tests/data/keras2 holds what tf-keras 2.21.0 made of it: networks as .h5 and .keras, and NAME.npz with `images` and
-Keras 2's own `output`. tf-keras is the independent witness, and no requirement of the tests.
+tests/data/keras2 holds what tf-keras 2.20.1 or 2.21.0 made of it: networks as .h5 and .keras, and NAME.npz with
+`images` and Keras 2's own `output`. tf-keras is the independent witness, and no requirement of the tests.
+
+`python tests/keras2_zoo.py FOLDER APPLICATION SIZE` makes one of the networks of keras.applications, as .h5, with what
+it computed for two images: `scripts/network_tables.py keras2` converts these.
 """
 
 from __future__ import annotations
@@ -67,8 +70,56 @@ def plain() -> Any:
     return model
 
 
+TAKES_PIXELS = ("EfficientNet", "MobileNetV3", "ConvNeXt", "RegNet")  # which scale them themselves
+
+
+def application(folder: Path, name: str, size: int) -> None:
+    """With random weights and ten classes."""
+    keras.utils.set_random_seed(0)
+    model = getattr(keras.applications, name)(weights=None, input_shape=(size, size, 3), classes=10)
+    rng = np.random.default_rng(0)
+    for layer in model.layers:  # no BatchNormalization is idle
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights(
+                [
+                    rng.uniform(0.5, 1.5, w.shape)
+                    if "variance" in w.name or "gamma" in w.name
+                    else rng.normal(0, 0.1, w.shape)
+                    for w in layer.weights
+                ]
+            )
+    model.save(folder / f"{name}.h5")
+    images = rng.uniform(0, 255, (2, size, size, 3)).astype(np.float32)
+    images = images if name.startswith(TAKES_PIXELS) else (images - 127.5) / 127.5
+    np.savez(folder / f"{name}.npz", images=images, output=model(images, training=False).numpy())
+
+
+def augmented() -> Any:
+    """A tutorial's network of colour images: augmentation inside, arguments that Keras 3 has not, kinds of dropout."""
+    front = keras.Sequential(
+        [
+            layers.RandomFlip("horizontal", input_shape=(12, 11, 3), name="flip"),
+            layers.RandomRotation(0.1, name="turn"),
+        ],
+        name="augmentation",
+    )
+    return keras.Sequential(
+        [
+            front,
+            layers.Rescaling(1 / 255.0, name="scaled"),
+            layers.Conv2D(4, 3, name="conv"),
+            layers.LeakyReLU(alpha=0.2, name="leaky"),
+            layers.SpatialDropout2D(0.2, name="drop"),
+            layers.BatchNormalization(scale=False, name="norm"),
+            layers.GaussianNoise(0.1, name="noise"),
+            layers.Flatten(name="flat"),
+            layers.Dense(3, name="logits"),
+        ]
+    )
+
+
 def main(folder: Path) -> None:
-    for number, make in enumerate((removed, nested, plain)):
+    for number, make in enumerate((removed, nested, plain, augmented)):
         keras.backend.clear_session()
         model, rng = make(), np.random.default_rng(number)
         for weight in model.weights:
@@ -77,11 +128,18 @@ def main(folder: Path) -> None:
             weight.assign(rng.uniform(0.5, 1.5, weight.shape) if positive else rng.normal(0, spread, weight.shape))
         for ending in ("h5", "keras"):
             model.save(folder / f"{make.__name__}.{ending}")
+        if make is augmented:  # and its weights alone, in both forms that Keras 2 has
+            (folder / "augmented.json").write_text(model.to_json(), encoding="utf-8")
+            for ending in ("h5", "weights.h5"):
+                model.save_weights(folder / f"alone.{ending}")
         images = rng.uniform(0, 255, (3, *model.input_shape[1:])).astype(np.float32)
-        if make is not plain:
+        if make not in (plain, augmented):
             images = (images - 127.5) / 75
         np.savez(folder / f"{make.__name__}.npz", images=images, output=model(images, training=False).numpy())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        application(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    else:
+        main(Path(sys.argv[1]))

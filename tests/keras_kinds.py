@@ -1,12 +1,14 @@
 """One tiny Keras network for each kind of layer and configuration: `python tests/keras_kinds.py FOLDER [KIND …]`.
 
-Builds, seeds and saves them as FOLDER/KIND.keras. Where kinds are named, KIND.npz is what Keras computes for some
-images; with --list the kinds are printed. In a process of its own, as keras_zoo.py. `scripts/network_tables.py` makes
-a table of what becomes of them, and the tests convert a sample.
+Builds, seeds and saves them, as KIND.keras if the kind is no way to save, and writes FOLDER/files.json, {kind: keywords
+of `convert`}. Where kinds are named, KIND.npz is what Keras computes for some images; with --list they are printed. In
+a process of its own, as keras_zoo.py. `scripts/network_tables.py` makes a table of what becomes of them, and the tests
+convert a sample.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +117,96 @@ def channels_first() -> Any:
     return keras.Sequential([keras.Input((3, *SIZE)), layers.Conv2D(4, 3, data_format="channels_first", name="tried")])
 
 
+def nested() -> Any:
+    """A Sequential inside of a Functional inside of a Sequential."""
+    inner = keras.Sequential([layers.Conv2D(5, 3, padding="same", activation="relu", name="deep")], name="inner")
+    image = keras.Input((12, 11, 6))
+    middle = keras.Model(image, layers.Add(name="sum")([inner(image), layers.Conv2D(5, 1, name="short")(image)]))
+    return around(middle)
+
+
+def shared() -> Any:
+    """A block that runs twice, and one ReLU for both of its runs."""
+    conv, norm = layers.Conv2D(6, 3, padding="same", name="tried"), layers.BatchNormalization(name="norm")
+    relu = layers.ReLU(name="relu")
+    return of(lambda x: relu(norm(conv(relu(norm(conv(x)))))))
+
+
+def block() -> Any:
+    """Convolution, normalisation, activation and dropout, a layer each."""
+    return around(
+        layers.Conv2D(6, 3, use_bias=False, name="tried"),
+        layers.BatchNormalization(name="norm"),
+        layers.Activation("relu", name="relu"),
+        layers.SpatialDropout2D(0.2, name="drop"),
+        layers.GaussianNoise(0.1, name="noise"),
+    )
+
+
+def u_net() -> Any:
+    """Down, up, and the maps of before beside them."""
+
+    def change(x: Any) -> Any:
+        down = layers.Conv2D(8, 3, padding="same", activation="relu", name="bottom")(layers.MaxPooling2D(2)(x))
+        up = layers.Conv2DTranspose(6, 2, strides=2, padding="same", name="up")(down)
+        return layers.Concatenate(name="tried")([layers.Cropping2D(((0, 0), (0, 1)))(x), up])
+
+    return of(change)
+
+
+def bytes_in() -> Any:
+    image = keras.Input((*SIZE, 3), dtype="uint8", name="image")
+    x = layers.Rescaling(1 / 255.0, name="scaled")(image)
+    return keras.Model(image, layers.Conv2D(4, 3, activation="relu", name="last")(x))
+
+
+def preprocessed() -> Any:
+    """What a tutorial puts in front: sizes, scales, augmentation."""
+    first = layers.Conv2D(6, 3, activation="relu", name="first")
+    front = [layers.Resizing(20, 18), layers.Rescaling(1 / 127.5, offset=-1), layers.RandomFlip("horizontal")]
+    more = [layers.RandomZoom(0.1), layers.RandomContrast(0.1)]
+    return keras.Sequential([keras.Input((*SIZE, 3)), *front, *more, first, layers.Conv2D(4, 3, name="last")])
+
+
+def outputs_by_name() -> Any:
+    image = keras.Input((*SIZE, 3), name="image")
+    x = layers.Conv2D(6, 3, activation="relu", name="first")(image)
+    maps = layers.Conv2D(2, 1, activation="sigmoid", name="mask")(x)
+    classes = layers.Dense(4, activation="softmax", name="classes")(layers.GlobalAveragePooling2D(name="mean")(x))
+    return keras.Model(image, {"classes": classes, "mask": maps})
+
+
+@keras.saving.register_keras_serializable("mine")
+class Doubled(layers.Layer):
+    def call(self, x: Any) -> Any:
+        return x * 2
+
+
+@keras.saving.register_keras_serializable("mine")
+def doubled(x: Any) -> Any:
+    return ops.relu(x) * 2
+
+
+@keras.saving.register_keras_serializable("mine")
+class Subclassed(keras.Model):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.conv = layers.Conv2D(4, 3, name="conv")
+
+    def call(self, x: Any) -> Any:
+        return self.conv(x)
+
+    def build(self, shape: Any) -> None:
+        self.conv.build(shape)
+        self.built = True
+
+
+def subclassed() -> Any:
+    model = Subclassed()
+    model(np.zeros((1, *SIZE, 3), np.float32))
+    return model
+
+
 def keras_application_block(module: str, name: str, *args: Any) -> Callable[[], Any]:
     def make() -> Any:
         import importlib
@@ -209,7 +301,72 @@ KINDS: dict[str, Callable[[], Any]] = {
     "Lambda": lambda: around(layers.Lambda(lambda x: x * 2, name="tried")),
     "LSTM": lambda: classifier(layers.Reshape((12, -1), name="rows"), layers.LSTM(4, name="tried")),
     "name with a space": lambda: around(layers.Conv2D(4, 3, name="two words")),
+    "Sequential in Functional in Sequential": nested,
+    "shared layers, run twice": shared,
+    "Activation, Dropout … as layers": block,
+    "U-Net": u_net,
+    "images of uint8": bytes_in,
+    "Resizing, Rescaling, augmentation in front": preprocessed,
+    "dictionary of outputs": outputs_by_name,
+    "names in other scripts": lambda: around(layers.Conv2D(4, 3, name="層_é")),
+    "BatchNormalization without scale and center": with_("BatchNormalization", scale=False, center=False),
+    "Conv2D, same, kernel 4, strides 3": with_("Conv2D", 5, 4, strides=3, padding="same"),
+    "Conv2D, kernel 1×5, bias off": with_("Conv2D", 5, (1, 5), use_bias=False),
+    "DepthwiseConv2D, strides 2, kernel 4": with_("DepthwiseConv2D", 4, strides=2, padding="same"),
+    "SeparableConv2D, dilated, multiplier 2": with_("SeparableConv2D", 5, 3, dilation_rate=2, depth_multiplier=2),
+    "Conv2DTranspose, dilated": with_("Conv2DTranspose", 5, 3, dilation_rate=2),
+    "Conv2DTranspose, output_padding": with_("Conv2DTranspose", 5, 3, strides=2, output_padding=1),
+    "MaxPooling2D, same, window 2, strides 1": with_("MaxPooling2D", 2, strides=1, padding="same"),
+    "AveragePooling2D, window 3, strides 2": with_("AveragePooling2D", 3, strides=2),
+    "ZeroPadding2D, uneven": with_("ZeroPadding2D", ((1, 2), (0, 3))),
+    "UpSampling2D, 2×3": with_("UpSampling2D", (2, 3)),
+    "UpSampling2D, lanczos5": with_("UpSampling2D", 2, interpolation="lanczos5"),
+    "GlobalAveragePooling2D(keepdims=True)": lambda: classifier(
+        layers.GlobalAveragePooling2D(keepdims=True, name="tried"), layers.Flatten()
+    ),
+    "LayerNormalization of whole maps": with_("LayerNormalization", axis=[1, 2, 3]),
+    "TimeDistributed": lambda: around(layers.TimeDistributed(layers.Dense(4), name="tried")),
+    "layer of one's own, registered": lambda: around(Doubled(name="tried")),
+    "activation of one's own, registered": lambda: around(layers.Conv2D(4, 3, activation=doubled, name="tried")),
+    "subclassed network": subclassed,
+    ".h5": around,
+    ".hdf5": around,
+    ".model (HDF5)": around,
+    "weights alone": around,
+    "weights and --architecture": around,
+    "SavedModel (a folder)": around,
+    ".tflite": around,
+    ".pb": around,
+    ".pt": around,
+    ".json": around,
 }
+
+
+def saved(model: Any, kind: str, folder: Path) -> dict[str, str]:
+    """Save a kind's network as that kind is saved: where it lies, as keywords of `convert`."""
+    name = file_name(kind)
+    if kind in (".h5", ".hdf5", ".model (HDF5)"):
+        model.save(folder / f"{name}.h5")
+        ending = kind.split()[0]
+        return {"source": str((folder / f"{name}.h5").rename(folder / f"network{ending}"))}
+    if kind.startswith("weights"):
+        model.save_weights(folder / f"{name}.weights.h5")
+        files = {"source": str(folder / f"{name}.weights.h5")}
+        if kind.endswith("architecture"):
+            (folder / f"{name}.json").write_text(model.to_json(), encoding="utf-8")
+            files["architecture"] = str(folder / f"{name}.json")
+        return files
+    if kind.startswith("SavedModel"):
+        model.export(folder / name, verbose=False)
+        return {"source": str(folder / name)}
+    if kind == ".json":
+        (folder / "network.json").write_text(model.to_json(), encoding="utf-8")
+        return {"source": str(folder / "network.json")}
+    if kind in (".tflite", ".pb", ".pt"):  # told by their names: nothing of them is read
+        (folder / f"network{kind}").write_bytes(b"data")
+        return {"source": str(folder / f"network{kind}")}
+    model.save(folder / f"{name}.keras")
+    return {"source": str(folder / f"{name}.keras")}
 
 
 def file_name(kind: str) -> str:
@@ -218,15 +375,18 @@ def file_name(kind: str) -> str:
 
 
 def main(folder: Path, kinds: list[str]) -> None:
+    files = {}
     for number, (kind, make) in enumerate(KINDS.items()):
         if not kinds or kind in kinds:
             keras.backend.clear_session()
             model = seeded(make(), number)
-            model.save(folder / f"{file_name(kind)}.keras")
-            if kinds:
-                model = keras.models.load_model(folder / f"{file_name(kind)}.keras", compile=False)
+            files[kind] = saved(model, kind, folder)
+            source = Path(files[kind]["source"])
+            if kinds and source.suffix == ".keras":
+                model = keras.models.load_model(source, compile=False)
                 images = np.random.default_rng(number).uniform(0, 255, (3, *SIZE, 3)).astype(np.float32)
                 np.savez(folder / f"{file_name(kind)}.npz", images=images, output=model(images, training=False))
+    (folder / "files.json").write_text(json.dumps(files), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import oip_torch
 from oip_torch import AscentSettings, ConversionError, InputError, capture, import_onnx, load
 from oip_torch.cli import main
+from oip_torch.keras import importing
 
 ORT = pytest.importorskip("onnxruntime")
 UNIT = {"mean": 0, "std": 255}
@@ -244,3 +245,100 @@ def test_files_of_keras_and_tf2onnx(tmp_path: Path) -> None:
             outputs.append(model(x))
     assert torch.allclose(outputs[0], outputs[1], atol=1e-6)
     assert torch.allclose(outputs[0], outputs[2], atol=1e-6)
+
+
+class Heads(nn.Module):
+    """Maps and classes; nothing that depends on the size of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mask = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 1)
+        self.classes = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x = self.stem(x).relu()
+        return self.classes(x.mean((2, 3))), self.mask(x) * 2, x.flatten(2)
+
+
+@pytest.fixture(scope="module")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    """With height and width open, and three outputs, of which one is neither of units nor of maps."""
+    torch.manual_seed(1)
+    module, path = Heads().eval(), tmp_path_factory.mktemp("heads") / "heads.onnx"
+    open_axes = {"x": {0: "n", 2: "h", 3: "w"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            (torch.randn(1, 3, 12, 10),),
+            str(path),
+            input_names=["x"],
+            output_names=["logits", "doubled", "rows"],
+            dynamo=False,
+            dynamic_axes=open_axes,
+        )
+    return module, path
+
+
+def test_every_output_of_units_or_maps_is_a_layer_and_a_size_can_be_said(
+    heads: tuple[nn.Module, Path], tmp_path: Path
+) -> None:
+    module, path = heads
+    with pytest.raises(InputError, match=r"with a fixed height and width; say which \(--size HEIGHT WIDTH\) where"):
+        import_onnx(path, tmp_path / "x.onnx", **UNIT)
+    model = import_onnx(path, tmp_path / "x.onnx", size=(11, 9), **UNIT, device="cpu")
+    assert model.network.input_shape == (11, 9, 3)
+    assert model.network.output == "classes"
+    assert model.layers.names == ["stem", "relu", "classes", "mask", "doubled"]
+    x = torch.randn(2, 3, 11, 9)
+    with torch.no_grad(), capture(model, "classes", "doubled") as maps:
+        model.every_layer(x)
+        logits, doubled, _ = module(x)
+    torch.testing.assert_close(maps["classes"], logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(maps["doubled"], doubled, rtol=1e-4, atol=1e-5)
+
+
+def test_a_size_for_a_fixed_input_is_refused(exported: Path, tmp_path: Path) -> None:
+    for size in ((12, 10), (13, 10)):
+        with pytest.raises(InputError, match=r"takes images of 12×10 .* expected a size for what it leaves open alone"):
+            import_onnx(exported, tmp_path / "x.onnx", size=size, **UNIT)
+
+
+def cancelling(tmp_path: Path, error: float = 0.0) -> Path:
+    """Sums of large numbers that nearly cancel: float32 keeps three digits of them, in whatever order it adds."""
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(0, 1, (4, 32, 3, 3))
+    wide = np.concatenate([kernel * 3e3, -kernel * 3e3 + rng.normal(0, 1, kernel.shape)], 1).astype(np.float32)
+    first = rng.normal(0, 1, (32, 3, 3, 3)).astype(np.float32)
+    weights = {"first": np.concatenate([first, first + error * rng.normal(0, 1, first.shape)], 0), "second": wide}
+    nodes = [helper.make_node("Conv", ["x", "first"], ["a"]), helper.make_node("Conv", ["a", "second"], ["y"])]
+    tensors = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 12, 11])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 8, 7])
+    made = helper.make_model(
+        helper.make_graph(nodes, "g", [image], [out], tensors), opset_imports=[helper.make_opsetid("", 15)]
+    )
+    path = tmp_path / "cancelling.onnx"
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+def test_what_float32_cannot_tell_is_decided_in_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cancelling(tmp_path)
+    model = import_onnx(path, tmp_path / "x.onnx", **UNIT, device="cpu")
+    (name,) = model.network.verification["in_float64"]
+    layer = model.layers[name]
+    assert layer.max_error is not None
+    assert layer.error_float64 is not None
+    assert layer.max_error > 1e-5
+    assert layer.error_float64 < 1e-10
+    real = importing._run_in_float64
+    monkeypatch.setattr(importing, "_run_in_float64", lambda *args: {k: v * (1 + 1e-8) for k, v in real(*args).items()})
+    with pytest.raises(
+        oip_torch.VerificationError, match=r"what onnx computes: layer .* in float64 \(at most 1e-10 is"
+    ):
+        import_onnx(path, tmp_path / "y.onnx", **UNIT, device="cpu")
+    monkeypatch.setattr(importing, "_run_in_float64", lambda *args: {})
+    with pytest.raises(oip_torch.VerificationError, match=r"what ONNX Runtime computes: .* \(at most 1e-05 is"):
+        import_onnx(path, tmp_path / "y.onnx", **UNIT, device="cpu")
+    assert not (tmp_path / "y.onnx").exists()

@@ -69,6 +69,10 @@ def convert(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The ONNX file; default: beside the model.")
     ] = None,
+    architecture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="The network as model.to_json() writes it, for weights alone."),
+    ] = None,
     mean: Mean = None,
     std: Std = None,
     data: Kind = None,
@@ -90,7 +94,7 @@ def convert(
     from oip_torch.keras.convert import convert as convert_model
 
     given = domain_options(mean, std, data, value_range) | {"device": device, "progress": False if quiet else None}
-    given |= {"size": size, "probes": None if probes is None else read_images(probes)}
+    given |= {"architecture": architecture, "size": size, "probes": None if probes is None else read_images(probes)}
     target = output if output is not None else model.with_suffix(".onnx")
     _make_file(context, target, as_json, lambda: convert_model(model, output, **given))
 
@@ -106,13 +110,17 @@ def import_(
     std: Std = None,
     data: Kind = None,
     value_range: Range = None,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(metavar="HEIGHT WIDTH", help="Of the images, for a file that leaves them open."),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Take in the ONNX file of any CNN. Exit code 0 only when every layer is verified against ONNX Runtime."""
     from oip_torch.keras.importing import import_onnx
 
-    given = domain_options(mean, std, data, value_range) | {"device": device}
+    given = domain_options(mean, std, data, value_range) | {"size": size, "device": device}
     target = output if output is not None else onnx_file.with_suffix(".oip.onnx")
     _make_file(context, target, as_json, lambda: import_onnx(onnx_file, output, **given))
 

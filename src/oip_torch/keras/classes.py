@@ -95,6 +95,10 @@ _NOT_YET = frozenset(  # Keras' own as well; an HDF5 file names no module that w
 _OPERATIONS_OF_KERAS_2 = frozenset({"TFOpLambda", "SlicingOpLambda"})  # x + y, x / 255 and the like
 _CODE = frozenset("Lambda TorchModuleWrapper JaxLayer FlaxLayer TFSMLayer".split())  # Keras' own, for other code
 _SUPPORTED = "layers of convolution, pooling, normalisation, activation, augmentation, merging and Dense"
+_ANEW = (
+    "recipe: build the network anew with Keras' own layers or keras.ops in its place, "
+    "new.set_weights(old.get_weights()), new.save('model.keras')"
+)
 _ONE_DIMENSIONAL = (
     "; recipe: image = keras.Input((1, steps, channels)); conv = keras.layers.Conv2D(filters, (1, size)) in place of "
     "each Conv1D(filters, size); conv.set_weights([kernel[None], bias])"
@@ -126,7 +130,7 @@ def refusal(entry: dict[str, Any]) -> str | None:
         known = isinstance(function, str) and function in _ACTIVATIONS
         if known and name == "function" and module == "builtins" and registered in (None, name, function):
             return None
-        return f"the function {function!r}: {expected}"
+        return f"the function {function!r}: {expected}; {_ANEW}"
     if name == "Lambda":
         return (
             f"the Lambda code: {expected}; recipe: write what it computes with keras.ops, as in x / 255 or "
@@ -151,11 +155,14 @@ def refusal(entry: dict[str, Any]) -> str | None:
     if own and name not in _CODE and (name in _NOT_YET or _is_layer_module(entry.get("module"))):
         recipe = _ONE_DIMENSIONAL if name == "Conv1D" else ""
         return f"the class {name!r}, which is Keras' own but not supported yet: expected {_SUPPORTED}{recipe}"
-    return f"the class {registered or name!r}: {expected}"
+    return f"the class {registered or name!r}: {expected}; {_ANEW}"
 
 
 def refused_string(key: str, value: str) -> str | None:
     """What is wrong with a function or class that is named by a mere string; None: nothing."""
+    if key == "interpolation":
+        ways = "nearest or bilinear, since torch computes no other as TensorFlow does"
+        return None if value in ("nearest", "bilinear") else f"the interpolation {value!r}: expected {ways}"
     if key.endswith("activation"):
         return None if value in _ACTIVATIONS else f"the activation {value!r}: expected one of Keras' own"
     for ending, classes in (

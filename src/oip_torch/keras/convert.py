@@ -57,6 +57,7 @@ def convert(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
+    architecture: str | os.PathLike[str] | None = None,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
     data: npt.ArrayLike | None = None,
@@ -71,6 +72,8 @@ def convert(
     Args:
         source: the Keras network, .keras or .h5, of Keras 3 or Keras 2.
         output: where the ONNX file goes; by default beside the source, with the ending .onnx.
+        architecture: where the source holds weights alone (`model.save_weights`), the JSON file with the network's
+            configuration (`model.to_json()`).
         mean: what was subtracted from the pixels outside the network, on the 0–255 scale, one number or one per
             channel. Where it is not given, what the network begins with tells how pixels go in; for a 28x28x1 input
             that begins with nothing of the kind MNIST's figures are taken.
@@ -96,7 +99,7 @@ def convert(
             `verify.MIN_GRADIENT_COSINE`, the predicted classes differ, or a value is not finite. Nothing is written.
     """
     chosen = resolve_device(device)
-    file = read_keras_file(source, check_size(size))
+    file = read_keras_file(source, check_size(size), architecture)
     target = output_file(output, file.path)
     given = given_domain(mean, std, data, value_range)
     pixels = _given_probes(probes, file)
@@ -106,7 +109,7 @@ def convert(
     with tempfile.TemporaryDirectory(prefix="oip-convert-") as name, stages(progress) as say:
         folder = Path(name)
         job: dict[str, Any] = {
-            "model": str(file.path.resolve()),
+            "model": str(file.path.resolve() if file.architecture is None else file.for_keras(folder)),
             "size": None if size is None or file.input_shape is None else file.input_shape[:2],
             "noise": NOISE_PROBES,
             "digits": DIGIT_PROBES,

@@ -22,11 +22,15 @@ from oip_torch.base.errors import InputError
 from oip_torch.base.files import existing_file
 from oip_torch.base.messages import one_line
 from oip_torch.keras.classes import CONTAINERS, CONVOLUTIONS, PLAIN, refusal, refused_string
+from oip_torch.keras.formats import is_saved_model, other_format
+from oip_torch.keras.inputs import image_shape, inputs_of
 from oip_torch.keras.rewrite import rewrite, with_input_shape
+from oip_torch.keras.weights import check_weights, is_of_keras_2
 
 __all__ = ["KerasFile", "check_size", "read_keras_file"]
 
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
+_MOST_JSON_BYTES = 64 << 20  # networks of a thousand layers take less than one
 _MOST_BYTES = 8 << 30  # of a file, unpacked: far above any CNN, far below what would fill a machine
 
 
@@ -39,16 +43,20 @@ class KerasFile:
         config: the network's configuration in the form in which it is loaded.
         rewritten: what had to be changed in it for that, in words.
         input_shape: (height, width, channels); None where the configuration does not tell.
+        architecture: the JSON file with the configuration, where the file holds weights alone.
     """
 
     path: Path
     config: dict[str, Any]
     rewritten: tuple[str, ...]
     input_shape: tuple[int, int, int] | None
+    architecture: Path | None = None
 
     def for_keras(self, folder: Path) -> Path:
-        """A file in `folder` that Keras 3 loads: a link, or a copy with the rewritten configuration."""
-        target = folder / f"model{'.keras' if self.path.suffix.lower() == '.keras' else '.h5'}"
+        """A file in `folder` that Keras 3 loads: a link, or a copy with the configuration as it is here."""
+        target = folder / f"{self.path.stem}{'.keras' if self.path.suffix.lower() == '.keras' else '.h5'}"
+        if self.architecture is not None:
+            return self._assembled(target)
         if not self.rewritten:
             target.symlink_to(self.path.resolve())
             return target
@@ -68,48 +76,78 @@ class KerasFile:
             file.attrs["model_config"] = text.encode()
         return target
 
+    def _assembled(self, target: Path) -> Path:
+        """Configuration and weights in one file, in the form that the weights have."""
+        import h5py
 
-def read_keras_file(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> KerasFile:
+        with h5py.File(self.path, "r") as weights:
+            if is_of_keras_2(weights):
+                with h5py.File(target, "w") as file:
+                    file.attrs["model_config"] = json.dumps(self.config).encode()
+                    weights.copy(weights["/"], file, name="model_weights")
+                return target
+        target = target.with_suffix(".keras")
+        kind = self.config["class_name"]
+        own = {"module": f"keras.src.models.{kind.lower()}", "registered_name": kind}  # Keras 2 leaves it out in JSON
+        with zipfile.ZipFile(target, "w") as file:
+            file.writestr("metadata.json", "{}")
+            file.writestr("config.json", json.dumps(own | self.config))
+            file.write(self.path, "model.weights.h5")
+        return target
+
+
+def read_keras_file(
+    path: str | os.PathLike[str],
+    size: tuple[int, int] | None = None,
+    architecture: str | os.PathLike[str] | None = None,
+) -> KerasFile:
     """Read a Keras CNN as data, and check, without running any of it, that it is made of known layers.
 
     Args:
         path: .keras or HDF5.
         size: (height, width) of the images, for a network that leaves them open.
+        architecture: the JSON file with the configuration, where `path` holds weights alone.
 
     Raises:
-        InputError: no path, missing or damaged file, weights without a model, an unknown or custom class (named), links
-            out of the file, no convolution, inputs that are no images of one known size.
+        InputError: no path, missing or damaged file, weights without a model or of another one, an unknown or custom
+            class (named), links out of the file, no convolution, inputs that are no images of one known size.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(
             f"the Keras model is given as a {type(path).__name__}: expected the path of a file, .keras or .h5; "
             "save the model with model.save('model.keras') and give that path"
         )
+    if is_saved_model(Path(path)):
+        raise other_format(Path(path))
     path = existing_file(path, "a Keras model saved as .keras or .h5")
     suffix = path.suffix.lower()
-    if suffix == ".keras":
+    if architecture is not None:
+        architecture = existing_file(architecture, "the network's configuration, as model.to_json() writes it")
+        _check_weights_alone(path)
+        config = _json_config(architecture)
+    elif suffix == ".keras":
         config = _keras_config(path)
     elif suffix in {".h5", ".hdf5"} or _is_hdf5(path):
         config = _h5_config(path)
     else:
-        raise InputError(
-            f"{path} ends in {suffix or 'nothing'}: expected a Keras model saved as .keras or .h5; "
-            "save it with model.save('model.keras')"
-        )
+        raise other_format(path)
+    told = path if architecture is None else architecture  # which file a message is about
     try:
-        _check_network(config, path)
+        _check_network(config, told)
         config, rewritten = rewrite(config)
-        _admit(config, path)
-        shape = _images(config, path, size)
-        if shape is not None and size is not None and None in (_inputs(config) or [("", ())])[0][1][1:]:
+        _admit(config, told)
+        if architecture is not None:
+            check_weights(path, config, architecture)
+        shape = image_shape(config, told, size)
+        if shape is not None and size is not None and None in (inputs_of(config) or [("", ())])[0][1][1:]:
             with_input_shape(config, (None, *shape))
             rewritten = (*rewritten, f"images of {shape[0]}×{shape[1]}, where height and width were open")
     except RecursionError:
-        raise InputError(f"{path} has a configuration that is nested too deeply: expected a network's") from None
+        raise InputError(f"{told} has a configuration that is nested too deeply: expected a network's") from None
     except (AttributeError, IndexError, KeyError, StopIteration, TypeError) as error:  # of a damaged configuration
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise InputError(f"{path} has a damaged configuration ({reason}); save the model again") from None
-    return KerasFile(path=path, config=config, rewritten=rewritten, input_shape=shape)
+        raise InputError(f"{told} has a damaged configuration ({reason}); save the model again") from None
+    return KerasFile(path=path, config=config, rewritten=rewritten, input_shape=shape, architecture=architecture)
 
 
 def check_size(size: Any) -> tuple[int, int] | None:
@@ -120,108 +158,6 @@ def check_size(size: Any) -> tuple[int, int] | None:
     if len(numbers) != 2 or min(numbers) < 1:
         raise InputError(f"size is {shown(size)}: expected (height, width) in pixels, as in (224, 224)")
     return numbers[0], numbers[1]
-
-
-def _images(config: Any, path: Path, size: tuple[int, int] | None) -> tuple[int, int, int] | None:
-    """(height, width, channels) of the network's images; an `InputError` with a recipe where it takes others."""
-    inputs = _inputs(config)
-    if inputs is None:
-        return None
-    if len(inputs) != 1:
-        names = ", ".join(name for name, _ in inputs)
-        raise InputError(
-            f"{path} has {len(inputs)} inputs ({names}): expected one image input; recipe for the part that reads one "
-            f"of them alone: model = keras.models.load_model({path.name!r}); part = keras.Model(model.inputs[0], "
-            "model.get_layer('LAST LAYER OF THAT PART').output); part.save('part.keras')"
-        )
-    shape = inputs[0][1]
-    load = f"model = keras.models.load_model({path.name!r})"
-    if len(shape) == 2 and shape[1] is not None:
-        side = round(shape[1] ** 0.5)
-        image = (side, side, 1) if side * side == shape[1] else ("height", "width", "channels")
-        raise InputError(
-            f"{path} takes inputs of shape {shape}: expected images (batch, height, width, channels); recipe: {load}; "
-            f"image = keras.Input({_bare(image)}); keras.Model(image, model(keras.layers.Flatten()(image)))"
-            ".save('images.keras')"
-        )
-    if len(shape) == 3:
-        raise InputError(
-            f"{path} takes inputs of shape {shape}, thus is one-dimensional: expected images (batch, height, width, "
-            f"channels); recipe for images of height 1: image = keras.Input((1, {shape[1]}, {shape[2]})); "
-            "keras.layers.Conv2D(filters, (1, size)) in place of each Conv1D(filters, size); "
-            "conv.set_weights([kernel[None], bias])"
-        )
-    if len(shape) != 4 or shape[3] is None:
-        raise InputError(
-            f"{path} takes inputs of shape {shape}: expected images (batch, height, width, channels), the number of "
-            "channels fixed; rebuild it with keras.Input((height, width, channels)) and copy the weights"
-        )
-    height, width, channels = shape[1], shape[2], int(shape[3])
-    if height is None or width is None:
-        if size is None:
-            raise InputError(
-                f"{path} leaves height or width open (input {shape}): say which size the images have, as in "
-                "--size 224 224 or oip.convert(…, size=(224, 224))"
-            )
-        if height not in (None, size[0]) or width not in (None, size[1]):
-            raise InputError(f"{path} takes images of {height}×{width}: size {size} does not fit; give it accordingly")
-        height, width = size
-    elif size is not None and (height, width) != tuple(size):
-        raise InputError(
-            f"{path} takes images of {height}×{width}, and size is {size}: expected no size, since it is only for "
-            "networks that leave height and width open"
-        )
-    if height * width == 1:
-        raise InputError(f"{path} takes images of one pixel (input {shape}): expected larger ones")
-    return height, width, channels
-
-
-def _bare(values: tuple[Any, ...]) -> str:
-    """(28, 28, 1), also of names."""
-    return f"({', '.join(map(str, values))})"
-
-
-def _inputs(config: Any) -> list[tuple[str, tuple[int | None, ...]]] | None:
-    """Name and shape of each input of a network, in its order; None where the configuration does not tell."""
-    inner = config["config"]
-    entries = inner.get("layers") or []
-    if config["class_name"] == "Sequential":
-        if entries and entries[0].get("class_name") in CONTAINERS and (found := _inputs(entries[0])) is not None:
-            return found
-        shape = _shape(entries[0]) if entries else None
-        shape = _shape(config) if shape is None else shape
-        return None if shape is None else [(entries[0]["config"].get("name", "image") if entries else "image", shape)]
-    names = _input_names(inner.get("input_layers"))
-    found = []
-    for entry in entries:
-        if isinstance(entry, dict) and entry.get("class_name") == "InputLayer":
-            name, shape = entry.get("name", entry["config"].get("name")), _shape(entry)
-            if shape is None:
-                return None
-            if not names or name in names:
-                found.append((str(name), shape))
-    return found or None
-
-
-def _input_names(value: Any) -> list[str]:
-    """Of `input_layers` in all its forms: [NAME, 0, 0], [[NAME, 0, 0], …], {KEY: [NAME, 0, 0]}."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if not isinstance(value, list):
-        return []
-    if len(value) == 3 and isinstance(value[0], str):
-        return [value[0]]
-    return [name for item in value for name in _input_names(item)]
-
-
-def _shape(entry: dict[str, Any]) -> tuple[int | None, ...] | None:
-    """What the entry of a layer or a network says of its input's shape."""
-    for key in ("batch_shape", "batch_input_shape", "build_input_shape"):  # of Keras 3, of Keras 2, of a Sequential
-        shape = entry["config"].get(key)
-        if isinstance(shape, list):
-            known = all(size is None or type(size) is int for size in shape)
-            return tuple(shape) if known else None
-    return None
 
 
 def _keras_config(path: Path) -> Any:
@@ -258,23 +194,61 @@ def _keras_config(path: Path) -> Any:
 
 def _h5_config(path: Path) -> Any:
     """The architecture in an HDF5 file."""
-    import h5py
-
-    _check_h5_links(path, path)
-    try:
-        with h5py.File(path, "r") as file:
-            text = file.attrs.get("model_config")
-    except Exception as error:  # as above
-        raise _unreadable_h5(path, error) from None
+    text = _model_config(path)
     if text is None:
         raise InputError(
-            f"{path} holds weights without a model: expected the whole network; "
-            "load the weights into the network and save that with model.save('model.keras')"
+            f"{path} holds weights without their network: expected the whole network; recipe, where the network is "
+            f"built: model.load_weights({path.name!r}); model.save('model.keras'); or give its configuration beside "
+            f"them: open('network.json', 'w').write(model.to_json()), then oip convert {path.name} --architecture "
+            "network.json"
         )
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path} has an unreadable model_config ({error}); save the model again") from None
+
+
+def _model_config(path: Path) -> Any:
+    """The text of the configuration in an HDF5 file; None where it holds weights alone."""
+    import h5py
+
+    _check_h5_links(path, path)
+    try:
+        with h5py.File(path, "r") as file:
+            return file.attrs.get("model_config")
+    except Exception as error:  # as above
+        raise _unreadable_h5(path, error) from None
+
+
+def _check_weights_alone(path: Path) -> None:
+    """Refuse what is not HDF5 with weights alone."""
+    if path.suffix.lower() == ".keras" or (_is_hdf5(path) and _model_config(path) is not None):
+        raise InputError(f"{path} holds its network beside the weights: expected no architecture; give the file alone")
+    if not _is_hdf5(path):
+        raise InputError(
+            f"{path} is not HDF5: expected weights that model.save_weights('NAME.weights.h5') wrote; save them so"
+        )
+
+
+def _json_config(path: Path) -> Any:
+    """The architecture in a JSON file, as model.to_json() writes it."""
+    expected = "expected what open('network.json', 'w').write(model.to_json()) writes"
+    if path.stat().st_size > _MOST_JSON_BYTES:
+        raise InputError(f"{path} holds {path.stat().st_size >> 20} MiB: {expected}, at most {_MOST_JSON_BYTES >> 20}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        if isinstance(value, str):  # json.dump(model.to_json(), file)
+            value = json.loads(value)
+    except RecursionError:
+        raise InputError(f"{path} is nested too deeply for a network: {expected}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no JSON ({one_line(error)}): {expected}") from None
+    if not isinstance(value, dict) or not isinstance(value.get("class_name"), str):
+        raise InputError(
+            f"{path} holds no network's configuration: {expected}; model.get_config() alone lacks its class"
+        )
+    # What model.to_json() of Keras 2 says of itself is no part of the network.
+    return {key: item for key, item in value.items() if key not in ("keras_version", "backend")}
 
 
 def _check_h5_links(source: Path | IO[bytes], path: Path) -> None:
@@ -328,7 +302,7 @@ def _check_network(config: Any, path: Path) -> None:
 def _admit(config: Any, path: Path) -> None:
     """Refuse every class that is not on the lists, by name; refuse a network without a convolution."""
     classes = set()
-    inputs = _inputs(config)
+    inputs = inputs_of(config)
     image = inputs[0][1] if inputs is not None and len(inputs) == 1 else None
     for entry, layer in _entries(config, "model"):
         name = entry["class_name"]

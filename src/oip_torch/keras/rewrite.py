@@ -12,7 +12,7 @@ from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 from oip_torch.base.errors import InputError
-from oip_torch.keras.classes import CONTAINERS, MODULES, is_operation, module_of_operation
+from oip_torch.keras.classes import AUGMENTATIONS, CONTAINERS, MODULES, is_operation, module_of_operation
 
 __all__ = ["rewrite", "with_input_shape"]
 
@@ -21,6 +21,7 @@ Say = Callable[[str], None]
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9_.>-]")  # neither Keras 3 ("/") nor TensorFlow's scopes take these
 _KERNEL = dict.fromkeys(("kernel_initializer", "kernel_regularizer", "kernel_constraint"))
+_SHAPES = dict.fromkeys(("query_shape", "key_shape", "value_shape"))
 _REMOVED: dict[str, dict[str, tuple[Any, ...] | None]] = {
     # Class → argument that Keras 3 no longer knows → the values at which it changes nothing; None: any.
     "DepthwiseConv2D": _KERNEL | {"filters": None, "groups": (1, None)},
@@ -32,6 +33,10 @@ _REMOVED: dict[str, dict[str, tuple[Any, ...] | None]] = {
         "adjustment": (None,),
         "mode": (0,),
     },
+    "SpatialDropout1D": {"noise_shape": None, "trainable": None},
+    "SpatialDropout2D": {"noise_shape": None, "trainable": None},
+    "MultiHeadAttention": _SHAPES,
+    **{name: {"rng_type": None} for name in AUGMENTATIONS},
 }
 _BINARY = {  # function of TensorFlow → operation of Keras 3
     "Add": "__operators__.add math.add add",

@@ -18,8 +18,10 @@ from onnx import numpy_helper
 
 from oip_torch.base.errors import ConversionError, InputError
 
-__all__ = ["ForeignLayer", "find_layers", "fix_reshapes", "prepare"]
+__all__ = ["TO_LAST", "ForeignLayer", "find_layers", "fix_reshapes", "prepare"]
 
+TO_LAST = "image_to_last"
+"""The name of the transposition of images to channels last, where the graph wants them so."""
 _OPSET = 15  # where onnx2torch knows most
 _OLDEST = 7
 _IR, _IR_WITHOUT_INPUTS = 8, 4  # versions of the file format; from 4 on weights need not be inputs
@@ -37,6 +39,7 @@ _LAYERS = _SPATIAL | _ACTIVATIONS.keys() | {"Add", "Concat", "Gemm", "MatMul", "
 _TO_FIRST, _TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 _HEADS = re.compile(r"(StatefulPartitionedCall|PartitionedCall|model|functional|sequential)(_\d+)?")
 """Of TensorFlow's paths, what every layer has."""
+_READABLE = re.compile(r"[\w.\-]{1,120}")
 
 
 @dataclass(kw_only=True)
@@ -51,8 +54,12 @@ class ForeignLayer:
     size: tuple[int, ...]
 
 
-def prepare(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[int, int, int]]:
+def prepare(
+    proto: onnx.ModelProto, size: tuple[int, int] | None = None
+) -> tuple[onnx.ModelProto, tuple[int, int, int]]:
     """A copy with one input "image", (batch, channels, height, width) of any batch; and (height, width, channels).
+
+    `size`: (height, width), for a graph that leaves them open.
 
     Raises:
         InputError, ConversionError: the graph is not one of a CNN, or does not show how it takes images.
@@ -75,13 +82,24 @@ def prepare(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[int, int, in
     _hold_constants(proto.graph)
     (image,) = proto.graph.input
     sizes = _sizes(image)
-    if image.type.tensor_type.elem_type != onnx.TensorProto.FLOAT or len(sizes) != 4 or min(sizes[1:], default=0) < 1:
+    is_image = image.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and len(sizes) == 4
+    if is_image:
+        last = _input_layout(proto.graph, image.name) == "last"
+        height, width, channels = sizes[1:] if last else (*sizes[2:], sizes[1])
+        if size is not None:
+            if (height, width) == size or (height not in (0, size[0])) or width not in (0, size[1]):
+                raise InputError(
+                    f"the file takes images of {height}×{width} (0: open), and size is {size}: expected a size "
+                    "for what it leaves open alone"
+                )
+            height, width = size
+            del proto.graph.value_info[:]  # which may name the open sizes
+    if not is_image or min(height, width, channels) < 1:
         raise InputError(
             f"the input {image.name!r} is of shape {sizes} (0: open): expected float32 images, (batch, channels, "
-            "height, width), with a fixed height and width; export it anew with such an input"
+            "height, width), with a fixed height and width; say which (--size HEIGHT WIDTH) where these are open, or "
+            "export it anew with such an input"
         )
-    last = _input_layout(proto.graph, image.name) == "last"
-    height, width, channels = sizes[1:] if last else (*sizes[2:], sizes[1])
     if sizes[0] != 0:
         _open_batch(proto, sizes[0])
     _take_image(proto.graph, image.name, (channels, height, width), last)
@@ -136,7 +154,10 @@ def _relabelled(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def find_layers(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[ForeignLayer], str]:
-    """The layers in the order of the graph, and the name of the output's; `shapes` as in `fix_reshapes`."""
+    """The layers in the order of the graph, and the name of the first output's; `shapes` as in `fix_reshapes`.
+
+    Every output of units or maps is a layer.
+    """
     graph = proto.graph
     weights = _constants(graph)
     layouts: dict[str, str | None] = {"image": "first"}
@@ -181,14 +202,22 @@ def find_layers(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
             activation=activation if before != tensor else None,
             size=shape,
         )
-    output = graph.output[0].name
-    if output not in found:
-        shape = shapes.get(output, ())
-        if not (len(shape) == 1 or (len(shape) == 3 and layouts.get(output) == "first")):
-            raise ConversionError(f"the output {output!r} is of shape {shape} per image: expected units or maps")
-        kind = makers[output].op_type
-        found[output] = ForeignLayer(
-            name="output", kind=kind, tensor=output, tensor_before=output, activation=None, size=shape
+    output, several = graph.output[0].name, len(graph.output) > 1
+    for value in graph.output:
+        tensor, shape = value.name, shapes.get(value.name, ())
+        if tensor in found or tensor not in makers:
+            continue
+        if not (len(shape) == 1 or (len(shape) == 3 and layouts.get(tensor) == "first")):
+            if tensor == output:
+                raise ConversionError(f"the output {tensor!r} is of shape {shape} per image: expected units or maps")
+            continue
+        found[tensor] = ForeignLayer(
+            name=tensor if several and _READABLE.fullmatch(tensor) else "output",
+            kind=makers[tensor].op_type,
+            tensor=tensor,
+            tensor_before=tensor,
+            activation=None,
+            size=shape,
         )
     layers = list(found.values())
     counts, numbers = Counter(layer.name for layer in layers), Counter[str]()
@@ -291,7 +320,7 @@ def _name(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> str:
     if kind in ("add", "concat", "sum") and found and "/" in node.name and not found[-1].lower().startswith(kind):
         found.append(kind)  # PyTorch's functions go by the module that calls them
     name = ".".join(found)
-    return name if re.fullmatch(r"[\w.\-]{1,120}", name) else ""
+    return name if _READABLE.fullmatch(name) else ""
 
 
 def _open_batch(proto: onnx.ModelProto, batch: int) -> None:
@@ -329,7 +358,7 @@ def _take_image(graph: onnx.GraphProto, name: str, shape: Sequence[int], last: b
     for node in graph.node:
         node.input[:] = [old if entry == name else entry for entry in node.input]
     if last:
-        graph.node.insert(0, onnx.helper.make_node("Transpose", ["image"], [old], "image_to_last", perm=_TO_LAST))
+        graph.node.insert(0, onnx.helper.make_node("Transpose", ["image"], [old], TO_LAST, perm=_TO_LAST))
     del graph.input[:]
     value: Any = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ["batch", *shape])
     graph.input.append(value)
