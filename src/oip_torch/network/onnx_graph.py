@@ -26,9 +26,11 @@ class Reshape(nn.Module):
         self.target = tuple(target)
 
     def extra_repr(self) -> str:
+        """For the module's `repr`."""
         return str(self.target)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Any tensor of as many values as the target → the same values, in the target's shape."""
         return x.reshape([x.shape[axis] if count == 0 else count for axis, count in enumerate(self.target)])
 
 
