@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, fx, nn
@@ -15,7 +15,7 @@ from oip_torch.base.errors import ConversionError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Reshape", "nodes_by_tensor", "output_nodes", "to_torch"]
+__all__ = ["Reshape", "Resize", "nodes_by_tensor", "output_nodes", "to_torch"]
 
 
 class Reshape(nn.Module):
@@ -32,6 +32,21 @@ class Reshape(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Any tensor of as many values as the target → the same values, in the target's shape."""
         return x.reshape([x.shape[axis] if count == 0 else count for axis, count in enumerate(self.target)])
+
+
+class Resize(nn.Module):
+    """Maps of another size, given as such or by factors; `mode` is nearest, linear or cubic."""
+
+    def __init__(
+        self, mode: str, size: Sequence[int] | None, factors: Sequence[float] | None, align_corners: bool | None
+    ) -> None:
+        super().__init__()
+        self.mode = {"nearest": "nearest", "linear": "bilinear", "cubic": "bicubic"}[mode]
+        self.size, self.factors, self.align_corners = size, factors, align_corners
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) → the same of another height and width."""
+        return nn.functional.interpolate(x, self.size, self.factors, self.mode, self.align_corners)
 
 
 def to_torch(proto: onnx.ModelProto) -> fx.GraphModule:
@@ -54,37 +69,81 @@ def to_torch(proto: onnx.ModelProto) -> fx.GraphModule:
 
 
 def fix_constants(module: fx.GraphModule) -> None:
-    """Give reshapes and paddings whose target or widths are constants these as plain numbers, in place.
+    """Give operations the sizes, axes and factors that are constants as plain numbers, in place.
 
     onnx2torch reads them from tensors at every call: on a GPU each time host and device synchronise, and torch.compile
     and torch.export, where tensors have no values, fail.
     """
-    from onnx2torch.node_converters.pad import OnnxPadDynamic, OnnxPadStatic
-    from onnx2torch.node_converters.reshape import OnnxReshape
-
     for node in list(module.graph.nodes):
         part: Any = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(part, (OnnxReshape, OnnxPadDynamic)) or node.kwargs:
+        names, make = _NUMBERED.get(type(part).__name__, ((), None))
+        given = {**dict(zip(names, node.args[1:], strict=False)), **node.kwargs}
+        if make is None or any(value.op != "get_attr" for value in given.values()):
             continue
-        image, *constants = node.args
-        if any(constant.op != "get_attr" for constant in constants):
-            continue
-        target, *value = (operator.attrgetter(str(constant.target))(module).tolist() for constant in constants)
-        if isinstance(part, OnnxReshape):
-            new: nn.Module = Reshape(target)
-        else:
-            mode = "edge" if part.mode == "replicate" else part.mode
-            fill = float(value[0] if isinstance(value[0], (int, float)) else value[0][0]) if value else 0.0
-            new = OnnxPadStatic.create_from_onnx_params(target, mode, fill)
+        constants = {name: operator.attrgetter(str(value.target))(module) for name, value in given.items()}
+        new = make(part, {name: value.tolist() for name, value in constants.items() if value.numel()})
         new.onnx_mapping = part.onnx_mapping
-        module.set_submodule(str(node.target), new)
-        node.args = (image,)
-        for constant in constants:
-            if not constant.users:
-                module.graph.erase_node(constant)
-                holder, _, name = str(constant.target).rpartition(".")
+        module.set_submodule(str(node.target), new.eval())
+        node.args, node.kwargs = node.args[:1], {}
+        for value in given.values():
+            if not value.users:
+                module.graph.erase_node(value)
+                holder, _, name = str(value.target).rpartition(".")
                 delattr(module.get_submodule(holder), name)
     module.recompile()
+
+
+Numbers = dict[str, Any]
+
+
+def _reshape(part: Any, given: Numbers) -> nn.Module:
+    return Reshape(given["shape"])
+
+
+def _pad(part: Any, given: Numbers) -> nn.Module:
+    from onnx2torch.node_converters.pad import OnnxPadStatic
+
+    fill = given.get("constant_value", 0.0)
+    mode = "edge" if part.mode == "replicate" else part.mode
+    fill = fill[0] if isinstance(fill, list) else fill
+    made: nn.Module = OnnxPadStatic.create_from_onnx_params(given["pads"], mode, fill)
+    return made
+
+
+def _squeeze(part: Any, given: Numbers) -> nn.Module:
+    from onnx2torch.node_converters.squeeze import OnnxSqueezeStaticAxes
+
+    made: nn.Module = OnnxSqueezeStaticAxes(given.get("axes"))
+    return made
+
+
+def _unsqueeze(part: Any, given: Numbers) -> nn.Module:
+    from onnx2torch.node_converters.unsqueeze import OnnxUnsqueezeStaticAxes
+
+    made: nn.Module = OnnxUnsqueezeStaticAxes(given["axes"])
+    return made
+
+
+def _resize(part: Any, given: Numbers) -> nn.Module:
+    size, factors = given.get("sizes"), given.get("scales")
+    if (size or factors or [])[4:] or (factors or [1, 1])[:2] != [1, 1]:
+        raise ConversionError("onnx2torch cannot convert this network: a Resize of other axes than height and width")
+    return Resize(part.onnx_mode, size and size[2:], factors and factors[2:], part.align_corners)
+
+
+def _dropout(part: Any, given: Numbers) -> nn.Module:
+    return nn.Dropout(given.get("ratio", 0.5))
+
+
+_NUMBERED: dict[str, tuple[tuple[str, ...], Callable[[Any, Numbers], nn.Module] | None]] = {
+    "OnnxReshape": (("shape",), _reshape),
+    "OnnxPadDynamic": (("pads", "constant_value"), _pad),
+    "OnnxSqueezeDynamicAxes": (("axes",), _squeeze),
+    "OnnxUnsqueezeDynamicAxes": (("axes",), _unsqueeze),
+    "OnnxResize": (("roi", "scales", "sizes"), _resize),
+    "OnnxDropoutDynamic": (("ratio", "training_mode"), _dropout),
+}
+"""Module of onnx2torch → its inputs after the first one, and what stands in for it where these are constants."""
 
 
 def nodes_by_tensor(module: fx.GraphModule) -> dict[str, str]:
