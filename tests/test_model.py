@@ -138,3 +138,27 @@ def test_an_unchecked_file_s_digest_is_that_of_what_it_holds(mnist_onnx: Path, t
     onnx.save(proto, tmp_path / "other.onnx")
     own, other = load(mnist_onnx, device="cpu"), load(tmp_path / "other.onnx", device="cpu", check=False)
     assert own.fingerprint != other.fingerprint
+
+
+# What torch makes of modules
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> FeatureModel:
+    import torchvision
+
+    torch.manual_seed(0)
+    return oip_torch.wrap(torchvision.models.resnet18(weights=None), (3, 32, 32))
+
+
+@pytest.mark.parametrize("name", ["model", pytest.param("resnet18", marks=pytest.mark.slow)])
+def test_it_is_exported_and_compiled_with_an_open_batch(name: str, request: pytest.FixtureRequest) -> None:
+    """Whole, without a break of the graph; "eager" runs what torch.compile traced."""
+    network: FeatureModel = request.getfixturevalue(name)
+    images = torch.randn(4, *network.input_shape, generator=torch.Generator().manual_seed(0))
+    exported = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+    compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=True)
+    for count in (4, 1, 2):
+        expected = network(images[:count])
+        torch.testing.assert_close(exported.module()(images[:count]), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(compiled(images[:count]), expected, rtol=0, atol=1e-6)

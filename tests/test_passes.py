@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import score_of
-from onnx2torch.node_converters.reshape import OnnxReshape
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import oip_torch
 from oip_torch.base.platform import matmul_precision
 from oip_torch.network.extract import activations_of, extract, leaky, truncate
+from oip_torch.network.onnx_graph import Reshape
 from oip_torch.network.passes import _BackByProduct, _WindowSums, optimize_graph
 from oip_torch.optim.ascent import gradient_ascent
 from oip_torch.search import target
@@ -220,24 +220,21 @@ def test_no_step_of_the_loop_synchronises_with_the_device(model: oip_torch.Featu
             assert synchronisations(layer, make(steps=9)) == synchronisations(layer, make(steps=3)), layer
 
 
-def test_a_reshape_keeps_what_was_before() -> None:
-    """A zero in ONNX stands for the size that was there; such a one is left to onnx2torch."""
-
+def test_a_reshape_that_changes_nothing_is_left_out() -> None:
     class Chain(nn.Module):
-        def __init__(self, *shape: int) -> None:
+        def __init__(self, *target: int) -> None:
             super().__init__()
-            self.register_buffer("shape", torch.tensor(shape))
-            self.reshape = OnnxReshape()
+            self.reshape = Reshape(target)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.reshape(x, self.shape)
+            return self.reshape(x)
 
     class Leaves(fx.Tracer):
         def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-            return isinstance(module, OnnxReshape)
+            return isinstance(module, Reshape)
 
-    for shape, left in (((-1, 12), False), ((0, 12), True), ((-1, 3, 2, 2), False)):
-        chain = Chain(*shape)
+    for target_, left in (((-1, 12), True), ((0, 12), True), ((-1, 3, 2, 2), False)):
+        chain = Chain(*target_)
         plain = fx.GraphModule(chain, Leaves().trace(chain))
         fast = optimize_graph(plain, (3, 2, 2), one_channel=False, channels_last=False)
         assert any(node.op == "call_module" for node in fast.graph.nodes) == left

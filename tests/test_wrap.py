@@ -15,6 +15,7 @@ from conftest import nchw
 from torch import Tensor, nn
 
 import oip_torch
+import oip_torch.analysis.calibration as calibration_module
 from oip_torch import AscentSettings, ConversionError, Domain, FeatureModel, InputError, Oips, capture, wrap
 
 STEPS = 6
@@ -290,6 +291,25 @@ def test_everything_else_works_on_it_as_well(wrapped: FeatureModel, tmp_path: Pa
     assert classes.pre_activation
     assert classes.noun == "class"
     assert "max error" not in repr(wrapped.layers)
+
+
+def test_a_block_is_scored_once_with_its_last_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[int] = []
+    means = calibration_module.map_means
+    monkeypatch.setattr(calibration_module, "map_means", lambda maps: scored.append(1) or means(maps))
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Sequential(nn.Conv2d(4, 5, 3)))
+    model = wrap(module, (3, 12, 10), **NATURAL)
+    images = np.random.default_rng(0).integers(0, 256, (30, 12, 10, 3), np.uint8)
+    found = oip_torch.calibrate(model, images)
+    assert list(found.layers) == model.layers.names == ["0.0", "0.1", "0", "1.0", "1"]
+    assert len(scored) == 3
+    for block, last in (("0", "0.1"), ("1", "1.0")):
+        assert found[block].maximum is found[last].maximum
+    assert (found["0"].maximum != found["0.0"].maximum).any()
+    before = oip_torch.calibrate(model, images, pre_activation=True)
+    assert np.array_equal(before["0"].maximum, found["0.0"].maximum)
+    assert [layer.pre_activation for layer in before.layers.values()] == [False, True, True, False, False]
 
 
 def test_a_fingerprint_tells_of_graph_and_weights(net: Net, wrapped: FeatureModel) -> None:

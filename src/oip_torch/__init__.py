@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from oip_torch.optim.settings import AscentSettings
     from oip_torch.optim.starts import StartSettings, start_images
     from oip_torch.optim.views import Views
+    from oip_torch.plain.export import export_torch
     from oip_torch.results.oips import Oip, Oips
     from oip_torch.results.provenance import Provenance
     from oip_torch.results.responses import Responses
@@ -96,6 +97,7 @@ _HOMES = {
     "certify_dead": "search.dead",
     "compare": "comparison.comparison",
     "convert": "keras.convert",
+    "export_torch": "plain.export",
     "import_onnx": "keras.importing",
     "load": "network.load",
     "noise_control": "analysis.noise_control",
@@ -155,6 +157,7 @@ __all__ = [
     "certify_dead",
     "compare",
     "convert",
+    "export_torch",
     "import_onnx",
     "load",
     "noise_control",

@@ -325,13 +325,15 @@ def calibrate(
     array = check_pixels(images, "the images")
     names = _chosen_layers(model, layers)
     before = [name for name in names if model.wants_pre_activation(name, pre_activation)]
+    nodes = {name: model.tap(name, pre_activation=name in before).node for name in names}
+    once = list({node: name for name, node in nodes.items()}.values())  # a block has the node of its last layer
     count = len(array)
     kept = min(count, max(top, math.ceil((1 - _QUANTILE) * (count - 1)) + 2))
     tops: dict[str, Top] = {}
     power, ends = np.zeros(1), []
     with bar("calibrating", count, progress) as advance, torch.no_grad(), matmul_precision():
         for first, x in standardized_batches(model, array, batch_size):
-            for name, output in layer_outputs(model, x, names, before).items():
+            for name, output in layer_outputs(model, x, once, [name for name in before if name in once]).items():
                 scores = map_means(output)
                 tops.setdefault(name, Top(kept, scores)).add(scores, first)
             power = power + radial_power_spectrum(to_array(x)).sum(0)
@@ -341,21 +343,21 @@ def calibrate(
     wanted = {name: top_of.indices[:top].T for name, top_of in tops.items()}
     picture_indices = np.unique(np.concatenate([indices.ravel() for indices in wanted.values()]))
     pictures = np.concatenate([to_array(x) for _, x in standardized_batches(model, array[picture_indices], batch_size)])
+    by_node = {
+        nodes[name]: LayerCalibration(
+            maximum=found.scores[0],
+            p999=found.quantile(_QUANTILE),
+            mean=found.sums / count,
+            top_indices=wanted[name],
+            top_scores=found.scores[:top].T,
+            tied=found.tied(top),
+            picture_indices=picture_indices,
+            pictures=pictures,
+        )
+        for name, found in tops.items()
+    }
     return Calibration(
-        layers={
-            name: LayerCalibration(
-                maximum=found.scores[0],
-                p999=found.quantile(_QUANTILE),
-                mean=found.sums / count,
-                top_indices=wanted[name],
-                top_scores=found.scores[:top].T,
-                tied=found.tied(top),
-                picture_indices=picture_indices,
-                pictures=pictures,
-                pre_activation=name in before,
-            )
-            for name, found in tops.items()
-        },
+        layers={name: dataclasses.replace(by_node[nodes[name]], pre_activation=name in before) for name in names},
         count=count,
         spectrum=power / count,
         graph_sha256=model.fingerprint,

@@ -173,6 +173,29 @@ def layers(context: typer.Context, onnx_file: OnnxFile, as_json: Json = False) -
         context.obj.append(str(Layers(network.layers)))
 
 
+@app.command("export-torch")
+def export_torch(
+    context: typer.Context,
+    onnx_file: OnnxFile,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the two files.")],
+    as_json: Json = False,
+) -> None:
+    """Write a network as plain PyTorch: model.py and weights.safetensors. Exit code 0 only when both are verified."""
+    from oip_torch.plain.export import TOLERANCE
+    from oip_torch.plain.export import export_torch as export
+
+    errors = export(onnx_file, output)
+    files = [str(output / name) for name in ("model.py", "weights.safetensors")]
+    if as_json:
+        context.obj.append(_json({"files": files, "layers": errors}))
+        return
+    context.obj.append(
+        f"Every layer is verified: what was written and the network differ by at most {max(errors.values()):.1e} of a "
+        f"layer's maximum ({TOLERANCE:.0e} is allowed)."
+    )
+    context.obj.extend(files)
+
+
 @app.command()
 def ascend(
     context: typer.Context,

@@ -186,8 +186,8 @@ def _store_shapes(proto: Any) -> None:
     """Store the shapes that reshapes ask for as constants, (-1, …), where they only leave the batch open.
 
     Keras' Flatten asks for the batch size at run time: six nodes, among them a Slice that onnx2torch runs by an
-    indexing which torch announces to change. In ONNX a shape is always a tensor, which
-    onnx2torch's Reshape reads from the device at every call; so `network.passes` has to fix reshapes as well, in torch.
+    indexing which torch announces to change. In ONNX a shape is always a tensor; `network.onnx_graph` makes numbers of
+    it, in torch.
     """
     import onnx
 

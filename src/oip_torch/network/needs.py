@@ -30,7 +30,9 @@ _ELEMENTWISE = frozenset(
     "OnnxReciprocal OnnxRound OnnxSqrt OnnxSum OnnxWhere".split()
 )
 """Kinds of modules whose output at a place needs their inputs at this place alone, of the size of the output or 1."""
-_SAME_ELEMENTS = frozenset("Flatten OnnxReshape OnnxSqueezeStaticAxes OnnxUnsqueezeStaticAxes OnnxFlatten".split())
+_SAME_ELEMENTS = frozenset(
+    "Flatten Reshape OnnxReshape OnnxSqueezeStaticAxes OnnxUnsqueezeStaticAxes OnnxFlatten".split()
+)
 
 
 class Needs:
@@ -123,7 +125,7 @@ class Needs:
         # As Keras' Dense computes on maps: (batch, rows, columns, channels) → (places, channels), a product with the
         # weights, and back.
         first = source.args[0] if _kind(self._network, source) == "OnnxMatMul" else None
-        if isinstance(first, fx.Node) and _kind(self._network, first) == "OnnxReshape":
+        if isinstance(first, fx.Node) and _kind(self._network, first) in ("Reshape", "OnnxReshape"):
             start, weights = first.args[0], source.args[1]
             assert isinstance(start, fx.Node)
             assert isinstance(weights, fx.Node)

@@ -2,7 +2,7 @@
 
 `optimize_graph` rewrites a truncated network (a torch.fx graph) without changing what it computes:
 
-- reshapes know their target, which each would read from the device, and are left out where they change nothing;
+- reshapes that change nothing are left out;
 - a ReLU that only a max-pooling reads comes after it: the larger of two numbers is the same before and after a ReLU,
   and pooled there are a quarter as many of them;
 - rows and columns that nothing reads are not computed: a 2x2 pooling of 11x11 never reads the last ones, so what comes
@@ -63,7 +63,7 @@ def optimize_graph(
     outputs: Any = end.args[0]
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     end.args = (outputs if leaks else outputs * 2,)
-    _fix_reshapes(fast)
+    _drop_idle_reshapes(fast)
     _pool_first(fast)
     _cut_unread(fast)
     if one_channel:
@@ -117,22 +117,12 @@ def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _fix_reshapes(network: fx.GraphModule) -> None:
-    """A reshape to what the file says, and none where nothing changes: onnx2torch asks the device for it each time."""
+def _drop_idle_reshapes(network: fx.GraphModule) -> None:
+    """Keras' layout of images with one channel becomes torch's by a reshape that changes nothing."""
     for node in list(network.graph.nodes):
-        if type(_module(network, node)).__name__ != "OnnxReshape":
-            continue
-        if _shape(node) == _shape(node.args[0]):
+        if type(_module(network, node)).__name__ == "Reshape" and _shape(node) == _shape(node.args[0]):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
-        elif node.args[1].op == "get_attr":
-            shape = operator.attrgetter(str(node.args[1].target))(network).tolist()
-            if 0 not in shape:  # in ONNX: as it was
-                with network.graph.inserting_before(node):
-                    fixed = network.graph.call_function(torch.reshape, (node.args[0], tuple(shape)))
-                fixed.meta.update(node.meta)
-                node.replace_all_uses_with(fixed)
-                network.graph.erase_node(node)
 
 
 def _pool_first(network: fx.GraphModule) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from oip_torch.network.extract import Tap
 from oip_torch.network.trace import Call, Traced, operation
 
-__all__ = ["Place", "find_places"]
+__all__ = ["Place", "find_places", "function_of"]
 
 FIRST, LAST = "first", "last"
 
@@ -354,6 +354,11 @@ class _Function(nn.Module):
         if self.is_method:
             return getattr(args[0], str(self.function))(*args[1:], **kwargs)
         return self.function(*args, **kwargs)  # type: ignore[operator] # only methods are given by name
+
+
+def function_of(module: nn.Module) -> str | None:
+    """The name of the function or method that a module of ours stands for; None of any other module."""
+    return module.extra_repr() if isinstance(module, _Function) else None
 
 
 class _ToMaps(nn.Module):

@@ -32,7 +32,7 @@ _ROWS = 1 << 24  # numbers at once of the largest tensor
 _BISECTIONS = 40
 
 _AFFINE = frozenset(
-    "Conv2d Linear BatchNorm2d AvgPool2d AdaptiveAvgPool2d Flatten Identity Dropout ZeroPad2d OnnxReshape "
+    "Conv2d Linear BatchNorm2d AvgPool2d AdaptiveAvgPool2d Flatten Identity Dropout ZeroPad2d Reshape "
     "OnnxTranspose OnnxMatMul OnnxGemm OnnxBinaryMathOperation OnnxConcat OnnxGlobalAveragePool OnnxPadStatic "
     "OnnxFlatten "
     "OnnxIdentity OnnxDropoutDynamic OnnxSqueezeStaticAxes OnnxUnsqueezeStaticAxes".split()

@@ -21,7 +21,7 @@ def without_idle_reshapes(network: fx.GraphModule, model: FeatureModel) -> fx.Gr
     parameter = next((tensor for tensor in model.parameters()), torch.empty(0))
     ShapeProp(network).propagate(parameter.new_zeros((2, *model.input_shape)))
     for node in list(network.graph.nodes):
-        if node.op == "call_module" and type(network.get_submodule(str(node.target))).__name__ == "OnnxReshape":
+        if node.op == "call_module" and type(network.get_submodule(str(node.target))).__name__ == "Reshape":
             source = node.all_input_nodes[0]
             shapes = [getattr(each.meta.get("tensor_meta"), "shape", None) for each in (node, source)]
             if shapes[0] is not None and shapes[0] == shapes[1]:
