@@ -189,8 +189,7 @@ def _flags(contents: LayerContents, number: int, best: int, noise: Mapping[str, 
 def _data_entry(data: DataContents) -> dict[str, Any]:
     return {
         "count": data.count,
-        "top": int(data.calibration.top_indices.shape[1]),
-        "preActivation": data.calibration.pre_activation,
+        "ranked": int(data.calibration.excited.sum()),
         "classes": list(data.class_names) if data.classes is not None else [],
     }
 
@@ -295,4 +294,4 @@ def count_words(layers: Sequence[Mapping[str, Any]]) -> list[str]:
 def settings_words(network: NetworkContents) -> str:
     """The settings in a sentence."""
     summary = AscentSettings.from_dict(dict(network.settings)).summary
-    return f"{summary[0].upper()}{summary[1:]}; seed {network.seed}."
+    return f"{summary}; seed {network.seed}."

@@ -38,6 +38,12 @@ const FILTERS = [
   ["noise", "not distinguishable from noise"],
   ["above_data", "above the data"],
 ];
+const SORT_NOTES = {
+  over_data: () => "the best start’s score over the largest score of the data",
+  legibility: () => "legibility of the best start’s picture",
+  agreement: (layer) => `the mean correlation between the ${layer.noun}’s starts (${layer.starts} at most), each the largest over all shifts`,
+  selectivity: (layer) => `the ${layer.noun}’s own place among those that its image excites most, 1 is the first`,
+};
 const LOOKS = [
   ["data", "In the data’s range"],
   ["strongest", "Own contrast"],
@@ -220,7 +226,7 @@ function renderGrid() {
       toolbar(layer),
       el("p", { class: "hint", id: "hint" }),
       list,
-      el("p", { class: "legend" }, gridLegend(layer))),
+      el("p", { class: "legend" })),
   );
   updateGrid();
   document.title = `${layer.name} · ${network.name}`;
@@ -241,6 +247,7 @@ function updateGrid() {
       ? `${capital(layer.noun)} ${state.near} and the ${shown.order.length - 1} of ${total} ${layer.nouns} most like it, by ${byWords()}`
       : `${shown.order.length.toLocaleString("en")} of ${count(total, layer.noun, layer.nouns)}`;
   main.querySelector("#count").textContent = text;
+  main.querySelector(".legend").replaceChildren(...gridLegend(layer));
   say(text);
   hint(layer);
 }
@@ -315,12 +322,13 @@ function layerWords(layer) {
 
 function gridLegend(layer) {
   const has = (flag) => layer.maps.some((map) => map.flags.includes(flag));
-  const parts = [`Number, and the figure that the ${layer.nouns} are sorted by; by default the score (${layer.score}) of the best start.`];
+  const note = state.near !== null ? byWords() : SORT_NOTES[state.sort]?.(layer) ?? `the score (${layer.score}) of the best start`;
+  const parts = [`Beside the number: ${note}.${state.sort === "index" || state.sort === "score" ? "" : " – is undefined, and comes last."}`];
   for (const status of Object.keys(network.marks)) if (has(status)) parts.push(`${network.marks[status]} ${network.statuses[status]}`);
   if (has("noise")) parts.push("~ not distinguishable from noise.");
   if (has("dead")) parts.push("Faded: dead.");
   if (layer.noise) parts.push(`${capital(layer.noise)}.`);
-  return [parts.join(" "), el("br"), el("span", { class: "look-note" }, LOOK_NOTES[state.look])];
+  return [parts.join(" "), el("br"), LOOK_NOTES[state.look]];
 }
 
 function hint(layer) {
@@ -351,7 +359,6 @@ function toolbar(layer) {
   const looks = choice("Way of looking", LOOKS, state.look, (look) => {
     press(looks, LOOKS, look);
     set({ look });
-    main.querySelector(".look-note").textContent = LOOK_NOTES[look];
   });
   return el("div", { class: "toolbar", role: "group", "aria-label": "Sort and filter" },
     el("label", { for: "sort" }, "Sort by", sort),
@@ -405,12 +412,15 @@ function renderMap() {
     el("article", { class: "map-view", "aria-labelledby": "title" },
       mapHead(layer, map),
       el("div", { class: "columns" },
-        el("div", { class: "pictures" }, portrait(layer, map, position, chosen), evolution(layer, map, position)),
+        el("div", { class: "pictures" },
+          portrait(layer, map, position, chosen),
+          evolution(layer, map, position),
+          trace(layer, map, chosen)),
         el("div", { class: "facts" }, figures(layer, map, chosen))),
       realImages(layer, map, position),
-      el("div", { class: "pair" }, trace(layer, map, chosen), classes(layer, map)),
+      el("div", { class: "pair" }, classes(layer, map), noise(layer, map)),
       similar(layer, map),
-      el("div", { class: "pair" }, noise(layer, map), comparison(layer, map))),
+      comparison(layer, map) ?? []),
   );
   document.title = `${capital(layer.noun)} ${map.number} · ${layer.name} · ${network.name}`;
 }
@@ -526,7 +536,7 @@ function figures(layer, map, chosen) {
     const value = start.figures[index];
     const known = isNumber(value);
     const unit = known && figure.unit ? figure.unit : "";
-    const text = known ? (network.keys[index] === "selectivity_rank" ? `${value} of ${layer.of}` : told(value) + unit) : "undefined";
+    const text = known ? (network.keys[index] === "selectivity_rank" ? `${value} of ${layer.data.ranked}` : told(value) + unit) : "undefined";
     return el("div", { class: known ? "figure" : "figure undefined" },
       el("dt", {}, figure.label),
       el("dd", { class: "number" }, text),
@@ -587,7 +597,7 @@ function realWords(layer, map) {
 
 function trace(layer, map, chosen) {
   const title = el("h3", { id: "trace-title" }, "Score by step");
-  const frame = (...children) => el("section", { "aria-labelledby": "trace-title" }, title, ...children);
+  const frame = (...children) => el("section", { class: "trace", "aria-labelledby": "trace-title" }, title, ...children);
   const values = map.starts.flatMap((start) => start.trace).filter((value) => value !== null);
   if (layer.traceSteps.length < 2 || !values.length) return frame(el("p", { class: "small" }, "The scores on the way were not kept."));
   const [width, height, pad] = [520, 170, 8];
@@ -602,7 +612,7 @@ function trace(layer, map, chosen) {
   const own = map.starts[chosen];
   const first = own.trace.find((value) => value !== null) ?? 0;
   const drawing = svg("svg", {
-    class: "trace", viewBox: `0 0 ${width} ${height}`, role: "img",
+    class: "lines", viewBox: `0 0 ${width} ${height}`, role: "img",
     "aria-label": `Scores of ${count(map.starts.length, "start")} over ${last + 1} steps, from 0 to ${told(high)}; start ${own.start} goes from ${told(first)} to ${own.score}`,
   });
   drawing.append(svg("line", { class: "axis", x1: pad, x2: width - pad, y1: y(0), y2: y(0) }));
@@ -630,7 +640,7 @@ function classes(layer, map) {
     bar.style.width = `${(100 * Math.abs(value ?? 0)) / span}%`;
     return el("tr", {},
       el("th", { scope: "row" }, layer.data.classes[index] ?? String(index)),
-      el("td", { class: "bar", "aria-hidden": "true" }, el("span", { class: "track" }, bar)),
+      el("td", { class: "gauge", "aria-hidden": "true" }, el("span", { class: "track" }, bar)),
       el("td", { class: "number" }, value === null ? "undefined" : told(value)));
   });
   return frame(
@@ -685,7 +695,7 @@ function noise(layer, map) {
   const asked = isNumber(found.agreement);
   const verdict = dead ? "The map is dead: there is nothing to tell from noise."
     : found.noise ? `Not distinguishable from noise: ${found.why.join("; ")}.`
-    : asked ? "It is more than noise by every question that was asked." : "With one start it is not known.";
+    : asked ? "It is told from noise by every question that was asked." : "With one start it is not known.";
   const row = (label, value, unit = "") => el("tr", {}, el("th", { scope: "row" }, label), el("td", { class: "number" }, isNumber(value) ? told(value) + unit : "undefined"));
   const undefinedWhy = [...new Set(Object.values(found).filter((value) => typeof value === "string"))].map((key) => network.reasons[key].replace("undefined: ", ""));
   return frame(
@@ -735,7 +745,7 @@ function asked(hash) {
   } catch {
     return { layer: 0, map: null, problem: "This address cannot be read." };
   }
-  if (name === "" || (name === "main" && !network.layers.some((each) => each.name === name))) return { layer: null, map: null, problem: "" };
+  if (name === "") return { layer: null, map: null, problem: "" };
   const layer = network.layers.find((each) => each.name === name);
   if (!layer) return { layer: 0, map: null, problem: `There is no layer “${name.slice(0, 80)}” in this atlas.` };
   if (found[2] === undefined) return { layer: layer.index, map: null, problem: "" };
@@ -781,9 +791,15 @@ function route(first = false) {
 }
 
 function markLayer() {
+  document.body.classList.toggle("open", state.map !== null);
+  const strip = document.querySelector(".strip");
   for (const link of document.querySelectorAll("a.layer")) {
-    if (Number(link.dataset.layer) === state.layer) link.setAttribute("aria-current", "true");
-    else link.removeAttribute("aria-current");
+    if (Number(link.dataset.layer) !== state.layer) link.removeAttribute("aria-current");
+    else {
+      link.setAttribute("aria-current", "true");
+      const [left, right] = [link.offsetLeft - strip.offsetLeft, link.offsetLeft - strip.offsetLeft + link.offsetWidth];
+      if (left < strip.scrollLeft || right > strip.scrollLeft + strip.clientWidth) strip.scrollLeft = left - 16;
+    }
   }
 }
 
@@ -836,6 +852,10 @@ function onLink(event) {
 }
 
 document.documentElement.classList.add("js");
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
 document.getElementById("static").hidden = true;
 for (const link of document.querySelectorAll("a.layer")) link.href = address(network.layers[Number(link.dataset.layer)]);
 startTheme();
