@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import re
+import weakref
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -92,6 +94,14 @@ def test_the_page_runs_its_own_script_and_style_and_loads_nothing(html: str) -> 
             assert (attributes.get(name) or "#").startswith(("#", "data:image/webp;base64,"))
     assert "http://" not in page.texts["script"].replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in html
+
+
+def test_without_script_the_page_says_what_is_left(html: str) -> None:
+    (text,) = re.findall(r"<noscript>(.*?)</noscript>", html, re.DOTALL)
+    assert "JavaScript, which is off here" in text
+    assert [each["alt"] for tag, each in Page(html).elements if tag == "img"] == [
+        "22 OIPs of Conv2D_1, the best of each map"
+    ]
 
 
 def test_a_sheet_holds_the_pictures_of_the_results(html: str, held: LayerContents) -> None:
@@ -242,16 +252,18 @@ def test_names_stay_text(model: oip.FeatureModel, held: LayerContents) -> None:
 
 
 def test_layers_are_taken_one_at_a_time(model: oip.FeatureModel, held: LayerContents) -> None:
-    names = ["a", "b"]
-    alive: list[LayerContents] = []
+    made: list[weakref.ref[LayerContents]] = []
 
-    def layers() -> Any:
-        for name in names:
-            alive.append(renamed(held, name))
-            yield alive.pop()  # held by the page alone
+    def layers() -> Iterator[LayerContents]:
+        for name in ("a", "b"):
+            assert [reference() for reference in made] == [None] * len(made)
+            contents = renamed(held, name)
+            made.append(weakref.ref(contents))
+            yield contents
+            del contents
 
-    network = network_of(model, [renamed(held, name) for name in names])
-    assert [each["name"] for each in Page(gallery_page(network, layers())).json("network")["layers"]] == names
+    network = network_of(model, [renamed(held, "a"), renamed(held, "b")])
+    assert [each["name"] for each in Page(gallery_page(network, layers())).json("network")["layers"]] == ["a", "b"]
 
 
 def test_the_page_is_written_whole_or_not_at_all(tmp_path: Path, model: oip.FeatureModel, held: LayerContents) -> None:

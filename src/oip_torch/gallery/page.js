@@ -361,9 +361,9 @@ function toolbar(layer) {
     set({ look });
   });
   return el("div", { class: "toolbar", role: "group", "aria-label": "Sort and filter" },
-    el("label", { for: "sort" }, "Sort by", sort),
-    el("label", { for: "filter" }, "Show", filter),
-    el("label", { for: "text" }, `Numbers`, text),
+    el("div", { class: "field" }, el("label", { for: "sort" }, "Sort by"), sort),
+    el("div", { class: "field" }, el("label", { for: "filter" }, "Show"), filter),
+    el("div", { class: "field" }, el("label", { for: "text" }, "Numbers"), text),
     looks,
     el("p", { class: "count", id: "count" }),
     el("button", { type: "button", class: "quiet clear", id: "clear", hidden: state.near === null, click: () => { set({ near: null }); renderGrid(); } }, "Show all again"));

@@ -105,7 +105,11 @@ def gallery_page(
     """
     channels, height, width = network.input_shape
     tiling = Tiling(height, width)
-    held = [_Held.of(contents, tiling, report) for contents in layers if len(contents.oips)]
+    held = []
+    for contents in layers:
+        if len(contents.oips):
+            held.append(_Held.of(contents, tiling, report))
+        del contents  # before the next one is read
     if not held:
         raise InputError("this atlas holds no images yet: expected at least one; run `oip atlas` first")
     entries = [each.entry for each in held]
