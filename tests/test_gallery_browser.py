@@ -126,7 +126,7 @@ def test_each_cell_shows_the_map_that_it_names(read: Callable[..., Reader]) -> N
     reader = read()
     page = reader.page
     page.get_by_label("Sort by").select_option("score")
-    page.wait_for_function("[...document.querySelectorAll('.grid canvas')].every((each) => each.dataset.look)")
+    expect(page.locator(".grid canvas[data-look='data']")).to_have_count(22)
     same = page.evaluate("""async () => {
         const sheet = document.getElementById("best-0");
         await sheet.decode();

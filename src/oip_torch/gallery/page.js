@@ -18,7 +18,10 @@ const state = {
   near: null, // the map whose most similar ones the grid shows
   problem: "", // what an address asks for, and is not there
 };
-const shown = { layer: null, order: [], cells: [], scroll: 0, left: null };
+const shown = { layer: null, order: [], cells: [], range: {}, scroll: 0, printing: false };
+const WHOLE = 512; // so many maps stand in the grid at once; of more those in sight, as scrolling would be slow
+const NEARLY = 900; // pixels beyond the window within which they stand there
+const BLOCK = 4; // rows that come and go together
 const main = document.getElementById("main");
 
 const SORTS = [
@@ -238,9 +241,8 @@ function updateGrid() {
   const list = main.querySelector(".grid");
   shown.order = order();
   shown.order.forEach((position) => updateCell(shown.cells[position], layer, layer.maps[position]));
-  list.replaceChildren(...shown.order.map((position) => shown.cells[position]));
-  rove(list.querySelector("a"));
-  drawCells();
+  rove(null);
+  fillList();
   const total = layer.maps.length;
   const text =
     state.near !== null
@@ -252,29 +254,79 @@ function updateGrid() {
   hint(layer);
 }
 
-function drawCells() {
-  const { columns, cells, layer } = { columns: here().bestColumns, cells: shown.cells, layer: state.layer };
-  const id = bestSheet();
-  const wanted = shown.order;
-  sheetOf(id).then((sheet) => {
-    if (layer !== state.layer || id !== bestSheet()) return;
-    for (const position of wanted) {
-      const target = cells[position].querySelector("canvas");
-      if (target.dataset.look === state.look) continue;
-      draw(target, sheet, columns, position);
-      target.dataset.look = state.look;
-    }
+/** Put the cells into the list; of thousands those alone that are in sight, or nearly, and room for the others. */
+function fillList(anew = true) {
+  const list = main.querySelector(".grid");
+  if (!list) return;
+  const range = rangeInSight(list);
+  if (!anew && range.first === shown.range.first && range.end === shown.range.end) return;
+  shown.range = range;
+  const items = shown.order.slice(range.first, range.end).map((position, index) => {
+    const item = shown.cells[position];
+    item.setAttribute("aria-posinset", range.first + index + 1);
+    item.setAttribute("aria-setsize", shown.order.length);
+    return item;
   });
+  const focused = list.contains(document.activeElement) ? document.activeElement : null;
+  list.replaceChildren(...items);
+  list.style.paddingBlock = `${range.before}px ${range.after}px`;
+  items.forEach((item) => drawCell(item.querySelector(".tile")));
+  if (focused?.isConnected) focused.focus({ preventScroll: true });
+  if (!list.querySelector('a[tabindex="0"]')) rove(list.querySelector("a"));
+}
+
+/** Which places of the order are in the list: all where they are few. */
+function rangeInSight(list) {
+  const count = shown.order.length;
+  if (count <= WHOLE || shown.printing) return { first: 0, end: count, before: 0, after: 0 };
+  const { columns, row, top } = measured(list);
+  const block = (pixels, round) => Math.max(0, BLOCK * round(pixels / row / BLOCK));
+  const rows = Math.ceil(count / columns);
+  const first = Math.min(block(-top - NEARLY, Math.floor), rows - 1);
+  const end = Math.min(block(innerHeight - top + NEARLY, Math.ceil), rows);
+  return { first: first * columns, end: Math.min(count, end * columns), before: first * row, after: (rows - end) * row };
+}
+
+/** Columns of the grid, height of a row with its gap, and where the grid begins in the window. */
+function measured(list) {
+  if (!list.firstChild) list.append(shown.cells[shown.order[0]]);
+  const style = getComputedStyle(list);
+  const row = list.firstChild.offsetHeight + parseFloat(style.rowGap);
+  return { columns: style.gridTemplateColumns.split(" ").length, row, top: list.getBoundingClientRect().top };
+}
+
+/** Put the focus on a place of the order, which may be far out of sight. */
+function focusPlace(place) {
+  const list = main.querySelector(".grid");
+  const { columns, row, top } = measured(list);
+  const y = top + Math.floor(place / columns) * row;
+  if (y < 80 || y + row > innerHeight) window.scrollBy(0, y - (innerHeight - row) / 2);
+  fillList(false);
+  const link = shown.cells[shown.order[place]].firstChild;
+  rove(link);
+  link.focus({ preventScroll: true });
+}
+
+async function drawCell(tile) {
+  const [layer, look, id] = [state.layer, state.look, bestSheet()];
+  if (!tile.firstChild) tile.append(canvas(here().tile));
+  const target = tile.firstChild;
+  if (target.dataset.look === look) return;
+  const sheet = await sheetOf(id);
+  if (layer !== state.layer || look !== state.look) return;
+  draw(target, sheet, here().bestColumns, Number(tile.dataset.position));
+  target.dataset.look = look;
 }
 
 function cell(layer, map, position) {
-  const flags = map.flags;
-  const link = el("a", { href: address(layer, map.number), tabindex: "-1", "data-position": position },
-    canvas(layer.tile),
+  const tile = el("div", { class: "tile", "data-position": position });
+  tile.style.aspectRatio = `${layer.tile[1]} / ${layer.tile[0]}`;
+  const link = el("a", { href: address(layer, map.number), tabindex: "-1" },
+    tile,
     el("span", { class: "caption", "aria-hidden": "true" },
       el("b", {}, String(map.number)),
       el("span", { class: "value" })));
-  return el("li", { class: flags.includes("dead") ? "dead" : "" }, link);
+  return el("li", { class: map.flags.includes("dead") ? "dead" : "" }, link);
 }
 
 /** The caption: what the grid is sorted by, with the marks of how the image came about. */
@@ -381,24 +433,19 @@ const byWords = () => (state.by === "images" ? "correlation of the images" : "co
 
 /** One cell at a time is in the order of Tab; the arrows go to the others. */
 function rove(link) {
-  const list = main.querySelector(".grid");
-  list.querySelectorAll('a[tabindex="0"]').forEach((other) => other.setAttribute("tabindex", "-1"));
-  link?.setAttribute("tabindex", "0");
+  for (const item of shown.cells) item.firstChild.setAttribute("tabindex", item.firstChild === link ? "0" : "-1");
 }
 
 function onGridKey(event) {
-  const items = [...event.currentTarget.children];
-  const from = items.findIndex((item) => item.contains(document.activeElement));
-  if (from < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
-  const top = items[0].offsetTop;
-  const columns = Math.max(1, items.findIndex((item) => item.offsetTop > top)) || items.length;
-  const row = items.some((item) => item.offsetTop > top) ? columns : items.length;
-  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -row, ArrowDown: row, Home: -from, End: items.length - 1 - from };
+  const link = document.activeElement.closest?.(".grid a");
+  if (!link || event.altKey || event.ctrlKey || event.metaKey) return;
+  const from = shown.order.findIndex((position) => shown.cells[position].firstChild === link);
+  const { columns } = measured(event.currentTarget);
+  const last = shown.order.length - 1;
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -from, End: last - from };
   if (!(event.key in steps)) return;
   event.preventDefault();
-  const link = items[Math.min(items.length - 1, Math.max(0, from + steps[event.key]))]?.querySelector("a");
-  rove(link);
-  link.focus();
+  focusPlace(Math.min(last, Math.max(0, from + steps[event.key])));
 }
 
 // ---- The view of one map --------------------------------------------------------------------------------------------
@@ -681,7 +728,6 @@ function similar(layer, map) {
 
 function beside(layer, map, by) {
   Object.assign(state, { near: map.number, by });
-  shown.left = null;
   shown.scroll = 0;
   go(address(layer));
 }
@@ -782,12 +828,11 @@ function route(first = false) {
   renderGrid();
   if (first) return;
   const back = before.map !== null && before.layer === state.layer ? shown.order.indexOf(mapAt(before.map)) : -1;
-  const link = back < 0 || state.near !== null ? null : main.querySelector(".grid").children[back].querySelector("a");
-  if (link) {
+  if (back < 0 || state.near !== null) main.querySelector("#title").focus({ preventScroll: state.near === null });
+  else {
     window.scrollTo(0, shown.scroll);
-    rove(link);
-    link.focus({ preventScroll: shown.scroll > 0 });
-  } else main.querySelector("#title").focus({ preventScroll: state.near === null });
+    focusPlace(back);
+  }
 }
 
 function markLayer() {
@@ -862,4 +907,11 @@ startTheme();
 addEventListener("hashchange", () => route());
 addEventListener("keydown", onKey);
 addEventListener("click", onLink);
+for (const event of ["scroll", "resize"]) addEventListener(event, () => requestAnimationFrame(() => fillList(false)), { passive: true });
+for (const event of ["beforeprint", "afterprint"]) {
+  addEventListener(event, () => {
+    shown.printing = event === "beforeprint";
+    fillList(false);
+  });
+}
 route(true);
