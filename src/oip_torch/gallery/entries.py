@@ -109,7 +109,7 @@ def layer_entry(contents: LayerContents, report: Mapping[str, Any] | None, chunk
         "nouns": plural(oips.noun),
         "of": layer.maps,
         "images": len(oips),
-        "planned": contents.planned,
+        "planned": contents.planned - len(oips.provenance.not_finite),  # these were made, and are lost
         "starts": max((len(rows) for rows in groups.values()), default=0),
         "canBeDead": oips.provenance.can_be_dead is not False,
         "compares": compares_with_data(contents),

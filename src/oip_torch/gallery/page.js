@@ -260,6 +260,7 @@ function fillList(anew = true) {
   if (!list) return;
   const range = rangeInSight(list);
   if (!anew && range.first === shown.range.first && range.end === shown.range.end) return;
+  const before = anew ? { first: 0, end: 0 } : shown.range;
   shown.range = range;
   const items = shown.order.slice(range.first, range.end).map((position, index) => {
     const item = shown.cells[position];
@@ -267,11 +268,16 @@ function fillList(anew = true) {
     item.setAttribute("aria-setsize", shown.order.length);
     return item;
   });
-  const focused = list.contains(document.activeElement) ? document.activeElement : null;
-  list.replaceChildren(...items);
+  const kept = (index) => before.first <= index && index < before.end;
+  const place = (index) => index - range.first;
+  if (![range.first, range.end - 1].some(kept)) list.replaceChildren(...items);
+  else {
+    for (const item of [...list.children].filter((each) => !items.includes(each))) item.remove();
+    list.prepend(...items.slice(0, Math.max(0, place(before.first))));
+    list.append(...items.slice(Math.max(0, place(before.end))));
+  }
   list.style.paddingBlock = `${range.before}px ${range.after}px`;
   items.forEach((item) => drawCell(item.querySelector(".tile")));
-  if (focused?.isConnected) focused.focus({ preventScroll: true });
   if (!list.querySelector('a[tabindex="0"]')) rove(list.querySelector("a"));
 }
 
