@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from oip_torch.analysis.noise_control import NoiseControl, noise_control
     from oip_torch.analysis.quality import Quality, assess
     from oip_torch.analysis.responses import respond
+    from oip_torch.atlas.atlas import Atlas, open_atlas
+    from oip_torch.atlas.contents import DataContents, LayerContents, NetworkContents
+    from oip_torch.atlas.making import make_atlas
     from oip_torch.base.errors import CaptureError, ConversionError, InputError, OipError, VerificationError
     from oip_torch.base.image_files import read_images
     from oip_torch.comparison.comparison import Comparison, compare
@@ -50,6 +53,7 @@ _MODULES = {"objectives": "optim.objectives", "plots": "plots"}
 _HOMES = {
     "Adam": "optim.optimizer",
     "AscentSettings": "optim.settings",
+    "Atlas": "atlas.atlas",
     "Ball": "optim.constraint",
     "Blurred": "optim.image",
     "Calibration": "analysis.calibration",
@@ -58,6 +62,7 @@ _HOMES = {
     "ConversionError": "base.errors",
     "Criterion": "optim.schedule",
     "Decorrelated": "optim.colors",
+    "DataContents": "atlas.contents",
     "DeadMaps": "search.dead",
     "Domain": "network.domain",
     "Fallback": "optim.concerns",
@@ -66,7 +71,9 @@ _HOMES = {
     "Fourier": "optim.image",
     "InputError": "base.errors",
     "Layer": "network.onnx_file",
+    "LayerContents": "atlas.contents",
     "Network": "network.onnx_file",
+    "NetworkContents": "atlas.contents",
     "NoiseControl": "analysis.noise_control",
     "Oip": "results.oips",
     "OipError": "base.errors",
@@ -98,7 +105,9 @@ _HOMES = {
     "convert": "keras.convert",
     "import_onnx": "keras.importing",
     "load": "network.load",
+    "make_atlas": "atlas.making",
     "noise_control": "analysis.noise_control",
+    "open_atlas": "atlas.atlas",
     "read_images": "base.image_files",
     "receptive_field": "network.receptive_field",
     "respond": "analysis.responses",
@@ -109,6 +118,7 @@ _HOMES = {
 __all__ = [
     "Adam",
     "AscentSettings",
+    "Atlas",
     "Ball",
     "Blurred",
     "Calibration",
@@ -116,6 +126,7 @@ __all__ = [
     "Comparison",
     "ConversionError",
     "Criterion",
+    "DataContents",
     "DeadMaps",
     "Decorrelated",
     "Domain",
@@ -125,7 +136,9 @@ __all__ = [
     "Fourier",
     "InputError",
     "Layer",
+    "LayerContents",
     "Network",
+    "NetworkContents",
     "NoiseControl",
     "Oip",
     "OipError",
@@ -157,8 +170,10 @@ __all__ = [
     "convert",
     "import_onnx",
     "load",
+    "make_atlas",
     "noise_control",
     "objectives",
+    "open_atlas",
     "plots",
     "read_images",
     "receptive_field",

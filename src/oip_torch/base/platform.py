@@ -13,13 +13,26 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["free_bytes", "in_words", "keep_freed_memory", "matmul_precision", "peak_bytes", "recorded_gradients"]
+__all__ = [
+    "free_bytes",
+    "free_memory",
+    "in_words",
+    "keep_freed_memory",
+    "matmul_precision",
+    "peak_bytes",
+    "recorded_gradients",
+]
+
+
+def free_memory() -> int:
+    """Bytes that can still be had of the machine's memory."""
+    return int(psutil.virtual_memory().available)
 
 
 def free_bytes(device: torch.device) -> int:
     """What can still be had of the card's memory on CUDA, else of the machine's."""
     if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
+        return free_memory()
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch holds it, and lends it
     return int(torch.cuda.mem_get_info(device)[0]) + unused
 

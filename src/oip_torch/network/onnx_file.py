@@ -24,7 +24,7 @@ from oip_torch.base.errors import InputError, unknown_name
 from oip_torch.base.files import existing_file, replacing
 from oip_torch.network.domain import Domain, check_domain, find_domain
 
-__all__ = ["Layer", "Layers", "Network", "graph_sha256", "is_ours", "read", "read_graph", "write"]
+__all__ = ["Layer", "Layers", "Network", "graph_sha256", "is_ours", "layer_from_dict", "read", "read_graph", "write"]
 
 _KEY = "oip_torch"
 _FORMAT = 3
@@ -282,7 +282,7 @@ def _description(proto: onnx.ModelProto, path: Path) -> Network:
                 f"{_HOW_TO_MAKE_ONE}"
             )
         data = _of_today(data)
-        layers = tuple(_layer(entry) for entry in data["layers"])
+        layers = tuple(layer_from_dict(entry) for entry in data["layers"])
         height, width, channels = (int(n) for n in data["input_shape"])
         network = Network(
             layers=layers,
@@ -360,7 +360,9 @@ def _sizes(value: onnx.ValueInfoProto) -> list[int]:
     return [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
 
 
-def _layer(entry: dict[str, Any]) -> Layer:
+def layer_from_dict(entry: dict[str, Any]) -> Layer:
+    """The layer that `dataclasses.asdict` gave, also after a way through JSON."""
+
     def size(value: Any) -> int | None:
         return None if value is None else int(value)
 
@@ -373,7 +375,7 @@ def _layer(entry: dict[str, Any]) -> Layer:
         activation=None if entry["activation"] is None else str(entry["activation"]),
         tensor=str(entry["tensor"]),
         tensor_before=str(entry["tensor_before"]),
-        max_error=float(entry["max_error"]),
+        max_error=None if entry["max_error"] is None else float(entry["max_error"]),
         error_float64=None if entry.get("error_float64") is None else float(entry["error_float64"]),
         fingerprint=_floats(entry["fingerprint"]) or (),
     )

@@ -13,13 +13,17 @@ from oip_torch.network.passes import step_bytes
 from oip_torch.optim.settings import AscentSettings
 from oip_torch.search.target import Target
 
-__all__ = ["Plan", "plan_of"]
+__all__ = ["MemoryLimitError", "Plan", "plan_of"]
 
 _BATCH = {"cpu": 64, "cuda": 4096}  # images at once; beyond that the time per image no longer falls
 _BESIDE = 2.0  # with what allocator and libraries take: on CPUs processes grew by 1.3 to 2 of what their tensors hold
 _LIBRARIES = 32 << 20  # what the first ascent of a process takes for kernels and threads
 _CORE_BYTES = 64 << 20  # of a core's batch: with images so large that this is few of them, time per image is the same
 _STATUS = 44  # bytes of an image's status, and of the step at which it converged
+
+
+class MemoryLimitError(InputError):
+    """What is asked for does not fit in the memory that may be taken."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def plan_of(target: Target, count: int, settings: AscentSettings, batch_size: in
     least = count if objective.couples_images else 1  # that have to be in one batch
     workers = min(cores, count // least, room // (least * one))
     if workers == 0:
-        raise InputError(
+        raise MemoryLimitError(
             f"OIPs of {target.layer!r}, {count} in number, need {in_words(_LIBRARIES + results + least * one)} of "
             f"memory, {in_words(results)} of it for the results, and {in_words(free)} may be used: ask for fewer maps "
             "or starts, keep fewer snapshots (AscentSettings(snapshots=())), or allow more (memory=BYTES or --memory "

@@ -37,7 +37,7 @@ from oip_torch.search.plan import plan_of
 from oip_torch.search.step import Callback, one_at_a_time
 from oip_torch.search.target import Target, target_of
 
-__all__ = ["ascend"]
+__all__ = ["ascend", "ascend_layer", "provenance_of"]
 
 _WAKE_SECONDS = 0.1  # how long a Ctrl-C may go unseen
 
@@ -174,34 +174,54 @@ def ascend(
         each: target_of(model, each, model.wants_pre_activation(each, pre_activation), objective, settings)
         for each in of_each
     }
-    made = {
-        each: _ascend_layer(
-            *(targets.pop(each), chosen, starts, seed, settings, *begun[each], batch_size, memory, progress, told)
+    made = {}
+    for each, chosen in of_each.items():
+        given, start_sha256 = begun[each]
+        made[each] = ascend_layer(
+            *(targets.pop(each), chosen, range(starts), seed, settings),
+            given=given,
+            start_sha256=start_sha256,
+            batch_size=batch_size,
+            memory=memory,
+            progress=progress,
+            callback=told,
         )
-        for each, chosen in of_each.items()
-    }
+        if lost := made[each].provenance.not_finite:
+            _tell_of_lost(made[each], lost)
     return made if several else made[name]
 
 
-def _ascend_layer(
+@recorded_gradients()
+def ascend_layer(
     target: Target,
-    numbers: list[int],
-    starts: int,
+    numbers: Sequence[int],
+    starts: Sequence[int],
     seed: int,
     settings: AscentSettings,
-    given: Tensor | None,
-    start_sha256: str | None,
-    batch_size: int | None,
-    memory: int | None,
-    progress: bool | None,
-    callback: Callback | None,
+    *,
+    given: Tensor | None = None,
+    start_sha256: str | None = None,
+    batch_size: int | None = None,
+    memory: int | None = None,
+    progress: bool | None = None,
+    callback: Callback | None = None,
+    watch: Callable[[int], None] | None = None,
 ) -> Oips:
-    """The OIPs of these maps of one layer; `given`: the images that they begin with, and their digest."""
+    """The OIPs of these maps of one layer, each with the starts of these numbers; those that are finite.
+
+    Args:
+        target: of the layer.
+        numbers, starts: of the maps, and of each one's starts.
+        seed, settings, batch_size, memory, progress, callback: as of `ascend`, checked.
+        given: images that they begin with, one for each,
+        start_sha256: and their digest.
+        watch: is told of image-steps that were done, in whichever thread; what it raises ends the ascent.
+    """
     model, layer = target.model, target.layer
     given = None if given is None else given.to(model.device, model.dtype)
     fingerprint = model.fingerprint
-    plan = plan_of(target, len(numbers) * starts, settings, batch_size, memory)
-    keys = [(number, start) for number in numbers for start in range(starts)]
+    plan = plan_of(target, len(numbers) * len(starts), settings, batch_size, memory)
+    keys = [(number, start) for number in numbers for start in starts]
     if model.device.type == "cpu":
         keep_freed_memory()
     figures: dict[str, npt.NDArray[Any]] = {}
@@ -215,6 +235,8 @@ def _ascend_layer(
             if stop.is_set():
                 raise _StoppedError
             tell(count)
+            if watch is not None:
+                watch(count)
 
         def work(first: int) -> None:
             rows = slice(first, first + plan.batch_size)
@@ -231,38 +253,17 @@ def _ascend_layer(
             _each_batch(work, range(0, len(keys), plan.batch_size), plan.workers, stop)
     finite = np.isfinite(figures["images"]).all((1, 2, 3)) & np.isfinite(figures["scores"])
     lost = [key for key, sound in zip(keys, finite, strict=True) if not sound]
-    if lost:
-        text = f"{len(lost)} of {len(keys)} images of {layer!r} left the finite numbers: {_named(lost, target.noun)}"
-        hint = "use a smaller epsilon, or float64, and look whether the weights are finite"
-        if len(lost) == len(keys):
-            raise OipError(f"{text}; {hint}")
-        logger.warning("note: %s; they are not among the results: %s", text, hint)
     oips = Oips(
         layer=layer,
         maps=np.array([key[0] for key in keys], np.int64),
         starts=np.array([key[1] for key in keys], np.int64),
         snapshot_steps=np.array(settings.snapshot_steps(), np.int64),
         settings=settings,
-        provenance=Provenance(
-            seed=seed,
+        provenance=replace(
+            provenance_of(target, seed, settings),
             start_sha256=start_sha256,
-            objective=target.objective.name,
-            scored_by=target.objective.reported.name,
-            subject=target.subject,
-            can_be_dead=target.can_be_dead,
-            noun=target.noun,
-            channels=model.layers[layer].maps,
-            activation=model.layers[layer].activation,
-            pre_activation=target.pre_activation,
-            leaking=target.leaking if settings.schedule.leaks else {},
-            domain=model.domain,
-            source=model.network.source,
-            source_sha256=model.network.source_sha256,
             fingerprint=fingerprint,
             weights=model.weights_in_words(fingerprint),
-            versions={name: version(name) for name in ("oip_torch", "torch", "numpy")},
-            device=torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
-            dtype=str(model.dtype).removeprefix("torch."),
             not_finite=tuple(lost),
             image_steps=sum(spent),
             predicted_bytes=plan.bytes,
@@ -271,6 +272,39 @@ def _ascend_layer(
         **figures,
     )
     return oips.take(finite) if lost else oips
+
+
+def provenance_of(target: Target, seed: int, settings: AscentSettings) -> Provenance:
+    """Where OIPs of this target come from, as far as it is known before they are made; without the fingerprint."""
+    model = target.model
+    return Provenance(
+        seed=seed,
+        objective=target.objective.name,
+        scored_by=target.objective.reported.name,
+        subject=target.subject,
+        can_be_dead=target.can_be_dead,
+        noun=target.noun,
+        channels=model.layers[target.layer].maps,
+        activation=model.layers[target.layer].activation,
+        pre_activation=target.pre_activation,
+        leaking=target.leaking if settings.schedule.leaks else {},
+        domain=model.domain,
+        source=model.network.source,
+        source_sha256=model.network.source_sha256,
+        versions={name: version(name) for name in ("oip_torch", "torch", "numpy")},
+        device=torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else "cpu",
+        dtype=str(model.dtype).removeprefix("torch."),
+    )
+
+
+def _tell_of_lost(oips: Oips, lost: Sequence[tuple[int, int]]) -> None:
+    """Say which images left the finite numbers; an `OipError` where none is left."""
+    count = len(lost) + len(oips)
+    text = f"{len(lost)} of {count} images of {oips.layer!r} left the finite numbers: {_named(lost, oips.noun)}"
+    hint = "use a smaller epsilon, or float64, and look whether the weights are finite"
+    if not len(oips):
+        raise OipError(f"{text}; {hint}")
+    logger.warning("note: %s; they are not among the results: %s", text, hint)
 
 
 def _check_starts(settings: AscentSettings, same: int) -> None:

@@ -1,0 +1,263 @@
+"""What does an atlas hold? `Atlas`: what was made so far, layer by layer, in the package's own values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from oip_torch.analysis.calibration import Calibration
+from oip_torch.atlas.contents import DataContents, LayerContents, NetworkContents
+from oip_torch.atlas.layout import NOT_FINITE, Layout
+from oip_torch.atlas.recipe import Recipe
+from oip_torch.atlas.store import Store
+from oip_torch.atlas.tables import data_of, noise_of, quality_of
+from oip_torch.base.errors import InputError, unknown_name
+from oip_torch.results.fields import Array
+from oip_torch.results.oips import STATUSES, Oips
+from oip_torch.results.provenance import Provenance
+
+__all__ = ["Atlas", "LayerState", "group_of", "open_atlas"]
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """How far a layer is: cells, which are made and written one by one, and images.
+
+    Attributes:
+        done, planned: cells.
+        images: that are there or were lost, since they left the finite numbers.
+        planned_images: of all cells.
+        torn: cells that were written, and are not what was written: `make_atlas(…, resume=True)` makes them again.
+    """
+
+    done: int
+    planned: int
+    images: int
+    planned_images: int
+    torn: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all cells are whole."""
+        return self.done == self.planned
+
+
+class Atlas(Mapping[str, LayerContents]):
+    """OIPs of all maps of a network, as far as they are made; from `open_atlas` or `make_atlas`.
+
+        atlas = oip.open_atlas("atlas.zarr")
+        atlas.network.name, atlas.layers, atlas.state
+        atlas["Conv2D_3"].oips                      # all images of the layer that are there
+
+    A layer is read when it is asked for, and each time anew: nothing is kept, and what another process has written by
+    then is among it.
+
+    Attributes:
+        path: where it lies.
+        network: what it holds of the network.
+        starts: how many each map has, or will have.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.path = store.name
+        self._recipe = Recipe.from_attributes(store.attributes(), store.name)
+        self.network: NetworkContents = self._recipe.network
+        self.starts = self._recipe.starts
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that it holds, in the network's order."""
+        return self.network.of_layers
+
+    @property
+    def state(self) -> dict[str, LayerState]:
+        """How far each layer is. All of it is read, and compared with the digests that were written with it."""
+        return {name: self._cells(name).state for name in self.layers}
+
+    def __getitem__(self, layer: str) -> LayerContents:
+        """All of a layer.
+
+        Raises:
+            InputError: the atlas does not have it; or what lies there is not what was written.
+        """
+        cells = self._cells(layer)
+        if cells.state.torn:
+            raise InputError(
+                f"{self.path}: {cells.state.torn} of {cells.state.planned} parts of {layer!r} are damaged: make them "
+                "again, with --resume or make_atlas(…, resume=True)"
+            )
+        entry = next(entry for entry in self.network.layers if entry.name == layer)
+        found = self.data(layer)
+        quality = noise = None
+        if cells.state.finished and len(cells.oips):
+            group = group_of(self.network, layer)
+            tables = {name: self._store.read_table(f"{group}/{name}", cells.sha256) for name in ("quality", "noise")}
+            try:
+                quality = None if tables["quality"] is None else quality_of(tables["quality"], cells.oips)
+                noise = None if tables["noise"] is None else noise_of(tables["noise"], cells.oips)
+            except (KeyError, ValueError, IndexError, TypeError) as error:
+                raise InputError(f"{self.path}: the figures of {layer!r} are damaged ({error})") from None
+        return LayerContents(
+            layer=entry,
+            oips=cells.oips,
+            planned=cells.state.planned_images,
+            quality=quality,
+            noise=noise,
+            data=None if found is None else found[0],
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self.layers
+
+    def __repr__(self) -> str:
+        state = self.state
+        images, planned = (sum(getattr(own, of) for own in state.values()) for of in ("images", "planned_images"))
+        return (
+            f"<Atlas of {self.network.name!r}: {images} of {planned} images, {self.starts} starts of the maps of "
+            f"{', '.join(self.layers)}; {self.path}>"
+        )
+
+    def data(self, layer: str) -> tuple[DataContents, Calibration] | None:
+        """What real images draw from a layer, as the gallery and the figures of quality want it; None without data."""
+        if self._recipe.data is None:
+            return None
+        table = self._store.read_table(f"{group_of(self.network, layer)}/data", self._recipe.data)
+        try:
+            return None if table is None else data_of(table, layer)
+        except (KeyError, ValueError, IndexError, TypeError) as error:
+            raise InputError(f"{self.path}: what real images draw from {layer!r} is damaged ({error})") from None
+
+    def _cells(self, layer: str) -> Cells:
+        if layer not in self.layers:
+            raise unknown_name("layer of the atlas", layer, self.layers)
+        return Cells.read(self._store, self._recipe, layer)
+
+
+def open_atlas(path: str | os.PathLike[str]) -> Atlas:
+    """Open an atlas that `oip atlas` or `make_atlas` has made, or has begun.
+
+    It is read as data, and nothing in it is run: arrays of numbers of the expected sizes, and texts.
+
+    Args:
+        path: of its folder, or a URL that fsspec knows, such as "s3://bucket/atlas.zarr".
+
+    Raises:
+        InputError: nothing is there, or something else.
+    """
+    return Atlas(Store(path, writable=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """What lies in a layer's group.
+
+    Attributes:
+        layout: of its arrays.
+        made, torn: (cells, starts) bool.
+        oips: the images that are whole.
+        sha256: over all that is there, and over the real data; what is worked out from it says of what it was.
+    """
+
+    layout: Layout
+    made: Array
+    torn: Array
+    oips: Oips
+    sha256: str
+
+    @property
+    def state(self) -> LayerState:
+        """How far it is."""
+        rows = np.array([self.layout.rows(cell).stop - self.layout.rows(cell).start for cell in range(len(self.made))])
+        return LayerState(
+            done=int(self.made.sum()),
+            planned=self.made.size,
+            images=int((rows[:, None] * self.made).sum()),
+            planned_images=self.layout.maps * self.layout.starts,
+            torn=int(self.torn.sum()),
+        )
+
+    @classmethod
+    def read(cls, store: Store, recipe: Recipe, layer: str) -> Cells:
+        """All of it, checked."""
+        group = group_of(recipe.network, layer)
+        layout, provenance = about(store, recipe, layer)
+        arrays, made, torn = store.read_cells(group, layout)
+        status = arrays["status"]
+        if unknown := set(np.unique(status).tolist()) - set(range(-1, NOT_FINITE + 1)):
+            raise InputError(f"{store.name}: {layer!r} has the status {unknown.pop()}: expected -1 to {NOT_FINITE}")
+        maps, starts = np.nonzero((status >= 0) & (status != NOT_FINITE))
+        lost = [(int(number), int(start)) for number, start in np.argwhere(status == NOT_FINITE)]
+        steps, seconds = arrays["cell_steps"][made], arrays["cell_seconds"][made]
+        oips = Oips(
+            layer=layer,
+            maps=maps,
+            starts=starts,
+            images=arrays["images"][maps, starts],
+            scores=arrays["scores"][maps, starts],
+            max_preactivation=arrays["max_preactivation"][maps, starts],
+            traces=arrays["traces"][maps, starts],
+            snapshots=arrays["snapshots"][maps, starts],
+            snapshot_steps=np.array(recipe.settings.snapshot_steps(), np.int64),
+            status=np.array(STATUSES)[status[maps, starts]],
+            converged_at=arrays["converged_at"][maps, starts],
+            settings=recipe.settings,
+            provenance=replace(
+                provenance,
+                not_finite=tuple(lost),
+                image_steps=int(steps.sum()),
+                seconds=float(seconds.sum()),
+            ),
+        )
+        return cls(layout=layout, made=made, torn=torn, oips=oips, sha256=_sha256(arrays, recipe.data))
+
+
+def about(store: Store, recipe: Recipe, layer: str) -> tuple[Layout, Provenance]:
+    """The layout of a layer's arrays, and what made them, as its group says it."""
+    attributes: dict[str, Any] = store.attributes(group_of(recipe.network, layer))
+    try:
+        if attributes["layer"] != layer:
+            raise ValueError(f"it is of {str(attributes['layer'])[:40]!r}")
+        cell = int(attributes["cell"])
+        layout = layout_of(recipe, layer, cell)
+        if not 1 <= cell <= layout.maps:
+            raise ValueError(f"cells of {cell} maps")
+        return layout, Provenance.from_dict(attributes["provenance"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{store.name}: the group of {layer!r} is damaged ({error})") from None
+
+
+def layout_of(recipe: Recipe, layer: str, cell: int) -> Layout:
+    """Of the arrays of a layer, with so many maps in a cell."""
+    channels, height, width = recipe.network.input_shape
+    entry = next(entry for entry in recipe.network.layers if entry.name == layer)
+    return Layout(
+        maps=entry.maps,
+        starts=recipe.starts,
+        cell=cell,
+        image=(height, width, channels),
+        steps=recipe.settings.way_steps,
+        snapshots=len(recipe.settings.snapshot_steps()),
+    )
+
+
+def group_of(network: NetworkContents, layer: str) -> str:
+    """Name of a layer's group: its number in the network's table, since a layer's name may hold anything."""
+    return f"layer_{[entry.name for entry in network.layers].index(layer):03d}"
+
+
+def _sha256(arrays: dict[str, Array], data: str | None) -> str:
+    from oip_torch.atlas.layout import digest
+
+    held = {name: values for name, values in arrays.items() if name != "cell_seconds"}
+    return digest(held, {"data": data}).hex()
