@@ -44,7 +44,7 @@ def html(model: oip.FeatureModel, held: LayerContents) -> str:
 
 
 class Page(HTMLParser):
-    """The elements of a page: (tag, attributes) of all, and the text of those that have an id, of scripts and styles."""
+    """The elements of a page, as (tag, attributes), and the text of those with an id, of scripts and styles."""
 
     def __init__(self, html: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The page of an atlas in a browser, from disk and without network: what a reader does with mouse, keyboard and ears."""
+"""The page of an atlas in a browser, from disk and without network: what readers do with mouse, keyboard and ears."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from gallery_contents import Digits, contents_of, network_of, renamed
 from playwright.sync_api import Browser, Error, Page, Route, expect, sync_playwright
 
 import oip_torch as oip
-from oip_torch.gallery.page import Gallery, gallery_page, write_gallery
+from oip_torch.gallery.page import Gallery, write_gallery
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -79,7 +81,9 @@ def read(browser: Browser, path: Path) -> Iterator[Callable[..., Reader]]:
         context.route("**/*", answer)
         reader.page.on("console", lambda message: reader.complaints.append(message.text))
         reader.page.on("pageerror", lambda error: reader.complaints.append(str(error)))
-        reader.page.on("dialog", lambda dialog: (reader.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        reader.page.on(
+            "dialog", lambda dialog: (reader.complaints.append(f"dialog {dialog.message}"), dialog.dismiss())
+        )
         reader.page.goto(path.as_uri() + address)
         readers.append(reader)
         return reader
@@ -239,7 +243,7 @@ def test_a_reader_of_the_screen_hears_names(read: Callable[..., Reader]) -> None
         'navigation "Layers of the network"',
         'img "OIP of map 4 of Conv2D_1, start',
         'list "All starts"',
-        "slider \"From the start to the result",
+        'slider "From the start to the result',
         'heading "Real images that excite it most"',
         'img "Real image',
         'img "Scores of 2 starts over',
@@ -272,7 +276,11 @@ def test_axe_finds_no_serious_fault(read: Callable[..., Reader], scheme: Any, ad
     page = read(address, color_scheme=scheme).page
     page.locator("canvas").first.wait_for()
     found = Axe().run(page).response["violations"]
-    serious = [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found if each["impact"] in ("serious", "critical")]
+    serious = [
+        (each["id"], [node["html"] for node in each["nodes"]][:3])
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
     assert serious == []
 
 

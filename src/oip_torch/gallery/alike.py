@@ -34,9 +34,7 @@ def by_images(images: npt.NDArray[np.floating]) -> list[list[tuple[int, float]]]
         tensor = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
         images = F.interpolate(tensor, size=size, mode="area").numpy().transpose(0, 2, 3, 1)
     spectra = unit_spectra(images)
-    return [
-        _most(best_correlations(spectrum, spectra, images.shape[1:3]), row) for row, spectrum in enumerate(spectra)
-    ]
+    return [_most(best_correlations(spectrum, spectra, images.shape[1:3]), row) for row, spectrum in enumerate(spectra)]
 
 
 def nearest(likeness: Floats, chosen: npt.NDArray[np.int64]) -> list[list[tuple[int, float]]]:

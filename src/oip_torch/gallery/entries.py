@@ -177,11 +177,7 @@ def _flags(contents: LayerContents, number: int, best: int, noise: Mapping[str, 
         flags.append("alive")
     if noise is not None and noise["noise"] and status != "dead":  # as `NoiseControl.marks`: the dead are called dead
         flags.append("noise")
-    if (
-        contents.data is not None
-        and compares_with_data(contents)
-        and score > contents.data.calibration.maximum[number]
-    ):
+    if contents.data is not None and compares_with_data(contents) and score > contents.data.calibration.maximum[number]:
         flags.append("above_data")
     return flags
 

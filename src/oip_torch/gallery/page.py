@@ -35,6 +35,7 @@ from oip_torch.results.pictures import way_frames
 __all__ = ["Gallery", "gallery_page", "write_gallery"]
 
 _CHUNK = 16  # maps whose starts, ways and real images share a sheet: what is decoded when a map is opened
+_SCRIPTS = "data.js", "grid.js", "map.js", "page.js"  # one script in the page, in this order
 _FRAME_HEIGHT = 900  # pixels of a notebook's cell
 
 
@@ -118,7 +119,7 @@ def gallery_page(
         raise InputError(f"the network has no layer {sorted(unknown)[0]!r}: expected an atlas of this network")
     environment = Environment(loader=PackageLoader("oip_torch", "gallery"), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    script, style = _asset("page.js"), _asset("page.css")
+    script, style = "\n".join(map(_asset, _SCRIPTS)), _asset("page.css")
     return environment.get_template("page.html.j2").render(
         network=network,
         data=network_entry(network, entries, report),

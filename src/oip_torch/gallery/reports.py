@@ -34,7 +34,7 @@ def read_report(folder: str | os.PathLike[str], layers: Iterable[str]) -> dict[s
         raise InputError(f"{path} has {path.stat().st_size} bytes: expected at most {_MOST_BYTES}")
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        found = {
+        found: dict[str, Any] = {
             "onnx": Path(str(report["onnx"])).name,
             "agree": bool(report["agree"]),
             "reference": str(report["reference"]),
@@ -48,7 +48,10 @@ def read_report(folder: str | os.PathLike[str], layers: Iterable[str]) -> dict[s
             f"{path} is no report of a comparison ({type(error).__name__}: {error}): expected what `oip compare -o` "
             "writes; run it again"
         ) from None
-    known, named = set(layers), {found["layer"], *(name for each in found["runtimes"].values() for name in each["layers"])}
+    known, named = (
+        set(layers),
+        {found["layer"], *(name for each in found["runtimes"].values() for name in each["layers"])},
+    )
     if unknown := sorted(named - known):
         raise InputError(
             f"{path} is of another network: it has a layer {unknown[0]!r}; expected the report of this one, see "
