@@ -202,7 +202,8 @@ def oip_entry(contents: LayerContents) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda held: {"quality": None}, "unfinished"),
+        (lambda held: {"quality": None, "planned": 45}, "unfinished"),
+        (lambda held: {"quality": None}, "not_asked"),
         (lambda held: {"data": dataclasses.replace(held.data, calibration=silent(held))}, "not_excited"),
     ],
 )

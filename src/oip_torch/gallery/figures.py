@@ -123,9 +123,10 @@ def figures_of(contents: LayerContents, row: int, starts: int) -> list[float | s
         row: its position among the layer's images.
         starts: how many images the map has.
     """
-    quality = contents.quality
+    quality, oips = contents.quality, contents.oips
     if quality is None:
-        return ["unfinished"] * len(FIGURES)
+        finished = len(oips) + len(oips.provenance.not_finite) >= contents.planned
+        return ["not_asked" if finished else "unfinished"] * len(FIGURES)
     return [_figure(contents, quality, row, starts, figure.key) for figure in FIGURES]
 
 
