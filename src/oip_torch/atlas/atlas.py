@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from oip_torch.base.errors import InputError, unknown_name
 from oip_torch.results.fields import Array
 from oip_torch.results.oips import STATUSES, Oips
 from oip_torch.results.provenance import Provenance
+
+if TYPE_CHECKING:
+    from oip_torch.gallery.page import Gallery
 
 __all__ = ["Atlas", "LayerState", "group_of", "open_atlas"]
 
@@ -127,6 +130,21 @@ class Atlas(Mapping[str, LayerContents]):
             f"<Atlas of {self.network.name!r}: {images} of {planned} images, {self.starts} starts of the maps of "
             f"{', '.join(self.layers)}; {self.path}>"
         )
+
+    def gallery(self, report: str | os.PathLike[str] | None = None) -> Gallery:
+        """The page of `oip gallery`: a notebook shows it in the cell, and its `save` writes it to a file.
+
+        Args:
+            report: a folder that `oip compare -o` wrote, whose figures are shown as well; None: without.
+
+        Raises:
+            InputError: no images yet, a damaged atlas, or no report of this network.
+        """
+        from oip_torch.gallery.page import Gallery, gallery_page
+        from oip_torch.gallery.reports import read_report
+
+        compared = None if report is None else read_report(report, [layer.name for layer in self.network.layers])
+        return Gallery(gallery_page(self.network, (self[name] for name in self.layers), compared))
 
     def data(self, layer: str) -> tuple[DataContents, Calibration] | None:
         """What real images draw from a layer, as the gallery and the figures of quality want it; None without data."""

@@ -17,6 +17,7 @@ import typer
 from oip_torch.base.errors import InputError, OipError, VerificationError
 from oip_torch.cli.answers import failure_entry, to_json
 from oip_torch.cli.atlas_command import atlas
+from oip_torch.cli.gallery_command import gallery
 from oip_torch.cli.options import (
     Before,
     Device,
@@ -315,6 +316,7 @@ def ascend(
 
 
 app.command()(atlas)
+app.command()(gallery)
 
 
 @app.command()
