@@ -25,6 +25,7 @@ PROJECT = PYPROJECT["project"]
 PYTHONS = [f"3.{minor}" for minor in range(8, 20) if f"3.{minor}" in SpecifierSet(PROJECT["requires-python"])]
 
 EXTRA_OF = {  # all other modules do without an extra
+    "keras/aside.py": "convert",
     "keras/export.py": "convert",
     "keras/graph.py": "convert",
     "keras/importing.py": "compare",
@@ -36,7 +37,7 @@ EXTRA_OF = {  # all other modules do without an extra
 }
 THERE_ALREADY = {"IPython"}  # it is asked for its display only where its kernel runs us
 BY_HAND = {"tf_keras"}  # tests/keras2_zoo.py made files of Keras 2 once, in an environment of its own
-NOT_IMPORTED_BY_US = {"torchvision", "h5netcdf"}  # onnx2torch imports the one, xarray the other
+NOT_IMPORTED_BY_US = {"torchvision", "h5netcdf", "fsspec"}  # onnx2torch, xarray and zarr import them
 
 
 def declared(extra: str | None = None) -> set[str]:
@@ -60,7 +61,11 @@ def imported(files: Iterable[Path]) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.split(".")[0])
     ours = {file.stem for file in files} - {"keras"} | {PROJECT["name"]}
-    known = {"google": "protobuf", "sklearn": "scikit-learn"}  # the first name is shared by several packages
+    known = {
+        "google": "protobuf",  # a name that several packages share
+        "sklearn": "scikit-learn",
+        "axe_playwright_python": "axe-playwright-python",
+    }
     return {known.get(name, name) for name in found - sys.stdlib_module_names - ours - THERE_ALREADY}
 
 

@@ -191,7 +191,7 @@ def export_torch(
     errors = export(onnx_file, output)
     files = [str(output / name) for name in ("model.py", "weights.safetensors")]
     if as_json:
-        context.obj.append(_json({"files": files, "layers": errors}))
+        context.obj.append(to_json({"files": files, "layers": errors}))
         return
     context.obj.append(
         f"Every layer is verified: what was written and the network differ by at most {max(errors.values()):.1e} of a "
