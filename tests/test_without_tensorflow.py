@@ -72,6 +72,7 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         "FeatureMaps",
         "FeatureModel",
         "Fourier",
+        "Gallery",
         "InputError",
         "Layer",
         "Network",

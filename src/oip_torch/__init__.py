@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oip_torch.base.errors import CaptureError, ConversionError, InputError, OipError, VerificationError
     from oip_torch.base.image_files import read_images
     from oip_torch.comparison.comparison import Comparison, compare
+    from oip_torch.gallery.page import Gallery
     from oip_torch.keras.convert import convert
     from oip_torch.keras.importing import import_onnx
     from oip_torch.network.capture import FeatureMaps, capture
@@ -69,6 +70,7 @@ _HOMES = {
     "FeatureMaps": "network.capture",
     "FeatureModel": "network.model",
     "Fourier": "optim.image",
+    "Gallery": "gallery.page",
     "InputError": "base.errors",
     "Layer": "network.onnx_file",
     "LayerContents": "atlas.contents",
@@ -134,6 +136,7 @@ __all__ = [
     "FeatureMaps",
     "FeatureModel",
     "Fourier",
+    "Gallery",
     "InputError",
     "Layer",
     "LayerContents",
