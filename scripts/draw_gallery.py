@@ -22,7 +22,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", type=Path, metavar="FILE.onnx")
     parser.add_argument("--atlas", type=Path, default=Path("out/atlas.zarr"), metavar="ATLAS.zarr")
-    parser.add_argument("-o", "--output", type=Path, default=Path("docs/gallery_of_mnist_cnn.html"), metavar="PAGE.html")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("docs/gallery_of_mnist_cnn.html"), metavar="PAGE.html"
+    )
     parser.add_argument("--report", type=Path, metavar="DIR", help="of oip compare -o DIR")
     options = parser.parse_args()
     images, labels = mnist_data()

@@ -19,7 +19,9 @@ def rooms() -> set[str]:
 def arrows() -> set[tuple[str, str]]:
     """Which room imports which, without the arrows that follow from others, and without what is let through by name."""
     graph = grimp.build_graph("oip_torch", cache_dir=None)
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
     for ignored in (each for contract in contracts for each in contract.get("ignore_imports", [])):
         importer, imported = ignored.split(" -> ")
         graph.remove_import(importer=importer, imported=imported)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from oip_torch.base.errors import CaptureError, ConversionError, InputError, OipError, VerificationError
     from oip_torch.base.image_files import read_images
     from oip_torch.comparison.comparison import Comparison, compare
+    from oip_torch.gallery.page import Gallery
     from oip_torch.keras.convert import convert
     from oip_torch.keras.importing import import_onnx
     from oip_torch.network.capture import FeatureMaps, capture
@@ -70,6 +71,7 @@ _HOMES = {
     "FeatureMaps": "network.capture",
     "FeatureModel": "network.model",
     "Fourier": "optim.image",
+    "Gallery": "gallery.page",
     "InputError": "base.errors",
     "Layer": "network.onnx_file",
     "LayerContents": "atlas.contents",
@@ -136,6 +138,7 @@ __all__ = [
     "FeatureMaps",
     "FeatureModel",
     "Fourier",
+    "Gallery",
     "InputError",
     "Layer",
     "LayerContents",

@@ -56,7 +56,7 @@ function renderGrid() {
   main.replaceChildren(
     el("section", { class: "plate-view", "aria-labelledby": "title" },
       el("div", { class: "view-head" },
-        el("h2", { id: "title", tabindex: "-1" }, layer.name),
+        el("h2", { id: "title", tabindex: "-1", title: layer.name }, layer.name),
         el("p", { class: "sub" }, layerWords(layer))),
       toolbar(layer),
       el("p", { class: "hint", id: "hint" }),

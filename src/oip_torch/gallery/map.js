@@ -37,7 +37,7 @@ function mapHead(layer, map) {
     el("nav", { class: "crumbs", "aria-label": "Between maps" },
       el("a", { class: "back", href: address(layer) }, `← ${layer.name}`),
       el("span", { class: "turns" }, turn(before, "‹ Previous", "previous"), turn(after, "Next ›", "next"))),
-    el("h2", { id: "title", tabindex: "-1" }, `${capital(layer.noun)} ${map.number}`, el("span", { class: "of" }, ` of ${layer.place}`)),
+    el("h2", { id: "title", tabindex: "-1", title: layer.place }, `${capital(layer.noun)} ${map.number}`, el("span", { class: "of" }, ` of ${layer.place}`)),
     el("ul", { class: "badges", "aria-label": "Status" }, badges));
 }
 
@@ -129,7 +129,10 @@ function evolution(layer, map, position) {
 
 function figures(layer, map, chosen) {
   const start = map.starts[chosen];
-  const rows = network.figures.map((figure, index) => {
+  const [reason] = new Set(start.figures);
+  const nothing = start.figures.every((value) => value === reason && !isNumber(value));
+  const why = (value) => `${capital(network.reasons[value].replace("undefined: ", ""))}.`;
+  const rows = nothing ? [] : network.figures.map((figure, index) => {
     const value = start.figures[index];
     const known = isNumber(value);
     const unit = known && figure.unit ? figure.unit : "";
@@ -137,7 +140,7 @@ function figures(layer, map, chosen) {
     return el("div", { class: known ? "figure" : "figure undefined" },
       el("dt", {}, figure.label),
       el("dd", { class: "number" }, text),
-      el("dd", { class: "meaning" }, known ? figure.meaning : `${capital(network.reasons[value].replace("undefined: ", ""))}.`));
+      el("dd", { class: "meaning" }, known ? figure.meaning : why(value)));
   });
   return el("section", { "aria-labelledby": "figures-title" },
     el("h3", { id: "figures-title" }, `Figures of start ${start.start}`),
@@ -146,7 +149,8 @@ function figures(layer, map, chosen) {
         el("dt", {}, "Score"),
         el("dd", { class: "number" }, start.score),
         el("dd", { class: "meaning" }, `${capital(layer.score)} on this image, what the ascent made large.`)),
-      rows));
+      rows),
+    nothing ? el("p", { class: "small" }, `All other figures are undefined. ${why(reason)}`) : null);
 }
 
 function realImages(layer, map, position) {

@@ -25,8 +25,8 @@ LOOKS = {"data": "data", "strongest": "grey"}
 _MOST_SIDE = 64  # pixels: up to here pictures are kept as they are, without loss
 _MOST_LARGE = 256  # of the one larger picture that a map has where its pictures are reduced
 _AT_ONCE = 64  # pictures that are shaded at one time, in float64
-# WebP, since it is smaller: of 256 images of 28×28 347 bytes each, as PNG at its highest level 847. More effort than this
-# takes 100 times as long and gains 0.5 %.
+# WebP, since it is smaller: of 256 images of 28×28 347 bytes each, as PNG at its highest level 847. More effort than
+# this takes 100 times as long and gains 0.5 %.
 _LOSSLESS = {"lossless": True, "quality": 50, "method": 2}
 _LOSSY = {"quality": 82, "method": 4}
 
