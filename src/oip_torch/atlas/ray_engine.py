@@ -26,8 +26,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from oip_torch.atlas.job import OUT_OF_MEMORY, Job, Made, run
-from oip_torch.atlas.local import Engine, Outcome
+from oip_torch.atlas.job import OUT_OF_MEMORY, Engine, Job, Made, Outcome, run
 from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError, OipError
 from oip_torch.base.messages import one_line
