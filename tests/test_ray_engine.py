@@ -27,7 +27,7 @@ from oip_torch.atlas.job import Job, Made, Outcome, run
 from oip_torch.atlas.ray_engine import ray_engine
 from oip_torch.base.errors import InputError, OipError
 
-LAYER, STARTS = "Conv2D_1", 4
+LAYER, LAYERS = "Conv2D_1", ("Conv2D_1", "Conv2D_2")  # of one cell, and of two
 SETTINGS = oip.AscentSettings.article(steps=150)
 # Ray's sockets and the processes' pipes that are open when a cluster ends are closed by nobody but the collector.
 OF_RAY = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -71,7 +71,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "get_num_threads", lambda: 2)  # what a cluster is sized by
-        session = module._session(None)
+        session = module.session(None)
         session.__enter__()
     yield
     session.__exit__(None, None, None)
@@ -80,16 +80,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def here(model: oip.FeatureModel, tmp_path_factory: pytest.TempPathFactory) -> oip.Atlas:
     """The same atlas by the local engine."""
-    return oip.make_atlas(model, LAYER, path=tmp_path_factory.mktemp("here") / "a.zarr", starts=STARTS, settings=SETTINGS)
+    return oip.make_atlas(model, LAYERS, path=tmp_path_factory.mktemp("here") / "a.zarr", settings=SETTINGS)
 
 
 def check_equal(atlas: oip.Atlas, expected: oip.Atlas) -> None:
     """Bit by bit: a cell is one batch on one thread in both."""
-    got, want = atlas[LAYER], expected[LAYER]
-    assert len(got.oips) == len(want.oips) == 32 * STARTS
-    for name in ("maps", "starts", "images", "scores", "traces", "status"):
-        np.testing.assert_array_equal(getattr(got.oips, name), getattr(want.oips, name), err_msg=name)
-    assert got.quality is not None
+    assert atlas.layers == LAYERS
+    for layer, maps in zip(LAYERS, (32, 64), strict=True):
+        got, want = atlas[layer], expected[layer]
+        assert len(got.oips) == len(want.oips) == maps
+        for name in ("maps", "starts", "images", "scores", "traces", "status"):
+            np.testing.assert_array_equal(getattr(got.oips, name), getattr(want.oips, name), err_msg=name)
+        assert got.quality is not None
 
 
 def working() -> list[psutil.Process]:
@@ -121,12 +123,11 @@ def test_a_worker_that_is_killed_changes_nothing(
         killer = threading.Thread(target=kill)
         killer.start()
         try:
-            path = tmp_path / "atlas.zarr"
-            atlas = oip.make_atlas(model, LAYER, path=path, starts=STARTS, settings=SETTINGS, engine="ray")
+            atlas = oip.make_atlas(model, LAYERS, path=tmp_path / "a.zarr", settings=SETTINGS, engine="ray")
         finally:
             over.set()
             killer.join()
-    assert "note: a Ray worker died over 'Conv2D_1', maps 0 to 31" in caplog.text
+    assert "note: a Ray worker died over 'Conv2D_" in caplog.text
     check_equal(atlas, here)
 
 
@@ -144,15 +145,14 @@ def test_a_part_that_kills_its_workers_is_reported_and_the_others_are_made(
 ) -> None:
     def engine(model: oip.FeatureModel, jobs: Iterator[Job], watch: Callable[[int], None]) -> Iterator[Outcome]:
         deadly: Any = Deadly()
-        changed = (dataclasses.replace(job, objective=deadly) if 1 in job.starts else job for job in jobs)
+        changed = (dataclasses.replace(job, objective=deadly) if job.layer == LAYER else job for job in jobs)
         return ray_engine()(model, changed, watch)
 
     path = tmp_path / "atlas.zarr"
-    with pytest.raises(OipError, match=r"^1 parts of .* maps 0 to 31 of 'Conv2D_1', start 1; all others are there"):
-        oip.make_atlas(model, LAYER, path=path, starts=STARTS, settings=SETTINGS, engine=engine)
+    with pytest.raises(OipError, match=r"^1 parts of .* maps 0 to 31 of 'Conv2D_1', start 0; all others are there"):
+        oip.make_atlas(model, LAYERS, path=path, settings=SETTINGS, engine=engine)
     assert "(3 of 3)" in caplog.text
-    state = oip.open_atlas(path).state[LAYER]
-    assert (state.done, state.planned) == (STARTS - 1, STARTS)
+    assert [(each.done, each.planned) for each in oip.open_atlas(path).state.values()] == [(0, 1), (2, 2)]
     check_equal(oip.make_atlas(model, path=path, engine="ray", resume=True), here)
 
 

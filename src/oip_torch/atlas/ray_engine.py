@@ -34,7 +34,7 @@ from oip_torch.base.platform import free_bytes, matmul_precision
 from oip_torch.network.model import FeatureModel
 from oip_torch.search.plan import MemoryLimitError
 
-__all__ = ["LostWorkerError", "ray_engine"]
+__all__ = ["LostWorkerError", "ray_engine", "session"]
 
 _TRIES = 3  # of a job whose worker dies each time
 _WAKE_SECONDS = 0.5
@@ -71,7 +71,7 @@ def ray_engine(address: str | None = None) -> Engine:
         )
     if address is not None:
         _check(address)
-        with _session(address):  # what cannot be reached is told before anything is written
+        with session(address):  # what cannot be reached is told before anything is written
             pass
     return functools.partial(_on_ray, address)
 
@@ -80,7 +80,7 @@ def _on_ray(
     address: str | None, model: FeatureModel, jobs: Iterator[Job], watch: Callable[[int], None]
 ) -> Iterator[Outcome]:
     """The engine itself. Progress is told of by whoever takes the outcomes: a job lasts some seconds."""
-    with _session(address) as ray:
+    with session(address) as ray:
         on_cards = model.device.type == "cuda"
         kind = "GPU" if on_cards else "CPU"
         work = ray.remote(_work).options(num_cpus=1, num_gpus=int(on_cards), max_retries=0)
@@ -215,7 +215,7 @@ def _check(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _session(address: str | None) -> Iterator[Any]:
+def session(address: str | None) -> Iterator[Any]:
     """The module `ray`, connected. In the end a cluster that was started here is stopped, and no other one."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
