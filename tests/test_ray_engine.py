@@ -1,4 +1,4 @@
-"""An atlas made by Ray's workers is the one that is made here, also where workers die; and Ray leaves nothing behind."""
+"""An atlas by Ray's workers is the one that is made here, also where workers die; and Ray leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_module_of_ones_own_travels(cluster: None) -> None:
 @OF_RAY
 def test_what_goes_wrong_in_a_worker_is_said_in_a_line(cluster: None, model: oip.FeatureModel) -> None:
     job = Job(fingerprint="0" * 64, layer=LAYER, maps=(0,), starts=(0,), batch=1, settings=SETTINGS, seed=0)
-    with pytest.raises(InputError, match="^the job is of the network of digest 000000000000…"):
+    with pytest.raises(InputError, match=r"^the job is of the network of digest 000000000000…"):
         list(ray_engine()(model, iter([job]), lambda count: None))
 
 
@@ -201,7 +201,8 @@ import sys, warnings
 warnings.simplefilter("error")
 import oip_torch as oip
 model = oip.load(sys.argv[1], device="cpu")
-oip.make_atlas(model, ["Conv2D_1"], path="a.zarr", engine="ray", settings=oip.AscentSettings.article(steps=int(sys.argv[2])))
+settings = oip.AscentSettings.article(steps=2)
+oip.make_atlas(model, ["Conv2D_1"], path="a.zarr", engine="ray", settings=settings)
 import psutil, ray
 print(ray.is_initialized(), len(psutil.Process().children(recursive=True)))
 """
@@ -222,7 +223,7 @@ def of_ray(folder: str) -> list[str]:
 
 @pytest.mark.slow
 def test_a_cluster_that_was_started_is_gone_in_the_end(mnist_onnx: Path, room: dict[str, Any]) -> None:
-    command = [sys.executable, "-c", MAKE, str(mnist_onnx), "2"]
+    command = [sys.executable, "-c", MAKE, str(mnist_onnx)]
     result = subprocess.run(command, capture_output=True, timeout=300, **room)
     assert (result.returncode, result.stdout, result.stderr) == (0, "False 0\n", "")
     assert of_ray(room["env"]["TMPDIR"]) == []

@@ -1,12 +1,13 @@
 """How is an atlas made on many machines? Ray hands each job to a worker, and this process writes what comes back.
 
-Workers are Ray tasks of one CPU or one graphics card each, and call what the local engine calls (`job.run`). The network
-is put into Ray's object store once; each worker process loads it once, for all of its jobs.
+Workers are Ray tasks of one CPU or one graphics card each, and call what the local engine calls (`job.run`). The
+network is put into Ray's object store once; each worker process loads it once, for all of its jobs.
 
 This process alone writes: the workers then need no access to the atlas, no two processes ever write to one array, and
 the digest that says "this is whole" is made by whoever wrote it. docs/scale.md says how many workers that is enough for.
 
-What Ray sends between its processes are pickles, so a cluster is to be trusted as the machines that it runs on are.
+Ray's own retries are not used: they would go on for ever where its memory monitor ends a worker, and such a job is to
+be halved. What Ray sends between its processes are pickles: a cluster is to be trusted as its machines are.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import functools
 import importlib.util
 import logging
 import os
+import shutil
 import socket
 import tempfile
 from collections import Counter
@@ -228,10 +230,11 @@ def session(address: str | None) -> Iterator[Any]:
         yield ray
         return
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    folder = None
     with contextlib.ExitStack() as stack:
         if address is None:
             folder = stack.enter_context(_folder())
-            where = {"address": "local", "num_cpus": torch.get_num_threads(), "_temp_dir": folder}
+            where: dict[str, Any] = {"address": "local", "num_cpus": torch.get_num_threads(), "_temp_dir": folder}
             where["include_dashboard"] = False
         else:
             where = {"address": address}
@@ -244,7 +247,12 @@ def session(address: str | None) -> Iterator[Any]:
                 f"a Ray cluster {what}: {one_line(error)}; expected one of this version of Ray ({ray.__version__}) and "
                 "of Python"
             ) from error
-        yield ray
+        try:
+            yield ray
+        except BaseException:
+            if folder is not None:  # before Ray is stopped, since a command that is interrupted has not much time
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _folder() -> tempfile.TemporaryDirectory[str]:

@@ -41,7 +41,8 @@ def atlas(
         str, typer.Option(help="local: every core of this machine, or every CUDA device; ray: a Ray cluster's workers.")
     ] = "local",
     address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster that is there: auto or HOST:PORT; default: one of this machine.")
+        str | None,
+        typer.Option(help="Of a Ray cluster that is there: auto or HOST:PORT; default: one of this machine."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Make what an atlas that is there lacks; more starts and layers as well.")
