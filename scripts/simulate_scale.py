@@ -45,7 +45,7 @@ class Found:
 
 
 def simulate(times: Times, workers: int, rounds: int = 20, seed: int = 0) -> Found:
-    """So many parts for each worker, on average. Counted from the second round on, when all is in motion."""
+    """So many parts for each worker, on average. The first two of each are not counted; the end is, when some idle."""
     rng = np.random.default_rng(seed)
     total, first = workers * rounds, workers * 2
     queue, out = 0, 0  # handed out and waiting for a worker; handed out and not written
@@ -105,12 +105,12 @@ def main() -> None:
     options = parser.parse_args()
     fetch = options.cells * options.megabytes / options.line
     stores = {"a local folder": options.write, "an object store": options.write + options.objects * options.latency}
+    enough = []
     print("| written into | workers | parts per s | workers compute | the writer is busy | bottleneck |")
     print("|---|---|---|---|---|---|")
     for store, seconds in stores.items():
-        times = Times(
-            compute=options.unit, fetch=fetch, write=options.cells * seconds, hand_out=options.hand_out
-        )  # fmt: skip
+        write = options.cells * seconds
+        times = Times(compute=options.unit, fetch=fetch, write=write, hand_out=options.hand_out)
         for workers in options.workers:
             found = simulate(times, workers)
             bottleneck = "the writer" if found.writing > 0.95 else "the workers"
@@ -118,7 +118,8 @@ def main() -> None:
                 f"| {store} | {workers:,} | {found.rate:.3g} | {found.computing:.0%} | {found.writing:.0%} "
                 f"| {bottleneck} |"
             )
-        print(f"| {store}: one writer is enough for {times.compute / times.writer:,.0f} workers |")
+        enough.append(f"Into {store} one writer is enough for {times.compute / times.writer:,.0f} workers.")
+    print("", *enough, sep="\n")
 
 
 if __name__ == "__main__":

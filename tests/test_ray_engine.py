@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 import logging
@@ -94,16 +95,21 @@ def check_equal(atlas: oip.Atlas, expected: oip.Atlas) -> None:
         assert got.quality is not None
 
 
-def working() -> list[psutil.Process]:
-    """The workers that are at a job."""
+def working(pid: int) -> list[psutil.Process]:
+    """The workers below a process that are at a job."""
     found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # also a zombie
             if "ray::_work" in " ".join(process.cmdline()):
                 found.append(process)
-        except psutil.NoSuchProcess:
-            pass
     return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @pytest.mark.slow
@@ -115,7 +121,7 @@ def test_a_worker_that_is_killed_changes_nothing(
 
     def kill() -> None:
         while not over.is_set() and "worker died" not in caplog.text:
-            for process in working()[:1]:
+            for process in working(os.getpid())[:1]:
                 process.kill()
             time.sleep(0.3)
 
@@ -235,18 +241,19 @@ def test_ctrl_c_ends_all_of_it(mnist_onnx: Path, room: dict[str, Any]) -> None:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **pipes, **room) as process:
         try:
-            seen, limit = psutil.Process(process.pid), time.monotonic() + 300
-            children: list[psutil.Process] = []
-            while not any("ray::_work" in " ".join(child.cmdline()) for child in children):
+            limit = time.monotonic() + 300
+            while not working(process.pid):
                 assert process.poll() is None, process.communicate()
                 assert time.monotonic() < limit
                 time.sleep(0.1)
-                children = [child for child in seen.children(recursive=True) if child.is_running()]
+            children = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
-    _, alive = psutil.wait_procs(children, timeout=5)
+    limit = time.monotonic() + 5
+    while (alive := [child for child in children if is_alive(child)]) and time.monotonic() < limit:
+        time.sleep(0.1)
     assert alive == []
     assert of_ray(room["env"]["TMPDIR"]) == []

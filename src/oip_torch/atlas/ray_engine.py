@@ -3,11 +3,11 @@
 Workers are Ray tasks of one CPU or one graphics card each, and call what the local engine calls (`job.run`). The
 network is put into Ray's object store once; each worker process loads it once, for all of its jobs.
 
-This process alone writes: the workers then need no access to the atlas, no two processes ever write to one array, and
-the digest that says "this is whole" is made by whoever wrote it. docs/scale.md says how many workers that is enough for.
+This process alone writes: the workers then need no access to the atlas, no two processes ever write to one array,
+and the digest that says "this is whole" is made by whoever wrote it. docs/scale.md says how many workers that is enough for.
 
-Ray's own retries are not used: they would go on for ever where its memory monitor ends a worker, and such a job is to
-be halved. What Ray sends between its processes are pickles: a cluster is to be trusted as its machines are.
+Ray's own retries are not used: they would go on for ever where its memory monitor ends a worker, and such a job is
+to be halved. What Ray sends between its processes are pickles: a cluster is to be trusted as its machines are.
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ def _on_ray(
         on_cards = model.device.type == "cuda"
         kind = "GPU" if on_cards else "CPU"
         work = ray.remote(_work).options(num_cpus=1, num_gpus=int(on_cards), max_retries=0)
+        if not on_cards and (cards := int(ray.cluster_resources().get("GPU", 0))):
+            logger.warning("note: the cluster's GPUs (%d) stay idle, since the network is on the CPU", cards)
         parcel = [_put(ray, model)]  # in a list Ray hands the reference over, and not what it is of
         again: list[Job] = []
         deaths: Counter[Job] = Counter()
