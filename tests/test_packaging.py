@@ -26,6 +26,7 @@ PYTHONS = [f"3.{minor}" for minor in range(8, 20) if f"3.{minor}" in SpecifierSe
 
 EXTRA_OF = {  # all other modules do without an extra
     "keras/aside.py": "convert",
+    "atlas/ray_engine.py": "ray",
     "keras/export.py": "convert",
     "keras/graph.py": "convert",
     "keras/importing.py": "compare",
@@ -69,7 +70,7 @@ def imported(files: Iterable[Path]) -> set[str]:
     return {known.get(name, name) for name in found - sys.stdlib_module_names - ours - THERE_ALREADY}
 
 
-@pytest.mark.parametrize("extra", [None, "convert", "compare"])
+@pytest.mark.parametrize("extra", [None, "convert", "compare", "ray"])
 def test_what_the_package_imports_is_declared(extra: str | None) -> None:
     package = ROOT / "src" / "oip_torch"
     files = [path for path in package.rglob("*.py") if EXTRA_OF.get(path.relative_to(package).as_posix()) == extra]

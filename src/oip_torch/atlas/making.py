@@ -23,6 +23,7 @@ from oip_torch.atlas.contents import NetworkContents
 from oip_torch.atlas.job import Engine, Job, Made
 from oip_torch.atlas.layout import FIGURES, Layout, arrays_of_cell
 from oip_torch.atlas.local import local
+from oip_torch.atlas.ray_engine import LostWorkerError, ray_engine
 from oip_torch.atlas.recipe import Data, Recipe
 from oip_torch.atlas.store import Store
 from oip_torch.atlas.tables import data_tables, noise_table, quality_table
@@ -43,7 +44,6 @@ __all__ = ["make_atlas"]
 
 _CELL = {"cpu": 32, "cuda": 512}  # maps that are worked on as one batch, and lost where the work is cut short
 _COPIES = 8  # of a layer's images that the figures of quality hold at one time, at most
-_ENGINES: dict[str, Engine] = {"local": local}
 
 logger = logging.getLogger("oip_torch")
 
@@ -62,6 +62,7 @@ def make_atlas(
     labels: npt.ArrayLike | None = None,
     training: npt.ArrayLike | None = None,
     engine: str | Engine = "local",
+    address: str | None = None,
     resume: bool = False,
     progress: bool | None = None,
 ) -> Atlas:
@@ -84,14 +85,16 @@ def make_atlas(
         labels: the class of each of them, whole numbers.
         training: other images of the same kind, for the figures of legibility (see `Readers.of`). None: every second
             one of `data`, and the others are those to be told apart.
-        engine: "local": every core of this machine, or every CUDA device; or an engine of one's own.
+        engine: "local": every core of this machine, or every CUDA device; "ray": the workers of a Ray cluster, of one
+            core or CUDA device each (see docs/scale.md); or an engine of one's own.
+        address: of the Ray cluster, "auto" or "HOST:PORT". None: one on this machine, for this call.
         resume: whether the atlas may be there already. Where it is not, it is begun.
         progress: show a bar on stderr; None: only on a terminal or in a notebook.
 
     Raises:
         InputError: an argument of a wrong kind; an atlas that is there, without `resume`; one that was made of another
             network or with other settings, which are named.
-        OipError: not even one image fits in memory.
+        OipError: not even one image fits in memory; or Ray's workers died over a part three times: all others are made.
     """
     if not isinstance(model, FeatureModel):
         raise InputError(f"model is {shown(model)}: expected what oip_torch.load, convert or wrap returns")
@@ -101,7 +104,7 @@ def make_atlas(
         raise InputError("labels and training belong to data: expected data=… as well")
     if not isinstance(objective, Objective) or not objective.of_own_channel or objective.couples_images:
         raise InputError("objective: expected one of each map that couples no images, such as objectives.map_mean")
-    worker = _engine(engine)
+    worker = _engine(engine, address)
     store = Store(path, writable=True)
     before = _there(store, resume)
     recipe = _recipe(model, layers, starts, seed, settings, objective, pre_activation, real, before)
@@ -142,20 +145,29 @@ def make_atlas(
 
     work = Work(left, layouts, job_of)
     changed |= bool(work)
-    _work_off(store, recipe, model, work, layouts, worker, progress)
+    lost = _work_off(store, recipe, model, work, layouts, worker, progress)
     changed |= _add_figures(store, recipe, model, real)
     if not changed:
         logger.warning("note: nothing was left to do: %s is whole", store.name)
     store.consolidate()
+    if lost:
+        raise OipError(
+            f"{len(lost)} parts of {store.name} were not made, since the workers died over them: {'; '.join(lost)}; "
+            "all others are there, and --resume (resume=True) tries these again"
+        )
     return Atlas(store)
 
 
-def _engine(engine: str | Engine) -> Engine:
+def _engine(engine: str | Engine, address: str | None) -> Engine:
+    if engine == "ray":
+        return ray_engine(address)
+    if address is not None:
+        raise InputError(f"address is {shown(address)}: it belongs to a Ray cluster; expected engine 'ray' with it")
     if callable(engine):
         return engine
-    if engine not in _ENGINES:
-        raise InputError(f"engine is {shown(engine)}: expected {' or '.join(map(repr, _ENGINES))}")
-    return _ENGINES[engine]
+    if engine != "local":
+        raise InputError(f"engine is {shown(engine)}: expected 'local' or 'ray'")
+    return local
 
 
 def _there(store: Store, resume: bool) -> Recipe | None:
@@ -282,9 +294,9 @@ def _work_off(
     layouts: Mapping[str, Layout],
     engine: Engine,
     progress: bool | None,
-) -> None:
-    """Hand the jobs to the engine, and write what comes back."""
-    total, told = 0, 0
+) -> list[str]:
+    """Hand the jobs to the engine, and write what comes back; returns the parts that its workers died over."""
+    total, told, lost = 0, 0, []
     planned = work.images * recipe.settings.image_steps
     with bar("making the atlas", planned, progress) as tell:
 
@@ -297,6 +309,9 @@ def _work_off(
             for job, made in engine(model, work, advance):
                 if not isinstance(made, Made):
                     if not work.halve(job):
+                        if isinstance(made, LostWorkerError):
+                            lost.append(f"maps {job.maps[0]} to {job.maps[-1]} of {job.layer!r}, start {job.starts[0]}")
+                            continue
                         raise OipError(
                             f"an image of {job.layer!r} does not fit in memory: {made}; what was made stays in "
                             f"{store.name}"
@@ -308,6 +323,7 @@ def _work_off(
                 total += job.image_steps
                 if told < total:  # an engine that does not tell of steps
                     advance(total - told)
+    return lost
 
 
 def _write(store: Store, group: str, layout: Layout, block: tuple[int, int], job: Job, made: Made) -> None:

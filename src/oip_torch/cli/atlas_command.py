@@ -37,7 +37,13 @@ def atlas(
         Path | None,
         typer.Option(metavar="FILE.npz", help="Real images (x_test, and y_test and x_train where they are there)."),
     ] = None,
-    engine: Annotated[str, typer.Option(help="local: every core of this machine, or every CUDA device.")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="local: every core of this machine, or every CUDA device; ray: a Ray cluster's workers.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of a Ray cluster that is there: auto or HOST:PORT; default: one of this machine."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Make what an atlas that is there lacks; more starts and layers as well.")
     ] = False,
@@ -64,7 +70,7 @@ def atlas(
         path=output, starts=starts, seed=seed,
         settings=None if settings is None and steps is None else settings_of(name, steps, None, limits),
         pre_activation=pre_activation, data=images, labels=labels, training=training,
-        engine=engine, resume=resume, progress=False if quiet else None,
+        engine=engine, address=address, resume=resume, progress=False if quiet else None,
     )  # fmt: skip
     result, failure = _summary(made, time.perf_counter() - began)
     if as_json:
