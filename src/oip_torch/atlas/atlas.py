@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from oip_torch.analysis.calibration import Calibration
 from oip_torch.atlas.contents import DataContents, LayerContents, NetworkContents
-from oip_torch.atlas.layout import NOT_FINITE, Layout
+from oip_torch.atlas.layout import FIGURES, LARGE, NOT_FINITE, NOT_MADE, Layout, digest
 from oip_torch.atlas.recipe import Recipe
 from oip_torch.atlas.store import Store
 from oip_torch.atlas.tables import data_of, noise_of, quality_of
@@ -77,7 +77,7 @@ class Atlas(Mapping[str, LayerContents]):
     @property
     def state(self) -> dict[str, LayerState]:
         """How far each layer is. All of it is read, and compared with the digests that were written with it."""
-        return {name: self._cells(name).state for name in self.layers}
+        return {name: self._cells(name, ()).state for name in self.layers}
 
     def __getitem__(self, layer: str) -> LayerContents:
         """All of a layer.
@@ -85,7 +85,7 @@ class Atlas(Mapping[str, LayerContents]):
         Raises:
             InputError: the atlas does not have it; or what lies there is not what was written.
         """
-        cells = self._cells(layer)
+        cells = self._cells(layer, (*FIGURES, *LARGE))
         if cells.state.torn:
             raise InputError(
                 f"{self.path}: {cells.state.torn} of {cells.state.planned} parts of {layer!r} are damaged: make them "
@@ -138,10 +138,10 @@ class Atlas(Mapping[str, LayerContents]):
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise InputError(f"{self.path}: what real images draw from {layer!r} is damaged ({error})") from None
 
-    def _cells(self, layer: str) -> Cells:
+    def _cells(self, layer: str, kept: Collection[str]) -> Cells:
         if layer not in self.layers:
             raise unknown_name("layer of the atlas", layer, self.layers)
-        return Cells.read(self._store, self._recipe, layer)
+        return Cells.read(self._store, self._recipe, layer, kept)
 
 
 def open_atlas(path: str | os.PathLike[str]) -> Atlas:
@@ -188,38 +188,49 @@ class Cells:
         )
 
     @classmethod
-    def read(cls, store: Store, recipe: Recipe, layer: str) -> Cells:
-        """All of it, checked."""
-        group = group_of(recipe.network, layer)
+    def read(cls, store: Store, recipe: Recipe, layer: str, kept: Collection[str]) -> Cells:
+        """All of it, checked; of these arrays what is in `oips`, which without the figures has no images."""
         layout, provenance = about(store, recipe, layer)
-        arrays, made, torn = store.read_cells(group, layout)
-        status = arrays["status"]
-        if unknown := set(np.unique(status).tolist()) - set(range(-1, NOT_FINITE + 1)):
-            raise InputError(f"{store.name}: {layer!r} has the status {unknown.pop()}: expected -1 to {NOT_FINITE}")
-        maps, starts = np.nonzero((status >= 0) & (status != NOT_FINITE))
-        lost = [(int(number), int(start)) for number, start in np.argwhere(status == NOT_FINITE)]
-        steps, seconds = arrays["cell_steps"][made], arrays["cell_seconds"][made]
-        oips = Oips(
-            layer=layer,
-            maps=maps,
-            starts=starts,
-            images=arrays["images"][maps, starts],
-            scores=arrays["scores"][maps, starts],
-            max_preactivation=arrays["max_preactivation"][maps, starts],
-            traces=arrays["traces"][maps, starts],
-            snapshots=arrays["snapshots"][maps, starts],
-            snapshot_steps=np.array(recipe.settings.snapshot_steps(), np.int64),
-            status=np.array(STATUSES)[status[maps, starts]],
-            converged_at=arrays["converged_at"][maps, starts],
-            settings=recipe.settings,
-            provenance=replace(
-                provenance,
-                not_finite=tuple(lost),
-                image_steps=int(steps.sum()),
-                seconds=float(seconds.sum()),
-            ),
-        )
-        return cls(layout=layout, made=made, torn=torn, oips=oips, sha256=_sha256(arrays, recipe.data))
+        arrays, made, torn, digest_of_cells = store.read_cells(group_of(recipe.network, layer), layout, kept)
+        sha256 = digest({}, {"cells": digest_of_cells.hex(), "data": recipe.data}).hex()
+        oips = _oips(layout, arrays, made, recipe, provenance, layer)
+        return cls(layout=layout, made=made, torn=torn, oips=oips, sha256=sha256)
+
+
+def _oips(
+    layout: Layout, arrays: dict[str, Array], made: Array, recipe: Recipe, provenance: Provenance, layer: str
+) -> Oips:
+    """The images that are there; of arrays that were not kept there is nothing in them."""
+    height, width, channels = layout.image
+    empty = {"images": (height, width, channels), "traces": (0,), "snapshots": (0, height, width, channels)}
+    status = arrays.get("status", np.full((layout.maps, layout.starts), NOT_MADE))
+    if unknown := set(np.unique(status).tolist()) - set(range(NOT_MADE, NOT_FINITE + 1)):
+        raise InputError(f"the atlas has the status {unknown.pop()} in {layer!r}: expected {NOT_MADE} to {NOT_FINITE}")
+    maps, starts = np.nonzero((status != NOT_MADE) & (status != NOT_FINITE))
+    held = {name: arrays[name][maps, starts] for name in (*FIGURES, *LARGE) if name in arrays and "cell" not in name}
+    for name in set(FIGURES + LARGE) - held.keys():
+        held[name] = np.zeros((len(maps), *empty.get(name, ())), np.float32)
+    steps = recipe.settings.snapshot_steps() if "snapshots" in arrays else ()
+    return Oips(
+        layer=layer,
+        maps=maps,
+        starts=starts,
+        images=held["images"],
+        scores=held["scores"],
+        max_preactivation=held["max_preactivation"],
+        traces=held["traces"],
+        snapshots=held["snapshots"],
+        snapshot_steps=np.array(steps, np.int64),
+        status=np.array(STATUSES)[held["status"].astype(int)],
+        converged_at=held["converged_at"].astype(np.int64),
+        settings=recipe.settings,
+        provenance=replace(
+            provenance,
+            not_finite=tuple((int(number), int(start)) for number, start in np.argwhere(status == NOT_FINITE)),
+            image_steps=int(arrays["cell_steps"][made].sum()) if "cell_steps" in arrays else 0,
+            seconds=float(arrays["cell_seconds"][made].sum()) if "cell_seconds" in arrays else 0.0,
+        ),
+    )
 
 
 def about(store: Store, recipe: Recipe, layer: str) -> tuple[Layout, Provenance]:
@@ -254,10 +265,3 @@ def layout_of(recipe: Recipe, layer: str, cell: int) -> Layout:
 def group_of(network: NetworkContents, layer: str) -> str:
     """Name of a layer's group: its number in the network's table, since a layer's name may hold anything."""
     return f"layer_{[entry.name for entry in network.layers].index(layer):03d}"
-
-
-def _sha256(arrays: dict[str, Array], data: str | None) -> str:
-    from oip_torch.atlas.layout import digest
-
-    held = {name: values for name, values in arrays.items() if name != "cell_seconds"}
-    return digest(held, {"data": data}).hex()

@@ -7,7 +7,7 @@ by bit, however cells are put together to jobs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from oip_torch.search.plan import MemoryLimitError
 from oip_torch.search.search import ascend_layer
 from oip_torch.search.target import target_of
 
-__all__ = ["OUT_OF_MEMORY", "Job", "Made", "run"]
+__all__ = ["OUT_OF_MEMORY", "Engine", "Job", "Made", "Outcome", "run"]
 
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError, MemoryLimitError)
 """What is raised where there is too little memory: on a card, by Python, and by our own plan."""
@@ -75,6 +75,15 @@ class Made:
     def seconds(self) -> float:
         """That the ascents took."""
         return sum(oips.provenance.seconds for oips in self.cells)
+
+
+Outcome = tuple[Job, Made | BaseException]
+"""A job, and what came of it: the images; or an error of `OUT_OF_MEMORY`, where it did not fit."""
+
+Engine = Callable[[FeatureModel, Iterator[Job], Callable[[int], None]], Iterator[Outcome]]
+"""(model, jobs, watch) → what came of each job, in any order. Any other error is raised. A job is to be taken from the
+iterator when there is a worker for it, since its size follows from what is done by then. `watch` may be told of
+image-steps as they are done, by one thread at a time, and ends the work by what it raises."""
 
 
 def run(

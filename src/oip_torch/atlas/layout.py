@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,23 @@ import numpy as np
 from oip_torch.results.fields import Array
 from oip_torch.results.oips import STATUSES, Oips
 
-__all__ = ["CODES", "NOT_FINITE", "NOT_MADE", "Layout", "Variable", "arrays_of_cell", "digest", "flags"]
+__all__ = [
+    "CODES",
+    "FIGURES",
+    "LARGE",
+    "NOT_FINITE",
+    "NOT_MADE",
+    "Layout",
+    "Variable",
+    "arrays_of_cell",
+    "digest",
+    "flags",
+]
 
 NOT_MADE, NOT_FINITE = -1, len(STATUSES)
+FIGURES = ("scores", "max_preactivation", "status", "converged_at", "cell_steps", "cell_seconds")
+"""The arrays with one number for each image, or for each cell: small ones."""
+LARGE = ("images", "traces", "snapshots")
 CODES = {status: code for code, status in enumerate(STATUSES)}
 _MOST_CHUNK_BYTES = 64 << 20
 
@@ -86,8 +101,15 @@ class Layout:
         """Of each dimension."""
         height, width, channels = self.image
         return {
-            **{"map": self.maps, "start": self.starts, "cell": self.cells, "byte": 32, "step": self.steps},
-            **{"snapshot": self.snapshots, "y": height, "x": width, "channel": channels},
+            "map": self.maps,
+            "start": self.starts,
+            "cell": self.cells,
+            "byte": 32,
+            "step": self.steps,
+            "snapshot": self.snapshots,
+            "y": height,
+            "x": width,
+            "channel": channels,
         }
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -104,13 +126,19 @@ class Layout:
         """The maps of a cell."""
         return slice(cell * self.cell, min(self.maps, (cell + 1) * self.cell))
 
+    def place(self, name: str, cell: int, start: int) -> tuple[slice, ...]:
+        """Where the numbers of one cell lie in an array."""
+        own = {"map": self.rows(cell), "start": slice(start, start + 1), "cell": slice(cell, cell + 1)}
+        return tuple(own.get(dimension, slice(None)) for dimension in self.variables[name].dimensions)
+
+    def bytes_of(self, names: Collection[str]) -> int:
+        """That these arrays take in memory."""
+        return sum(math.prod(self.shape(name)) * np.dtype(self.variables[name].dtype).itemsize for name in names)
+
     @property
-    def bytes(self) -> int:
-        """That all arrays take in memory."""
-        return sum(
-            int(np.prod(self.shape(name), dtype=object)) * np.dtype(variable.dtype).itemsize
-            for name, variable in self.variables.items()
-        )
+    def cell_bytes(self) -> int:
+        """That the arrays of one cell take in memory."""
+        return sum(math.prod(self.chunks(name)) * np.dtype(of.dtype).itemsize for name, of in self.variables.items())
 
 
 def flags() -> dict[str, Any]:

@@ -14,17 +14,11 @@ from queue import SimpleQueue
 
 import torch
 
-from oip_torch.atlas.job import OUT_OF_MEMORY, Job, Made, run
+from oip_torch.atlas.job import OUT_OF_MEMORY, Job, Made, Outcome, run
 from oip_torch.base.platform import free_bytes, matmul_precision
 from oip_torch.network.model import FeatureModel
 
-__all__ = ["Engine", "Outcome", "local"]
-
-Outcome = tuple[Job, Made | BaseException]
-Engine = Callable[[FeatureModel, Iterator[Job], Callable[[int], None]], Iterator[Outcome]]
-"""(model, jobs, watch) → each job with what came of it, in any order; an error of `job.OUT_OF_MEMORY` in its place where
-a job did not fit, any other error raised. Jobs are to be taken from the iterator when there is a worker for one, since
-their sizes follow from what is done by then. `watch` may be told of image-steps, and ends the work by what it raises."""
+__all__ = ["local"]
 
 _WAKE_SECONDS = 0.1  # how long a Ctrl-C may go unseen
 

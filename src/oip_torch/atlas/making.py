@@ -20,26 +20,29 @@ from oip_torch.analysis.noise_control import noise_control
 from oip_torch.analysis.quality import assess
 from oip_torch.atlas.atlas import Atlas, Cells, about, group_of, layout_of
 from oip_torch.atlas.contents import NetworkContents
-from oip_torch.atlas.job import Job, Made
-from oip_torch.atlas.layout import Layout, arrays_of_cell
-from oip_torch.atlas.local import Engine, local
+from oip_torch.atlas.job import Engine, Job, Made
+from oip_torch.atlas.layout import FIGURES, Layout, arrays_of_cell
+from oip_torch.atlas.local import local
 from oip_torch.atlas.recipe import Data, Recipe
 from oip_torch.atlas.store import Store
 from oip_torch.atlas.tables import data_tables, noise_table, quality_table
 from oip_torch.atlas.units import Work
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError, OipError
+from oip_torch.base.platform import free_memory, in_words
 from oip_torch.base.progress import bar
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
 from oip_torch.optim.objectives import Objective, map_mean
 from oip_torch.optim.settings import AscentSettings
+from oip_torch.results.oips import Oips
 from oip_torch.search.search import provenance_of
 from oip_torch.search.target import target_of
 
 __all__ = ["make_atlas"]
 
 _CELL = {"cpu": 32, "cuda": 512}  # maps that are worked on as one batch, and lost where the work is cut short
+_COPIES = 8  # of a layer's images that the figures of quality hold at one time, at most
 _ENGINES: dict[str, Engine] = {"local": local}
 
 logger = logging.getLogger("oip_torch")
@@ -115,7 +118,7 @@ def make_atlas(
     layouts = {name: _prepare(store, recipe, name, provenances[name], model.device.type) for name in provenances}
     store.consolidate()
     changed = _add_data(store, recipe, model, real, progress)
-    cells = {name: Cells.read(store, recipe, name) for name in layouts}
+    cells = {name: Cells.read(store, recipe, name, ()) for name in layouts}
     for name, own in cells.items():
         if own.torn.any():
             logger.warning(
@@ -326,26 +329,35 @@ def _add_figures(store: Store, recipe: Recipe, model: FeatureModel, data: Data |
     added = False
     atlas = Atlas(store)
     for name in recipe.network.of_layers:
-        cells, group = Cells.read(store, recipe, name), group_of(recipe.network, name)
-        if not cells.state.finished or not len(cells.oips):
+        group = group_of(recipe.network, name)
+        cells = Cells.read(store, recipe, name, FIGURES)
+        wanted = ["quality", "noise"] if recipe.starts > 1 else ["quality"]
+        lacking = [table for table in wanted if store.read_table(f"{group}/{table}", cells.sha256) is None]
+        if not lacking or not cells.state.finished or not len(cells.oips):
             continue
-        if store.read_table(f"{group}/quality", cells.sha256) is None:
+        layout = cells.layout
+        if (needed := _COPIES * layout.bytes_of(["images"])) > (most := free_memory() // 2):
+            logger.warning(
+                "note: quality and noise control of %r are left out: they need %s of memory, and %s may be used",
+                *(name, in_words(needed), in_words(most)),
+            )
+            continue
+        oips = Cells.read(store, recipe, name, (*FIGURES, "images")).oips
+        if "quality" in lacking:
             found = atlas.data(name)
-            readers = None if data is None else _readers(model, name, cells, data)
-            quality = assess(model, cells.oips, None if found is None else found[1], readers=readers)
-            table = quality_table(quality, cells.layout.maps, cells.layout.starts)
-            store.write_table(f"{group}/quality", table, cells.sha256)
-            added = True
-        if recipe.starts > 1 and store.read_table(f"{group}/noise", cells.sha256) is None:
-            noise = noise_control(model, cells.oips)
-            store.write_table(f"{group}/noise", noise_table(noise, cells.layout.maps), cells.sha256)
-            added = True
+            readers = None if data is None else _readers(model, oips, data)
+            quality = assess(model, oips, None if found is None else found[1], readers=readers)
+            store.write_table(f"{group}/quality", quality_table(quality, layout.maps, layout.starts), cells.sha256)
+        if "noise" in lacking:
+            noise = noise_control(model, oips)
+            store.write_table(f"{group}/noise", noise_table(noise, layout.maps), cells.sha256)
+        added = True
     return added
 
 
-def _readers(model: FeatureModel, layer: str, cells: Cells, data: Data) -> Readers | None:
-    """For the figures of legibility; None where there are too few images to draw any from."""
+def _readers(model: FeatureModel, oips: Oips, data: Data) -> Readers | None:
+    """For the figures of legibility; None where there is one image alone."""
     images, training = (data.images[::2], data.images[1::2]) if data.training is None else (data.images, data.training)
     if not len(training):
         return None
-    return Readers.of(model, layer, images, training, pre_activation=cells.oips.pre_activation, progress=False)
+    return Readers.of(model, oips.layer, images, training, pre_activation=oips.pre_activation, progress=False)

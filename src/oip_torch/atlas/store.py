@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ class Store:
             else:
                 if os.path.exists(path) and not os.path.isdir(path):
                     raise InputError(f"{path} is a file: expected the folder of an atlas, such as atlas.zarr")
-                self.store = zarr.storage.LocalStore(path, read_only=not writable)
+                self.store = zarr.storage.LocalStore(Path(path), read_only=not writable)
 
     @property
     def is_atlas(self) -> bool:
@@ -118,7 +118,9 @@ class Store:
             for name, variable in layout.variables.items():
                 try:
                     array = self._array(own, name)
-                except KeyError:
+                except OipError:
+                    raise
+                except Exception:  # it is not there, or what describes it was cut
                     own.create_array(
                         name,
                         shape=layout.shape(name),
@@ -128,6 +130,7 @@ class Store:
                         dimension_names=variable.dimensions,
                         attributes=flags() if name == "status" else {},
                         compressors=None if name == "cell_sha256" else "auto",
+                        overwrite=True,
                     )
                     continue
                 self._check(array, name, layout, least=True)
@@ -177,24 +180,33 @@ class Store:
     def unmark(self, group: str, cells: Array) -> None:
         """Take the markers of these cells away, (cells, starts) bool, before they are written anew."""
         with self._told("written"):
-            marks = self._group(group, "r+")["cell_sha256"]
+            marks = self._array(self._group(group, "r+"), "cell_sha256")
             for cell, start in np.argwhere(cells).tolist():
                 marks[cell, start] = np.zeros(32, np.uint8)
 
-    def read_cells(self, group: str, layout: Layout) -> tuple[dict[str, Array], Array, Array]:
-        """All that is there of a layer.
+    def read_cells(
+        self, group: str, layout: Layout, kept: Collection[str]
+    ) -> tuple[dict[str, Array], Array, Array, bytes]:
+        """What is whole of a layer. All of it is read, a cell at a time, and compared with its digest.
+
+        Args:
+            group: of the layer.
+            layout: of its arrays.
+            kept: the names of the arrays that are wanted; memory is needed for these alone.
 
         Returns:
-            The arrays; (cells, starts) bool, which cells are whole; likewise, which have a marker and are not.
+            The arrays; (cells, starts) bool, which cells are whole; likewise, which have a marker and are not; and a
+            digest of all that is whole.
 
         Raises:
             InputError: other arrays than the layout says, or more than there is memory for.
         """
-        if layout.bytes > (most := free_memory() // 2):
+        if (needed := layout.bytes_of(kept)) > (most := free_memory() // 2):
             raise InputError(
-                f"{self.name}: group {group!r} holds {in_words(layout.bytes)}, and {in_words(most)} may be used: "
-                "expected an atlas that fits in memory; read parts of it with xarray.open_zarr"
+                f"{self.name}: group {group!r} holds {in_words(needed)}, and {in_words(most)} may be used: expected an "
+                "atlas whose layers fit in memory; read parts of it with xarray.open_zarr"
             )
+        names = [name for name in layout.variables if name != "cell_sha256"]
         with self._told("read"):
             own = self._group(group)
             stored = {name: self._array(own, name) for name in layout.variables}
@@ -202,28 +214,22 @@ class Store:
                 self._check(array, name, layout)
             marks = self._marks(stored["cell_sha256"], layout)
             found = {
-                name: np.full(layout.shape(name), variable.fill, variable.dtype)
-                for name, variable in layout.variables.items()
-                if name != "cell_sha256"
+                name: np.full(layout.shape(name), layout.variables[name].fill, layout.variables[name].dtype)
+                for name in kept
             }
             made, torn = np.zeros((2, layout.cells, layout.starts), bool)
             for cell, start in np.argwhere(marks.any(2)).tolist():
-                index = {"map": layout.rows(cell), "start": slice(start, start + 1), "cell": slice(cell, cell + 1)}
+                places = {name: layout.place(name, cell, start) for name in names}
                 try:
-                    part = {
-                        name: np.asarray(stored[name][tuple(index.get(d, slice(None)) for d in variable.dimensions)])
-                        for name, variable in layout.variables.items()
-                        if name != "cell_sha256"
-                    }
+                    part = {name: np.asarray(stored[name][places[name]]) for name in names}
                 except Exception:  # a chunk that is cut or changed: whatever zarr and its codecs raise
                     part = {}
                 hashed = {name: values for name, values in part.items() if name != "cell_seconds"}
                 whole = digest(hashed) == marks[cell, start].tobytes()
                 (made if whole else torn)[cell, start] = True
-                for name, values in part.items() if whole else ():
-                    variable = layout.variables[name]
-                    found[name][tuple(index.get(d, slice(None)) for d in variable.dimensions)] = values
-        return found, made, torn
+                for name in kept if whole else ():
+                    found[name][places[name]] = part[name]
+        return found, made, torn, digest({"cells": np.where(made[..., None], marks, 0)})
 
     def _marks(self, array: zarr.Array[Any], layout: Layout) -> Array:
         """(cells, starts, 32): all markers; what cannot be read is none."""
@@ -240,6 +246,7 @@ class Store:
 
     def write_table(self, group: str, dataset: xr.Dataset, of: str) -> None:
         """Write a group as a whole, and then its marker; `of`: the digest of what it was worked out from."""
+        self.remove(group)
         with self._told("written"):
             dataset.to_zarr(self.store, group=group, mode="w", consolidated=False, zarr_format=3)
         held = {str(name): np.asarray(values) for name, values in dataset.variables.items()}
@@ -249,27 +256,27 @@ class Store:
         """A group as a whole; None where it is not there, not whole, or worked out from something else."""
         import xarray as xr
 
-        with self._told("read"):
+        with self._told("read"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zarr: of what is no array, since it was cut
             try:
                 own = self._group(group)
-            except FileNotFoundError:
-                return None
-            attributes = dict(own.attrs)
-            if of is not None and attributes.get("of") != of:
-                return None
-            arrays = [self._array(own, name) for name in sorted(own.array_keys())]
-            for array in arrays:
-                self._check_kind(array)
-            if (total := sum(array.nbytes for array in arrays)) > (most := free_memory() // 2):
-                raise InputError(
-                    f"{self.name}: group {group!r} holds {in_words(total)}, and {in_words(most)} may be used: expected "
-                    "one that fits in memory"
-                )
-            try:
-                held = {array.basename: (array.metadata.dimension_names or (), array[...]) for array in arrays}
+                attributes = dict(own.attrs)
+                if of is not None and attributes.get("of") != of:
+                    return None
+                arrays = [self._array(own, name) for name in sorted(own.array_keys())]
+                for array in arrays:
+                    self._check_kind(array)
+                if (total := sum(array.nbytes for array in arrays)) > (most := free_memory() // 2):
+                    raise InputError(
+                        f"{self.name}: group {group!r} holds {in_words(total)}, and {in_words(most)} may be used: "
+                        "expected one that fits in memory"
+                    )
+                held = {array.basename: (_dimensions(array), array[...]) for array in arrays}
                 own_words = {name: value for name, value in attributes.items() if name not in ("of", "sha256")}
-                dataset = xr.Dataset(held, attrs=own_words)  # type: ignore[arg-type]
-            except Exception:
+                dataset = xr.Dataset(held, attrs=own_words)
+            except OipError:
+                raise
+            except Exception:  # nothing is there, or a part of it: whatever zarr and its codecs raise
                 return None
         found = {name: np.asarray(values) for name, (_, values) in held.items()}
         return dataset if digest(found, own_words).hex() == attributes.get("sha256") else None
@@ -314,7 +321,7 @@ class Store:
         """As the layout says; `least`: or with fewer starts."""
         self._check_kind(array)
         variable, shape = layout.variables[name], layout.shape(name)
-        got = tuple(array.metadata.dimension_names or ()), array.dtype.str, array.chunks  # type: ignore[union-attr]
+        got = _dimensions(array), array.dtype.str, array.chunks
         expected = variable.dimensions, np.dtype(variable.dtype).str, layout.chunks(name)
         fewer = least and array.shape[1] <= shape[1] and array.shape[::2] == shape[::2]
         same = array.shape == shape or (fewer and array.shape[2:] == shape[2:])
@@ -334,6 +341,10 @@ class Store:
             raise InputError(f"{self.name} cannot be {done}: it needs more memory than there is") from None
         except Exception as error:  # of the operating system, of zarr, of whatever fsspec has behind it
             raise InputError(f"{self.name} cannot be {done}: {one_line(error)}; expected an atlas of ours") from error
+
+
+def _dimensions(array: zarr.Array[Any]) -> tuple[str, ...]:
+    return tuple(str(name) for name in getattr(array.metadata, "dimension_names", None) or ())
 
 
 def _cell_of(arrays: Mapping[str, Array], layout: Layout, row: int, column: int) -> dict[str, Array]:

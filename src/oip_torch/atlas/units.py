@@ -103,8 +103,7 @@ class Work:
         """How many cells the next unit of a layer should have."""
         if layer not in self._seconds:
             return 1
-        layout = self._layouts[layer]
         by_time = int(_SECONDS / max(self._seconds[layer], 1e-6))
-        by_memory = free_memory() // _SHARE_OF_MEMORY // max(1, layout.bytes // (layout.cells * layout.starts))
+        by_memory = free_memory() // _SHARE_OF_MEMORY // self._layouts[layer].cell_bytes
         by_rest = -(-left // (2 * max(1, self._out)))  # so that no worker has much to do when the others are ready
         return max(1, min(by_time, by_memory, by_rest, self._most.get(layer, left)))

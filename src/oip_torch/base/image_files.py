@@ -13,7 +13,7 @@ import numpy.typing as npt
 from oip_torch.base.errors import InputError
 from oip_torch.base.files import existing_file
 
-__all__ = ["check_pixels", "images_sha256", "pixel_statistics", "read_images"]
+__all__ = ["check_pixels", "images_sha256", "pixel_statistics", "read_data", "read_images"]
 
 
 def read_images(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
@@ -25,6 +25,29 @@ def read_images(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
     Raises:
         InputError: missing or damaged file, no such array, other than images.
     """
+    return _read(path)["x_test"]
+
+
+def read_data(
+    path: str | os.PathLike[str],
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
+    """The images of an .npz file, as `read_images` gives them, their labels, y_test, and training images, x_train.
+
+    Returns:
+        The images; (N,) whole numbers, or None where there are no labels; other images, or None.
+
+    Raises:
+        InputError: as `read_images`.
+    """
+    arrays = _read(path, "y_test", "x_train")
+    labels, training = arrays.get("y_test"), arrays.get("x_train")
+    if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:  # as Keras' CIFAR-10 has them
+        labels = labels[:, 0]
+    return arrays["x_test"], labels, None if training is None else check_pixels(training, f"{path}, x_train")
+
+
+def _read(path: str | os.PathLike[str], *besides: str) -> dict[str, npt.NDArray[Any]]:
+    """The images, as x_test, and of these other arrays those that are there."""
     path = existing_file(path, "an .npz file with the images x_test, such as Keras' mnist.npz")
     expected = "expected an .npz file with the images x_test, such as Keras' mnist.npz"
     try:
@@ -36,13 +59,15 @@ def read_images(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
             if "x_test" not in keys and len(keys) != 1:
                 there = ", ".join(keys[:8]) or "none"
                 raise InputError(f"{path} has no array x_test, and not one array only (there are: {there}): {expected}")
-            array = np.asarray(arrays["x_test" if "x_test" in keys else keys[0]])
+            found = {name: np.asarray(arrays[name]) for name in besides if name in keys}
+            found["x_test"] = np.asarray(arrays["x_test" if "x_test" in keys else keys[0]])
     except InputError:
         raise
     except Exception as error:  # damaged files raise anything: of zipfile, zlib, struct, tokenize
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise InputError(f"{path} is not readable as .npz ({reason}): {expected}") from None
-    return check_pixels(array, str(path))
+    check_pixels(found["x_test"], str(path))
+    return found
 
 
 def check_pixels(images: npt.ArrayLike, what: str) -> npt.NDArray[Any]:

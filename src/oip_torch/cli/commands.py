@@ -5,7 +5,6 @@ Each command appends to `context.obj` what is for stdout: with --json one object
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -16,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oip_torch.base.errors import InputError, OipError, VerificationError
+from oip_torch.cli.answers import failure_entry, to_json
+from oip_torch.cli.atlas_command import atlas
 from oip_torch.cli.options import (
     Before,
     Device,
@@ -28,11 +29,11 @@ from oip_torch.cli.options import (
     Std,
     domain_options,
     map_numbers,
+    settings_of,
 )
 
 if TYPE_CHECKING:
     from oip_torch.network.model import FeatureModel
-    from oip_torch.optim.settings import AscentSettings
 
 __all__ = ["app"]
 
@@ -124,14 +125,16 @@ def _make_file(context: typer.Context, target: Path, as_json: bool, make: Callab
         made = make()
     except VerificationError as error:
         if as_json:
-            context.obj.append(_json({"onnx": None, "layers": error.layers, "failed": error.failed} | _failure(error)))
+            context.obj.append(
+                to_json({"onnx": None, "layers": error.layers, "failed": error.failed} | failure_entry(error))
+            )
         raise
     seconds = time.perf_counter() - began
     verification, rewritten = made.network.verification, made.network.rewritten
     if as_json:
         rows = [layer.row() for layer in made.layers]
         context.obj.append(
-            _json(
+            to_json(
                 {
                     "onnx": str(target),
                     "layers": rows,
@@ -160,7 +163,7 @@ def layers(context: typer.Context, onnx_file: OnnxFile, as_json: Json = False) -
 
     _, network = read(onnx_file)
     if as_json:
-        context.obj.append(_json({"layers": [layer.row() for layer in network.layers]}))
+        context.obj.append(to_json({"layers": [layer.row() for layer in network.layers]}))
     else:
         context.obj.append(str(Layers(network.layers)))
 
@@ -209,13 +212,11 @@ def ascend(
     from oip_torch.results.oips import plural
     from oip_torch.search.search import ascend as make
 
-    if settings not in ("article", "default", "legible", "strokes"):
-        raise InputError(f"--settings {settings}: expected article, default, legible or strokes")
     chosen_maps = map_numbers("MAP", maps or []) + map_numbers("--maps", [] if more_maps is None else [more_maps])
     if memory is not None and not 0 < memory * 2**30 < math.inf:
         raise InputError(f"--memory {memory}: expected a number of GiB above 0")
     most = None if memory is None else math.ceil(memory * 2**30)
-    _settings(settings, steps, epsilon, None)  # what cannot be is told before anything is read
+    settings_of(settings, steps, epsilon, None)  # what cannot be is told before anything is read
     images = None if data is None else read_images(data)
     network = load(onnx_file, device=device)
     folder = check_output_folder(output if output is not None else Path("oips"), ["oips.nc", "calibration.nc"])
@@ -224,7 +225,7 @@ def ascend(
     calibration = None
     if images is not None:
         calibration = calibrate(network, images, [layer], pre_activation=pre_activation, progress=bars)
-    chosen = _settings(settings, steps, epsilon, None if calibration is None else calibration.limits)
+    chosen = settings_of(settings, steps, epsilon, None if calibration is None else calibration.limits)
     began = time.perf_counter()
     oips = make(
         *(network, layer, chosen_maps or None),
@@ -248,7 +249,7 @@ def ascend(
         failure = error
     if as_json:
         context.obj.append(
-            _json(
+            to_json(
                 {
                     "images": len(oips),
                     "maps": summary["maps"],
@@ -260,7 +261,7 @@ def ascend(
                     "layers": {layer: summary},
                     "files": [str(file) for file in files],
                 }
-                | _failure(failure)
+                | failure_entry(failure)
             )
         )
     else:
@@ -280,6 +281,9 @@ def ascend(
         context.obj.extend(map(str, files))
     if failure is not None:
         raise failure
+
+
+app.command()(atlas)
 
 
 @app.command()
@@ -331,7 +335,9 @@ def compare(
         except OipError as error:
             failure = error
     if as_json:
-        context.obj.append(_json(comparison.report | {"files": [str(file) for file in files]} | _failure(failure)))
+        context.obj.append(
+            to_json(comparison.report | {"files": [str(file) for file in files]} | failure_entry(failure))
+        )
         for note in comparison.report["notes"]:
             print(f"note: {note}", file=sys.stderr)
     else:
@@ -345,34 +351,3 @@ def _decided_in_float64(verification: dict[str, Any]) -> str:
     names, gradient = verification.get("in_float64"), verification.get("gradient", {}).get("cosine_float64")
     told = "" if not names else f" In float64, where rounding is out of the way, so were decided: {', '.join(names)}."
     return told if gradient is None else f"{told} The gradient's cosine in float64 is {gradient:.9f}."
-
-
-def _settings(
-    name: str, steps: int | None, epsilon: float | None, limits: tuple[float, float] | None
-) -> AscentSettings:
-    """Of one of the four ways of looking, within so many image-steps; `limits`: of real images, if they are known."""
-    from oip_torch.optim.settings import AscentSettings
-
-    changes: dict[str, Any] = {} if epsilon is None else {"epsilon": epsilon}
-    if name == "article":
-        return AscentSettings.article(**(changes if steps is None else changes | {"steps": steps}))
-    if steps is not None:
-        split = AscentSettings.within(steps)
-        changes |= {"candidates": split.screening.candidates, "candidate_steps": split.screening.steps}
-        changes |= {"survivors": split.screening.survivors, "steps": split.schedule.steps}
-        if name == "strokes":
-            changes |= {"survivors": 1, "steps": split.steps_left}
-    if name == "legible":
-        return AscentSettings.legible(**changes)
-    if name == "strokes":
-        return AscentSettings.strokes("data" if limits is None else limits, **changes)
-    return AscentSettings(**changes)
-
-
-def _failure(error: OipError | None) -> dict[str, str]:
-    """What it adds to the command's JSON object."""
-    return {} if error is None else {"error": " ".join(str(error).split())}
-
-
-def _json(data: dict[str, Any]) -> str:
-    return json.dumps(data, allow_nan=False)

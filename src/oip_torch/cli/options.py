@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from oip_torch.base.errors import InputError
+
+if TYPE_CHECKING:
+    from oip_torch.optim.settings import AscentSettings
 
 __all__ = [
     "Before",
@@ -24,6 +27,7 @@ __all__ = [
     "domain_options",
     "map_numbers",
     "numbers",
+    "settings_of",
 ]
 
 _MOST_MAPS = 1 << 20  # more than any layer has: a range beyond that is not to fill the memory
@@ -73,6 +77,30 @@ def numbers(option: str, text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise InputError(f"{option} {text}: expected a number, or one per channel as in 103.9,116.8,123.7") from None
+
+
+def settings_of(
+    name: str, steps: int | None, epsilon: float | None, limits: tuple[float, float] | None
+) -> AscentSettings:
+    """Of one of the four ways of looking, within so many image-steps; `limits`: of real images, if they are known."""
+    from oip_torch.optim.settings import AscentSettings
+
+    if name not in ("article", "default", "legible", "strokes"):
+        raise InputError(f"--settings {name}: expected article, default, legible or strokes")
+    changes: dict[str, Any] = {} if epsilon is None else {"epsilon": epsilon}
+    if name == "article":
+        return AscentSettings.article(**(changes if steps is None else changes | {"steps": steps}))
+    if steps is not None:
+        split = AscentSettings.within(steps)
+        changes |= {"candidates": split.screening.candidates, "candidate_steps": split.screening.steps}
+        changes |= {"survivors": split.screening.survivors, "steps": split.schedule.steps}
+        if name == "strokes":
+            changes |= {"survivors": 1, "steps": split.steps_left}
+    if name == "legible":
+        return AscentSettings.legible(**changes)
+    if name == "strokes":
+        return AscentSettings.strokes("data" if limits is None else limits, **changes)
+    return AscentSettings(**changes)
 
 
 def map_numbers(name: str, texts: Sequence[str]) -> list[int]:
