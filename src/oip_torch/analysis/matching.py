@@ -251,7 +251,9 @@ def _with_pictures(match: LayerMatch, own: Mapping[int, Array], other: Mapping[i
         pictures=ours,
         other_pictures=theirs,
         image_correlation=_alike(ours, theirs),
-        unrelated_correlation=_alike(ours, np.roll(theirs, -1, axis=0)) if len(ours) > 1 else match.unrelated_correlation,
+        unrelated_correlation=_alike(ours, np.roll(theirs, -1, axis=0))
+        if len(ours) > 1
+        else match.unrelated_correlation,
     )
 
 

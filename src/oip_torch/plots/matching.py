@@ -7,7 +7,7 @@ from matplotlib.colors import Colormap
 
 from oip_torch.analysis.matching import Match
 from oip_torch.base.checks import shown, whole
-from oip_torch.base.drawing import Canvas, Figure, Size, draw_sheet, shade, shade_note
+from oip_torch.base.drawing import Figure, Size, draw_sheet, shade, shade_note
 from oip_torch.base.errors import InputError
 
 __all__ = ["match"]
@@ -24,8 +24,8 @@ def match(
 ) -> Figure:
     """The pairs of a layer, the most alike first: on the left the OIP of one network's map, on the right the other's.
 
-    Above each pair stand the numbers of both maps and the correlation of their scores over the images; faded are pairs
-    whose first map does not count as found in the other network (`LayerMatch.found`).
+    Above each pair stand the numbers of both maps and the correlation of their scores over the images; a star marks
+    those whose first map counts as found in the other network (`LayerMatch.found`).
 
     Args:
         found: from `match`, of two atlases.
@@ -52,15 +52,14 @@ def match(
     left, right = (shade(images[shown_rows], found.ends, cmap) for images in (own.pictures, own.other_pictures))
     gap = np.ones((len(left), left.shape[1], max(1, left.shape[2] // 14), 3))
     labels = [
-        f"{own.maps[row]} and {own.other_maps[row]}: {own.correlation[row]:.2f}" for row in shown_rows.tolist()
+        f"{own.maps[row]} and {own.other_maps[row]}: {own.correlation[row]:.2f}{' *' if own.found[own.maps[row]] else ''}"
+        for row in shown_rows.tolist()
     ]
-    faded = ["finished" if own.found[own.maps[row]] else "dead" for row in shown_rows.tolist()]
-    canvas: Canvas = draw_sheet(
-        np.concatenate([left, gap, right], axis=2), labels, faded, columns=columns, figsize=figsize
-    )
+    pairs = np.concatenate([left, gap, right], axis=2)
+    canvas = draw_sheet(pairs, labels, ["finished"] * len(pairs), columns=columns, figsize=figsize)
     canvas.finish(
         f"{found.name} and {found.other_name}: {len(shown_rows)} of {len(own.maps)} pairs",
-        f"{own.summary}\nAbove each pair its maps and the correlation of their scores. Faded: not found. "
+        f"{own.summary}\nAbove each pair its maps and the correlation of their scores. * found. "
         f"{shade_note(found.ends, cmap)}",
     )
     assert canvas.own is not None
