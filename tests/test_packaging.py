@@ -33,6 +33,7 @@ EXTRA_OF = {  # all other modules do without an extra
     "comparison/runtimes/keras_tensorflow.py": "convert",
     "comparison/runtimes/keras_jax.py": "compare",
     "comparison/runtimes/onnx_runtime.py": "compare",
+    "results/animation.py": "video",
 }
 THERE_ALREADY = {"IPython"}  # it is asked for its display only where its kernel runs us
 BY_HAND = {"tf_keras"}  # tests/keras2_zoo.py made files of Keras 2 once, in an environment of its own
@@ -60,11 +61,15 @@ def imported(files: Iterable[Path]) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.split(".")[0])
     ours = {file.stem for file in files} - {"keras"} | {PROJECT["name"]}
-    known = {"google": "protobuf", "sklearn": "scikit-learn"}  # the first name is shared by several packages
+    known = {
+        "google": "protobuf",
+        "sklearn": "scikit-learn",
+        "imageio_ffmpeg": "imageio-ffmpeg",
+    }  # the first name is shared by several packages
     return {known.get(name, name) for name in found - sys.stdlib_module_names - ours - THERE_ALREADY}
 
 
-@pytest.mark.parametrize("extra", [None, "convert", "compare"])
+@pytest.mark.parametrize("extra", [None, "convert", "compare", "video"])
 def test_what_the_package_imports_is_declared(extra: str | None) -> None:
     package = ROOT / "src" / "oip_torch"
     files = [path for path in package.rglob("*.py") if EXTRA_OF.get(path.relative_to(package).as_posix()) == extra]

@@ -55,7 +55,7 @@ class LayerMatch:
         correlation: (P,) of the maps' scores over the images, -1 to 1.
         best, other_best: (maps,) of each map's scores with those of its best counterpart in the other layer.
         counterpart, other_counterpart: (maps,) int, which map that is; several maps may have the same.
-        nearest, other_nearest: (maps,) of each map's scores with those of the map of its own layer that is most like it.
+        nearest, other_nearest: (maps,) of each map's scores with those of the map of its own layer most like it.
         image_correlation: (P,) `cross_correlation` of the best OIPs of the two maps; NaN where there is none.
         unrelated_correlation: (P,) of the first map's with the OIP of the next pair's second map, for comparison.
         pictures, other_pictures: (P, height, width, channels) these OIPs; None where there are none.
@@ -97,10 +97,11 @@ class LayerMatch:
         """In a few sentences: how many maps are found, and how alike pairs are."""
         if not len(self.correlation):
             return f"{_both(self.layer, self.other_layer)}: no map varies over the images, so that none can be paired."
+        alike = np.median(self.correlation)
         told = (
             f"{_both(self.layer, self.other_layer)}: {_share(self.found, self.best)} maps are found in the other "
-            f"network, and {_share(self.other_found, self.other_best)} the other way round. The {len(self.correlation)} "
-            f"pairs correlate by {np.median(self.correlation):.2f} in the median over {self.images} images"
+            f"network, and {_share(self.other_found, self.other_best)} the other way round. "
+            f"The {len(self.correlation)} pairs correlate by {alike:.2f} in the median over {self.images} images"
         )
         known = np.isfinite(self.image_correlation)
         if known.any():
@@ -166,13 +167,14 @@ class Match(Mapping[str, LayerMatch]):
         return "\n".join(
             [
                 *lines,
-                "Found: a map and its best counterpart are more alike than either is to any other map of its own layer, "
-                "and than chance.",
+                "Found: a map and its best counterpart are more alike than either is to any other map of its own "
+                "layer, and than chance.",
             ]
         )
 
     def __repr__(self) -> str:
-        shares = f"{_percent(self.found)} of the maps are found in the other, {_percent(self.other_found)} the other way round"
+        own, other = _percent(self.found), _percent(self.other_found)
+        shares = f"{own} of the maps are found in the other, {other} the other way round"
         return f"<Match of {self.name!r} and {self.other_name!r}: {shares}; {', '.join(self.layers)}>"
 
     def to_xarray(self) -> xr.DataTree:

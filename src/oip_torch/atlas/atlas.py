@@ -155,8 +155,8 @@ class Atlas(Mapping[str, LayerContents]):
 
         - sheets: LAYER.png, a contact sheet of the best image of each map (`oip_torch.plots.sheet`).
         - csv: figures.csv, a row for each map and start: score, status, the figures of `Quality`, and whether the map
-          is not distinguishable from noise (1, 0). What is undefined is empty; images that are not there have the status
-          not_made or not_finite. A layer whose name a spreadsheet would take for a formula has an apostrophe before it.
+          is not distinguishable from noise (1, 0). What is undefined is empty; images that are not there have the
+          status not_made or not_finite. A name that a spreadsheet would take for a formula has an apostrophe before it.
         - npz, safetensors: LAYER.npz and so on, all images of a layer with their scores, ways and figures.
         - gif, mp4: LAYER_MAP_START.gif, how the best image of each map came about (`Oips.save_animation`).
 

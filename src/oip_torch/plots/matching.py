@@ -51,10 +51,10 @@ def match(
     shown_rows = rows[:count]
     left, right = (shade(images[shown_rows], found.ends, cmap) for images in (own.pictures, own.other_pictures))
     gap = np.ones((len(left), left.shape[1], max(1, left.shape[2] // 14), 3))
-    labels = [
-        f"{own.maps[row]} and {own.other_maps[row]}: {own.correlation[row]:.2f}{' *' if own.found[own.maps[row]] else ''}"
-        for row in shown_rows.tolist()
-    ]
+    labels = []
+    for row in shown_rows.tolist():
+        mark = " *" if own.found[own.maps[row]] else ""
+        labels.append(f"{own.maps[row]} and {own.other_maps[row]}: {own.correlation[row]:.2f}{mark}")
     pairs = np.concatenate([left, gap, right], axis=2)
     canvas = draw_sheet(pairs, labels, ["finished"] * len(pairs), columns=columns, figsize=figsize)
     canvas.finish(

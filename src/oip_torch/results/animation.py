@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -94,8 +94,10 @@ def _write_mp4(path: Path, frames: Sequence[Array], fps: float) -> None:
 
     # H.264 in the way that every player takes it halves the colours' resolution, and needs even sides.
     odd = [*((0, side % 2) for side in frames[0].shape[:2]), (0, 0)]
+    options: dict[str, Any] = {"fps": fps, "codec": "libx264", "quality": 9, "macro_block_size": 1}
     try:
-        with get_writer(path, format="FFMPEG", fps=fps, codec="libx264", quality=9, macro_block_size=1) as writer:  # type: ignore[arg-type]
+        writer: Any = get_writer(path, format="FFMPEG", **options)  # type: ignore[arg-type]  # which takes names
+        with writer:
             for frame in frames:
                 writer.append_data(np.pad(frame, odd, mode="edge"))
     except RuntimeError as error:  # of a process that has ended
