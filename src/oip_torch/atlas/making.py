@@ -141,10 +141,11 @@ def make_atlas(
         )
 
     work = Work(left, layouts, job_of)
-    if not work and before is not None and not changed:
-        logger.warning("note: nothing is left to do: %s is whole", store.name)
+    changed |= bool(work)
     _work_off(store, recipe, model, work, layouts, worker, progress)
     changed |= _add_figures(store, recipe, model, real)
+    if not changed:
+        logger.warning("note: nothing was left to do: %s is whole", store.name)
     store.consolidate()
     return Atlas(store)
 
