@@ -66,7 +66,7 @@ def test_maps_that_never_vary_are_left_out_and_counted() -> None:
     other = drawn(0, maps=4)[:, :3]
     other[:, 2] = 0
     found = match_layers(("a", "b"), (scores, other))
-    assert list(zip(found.maps.tolist(), found.other_maps.tolist(), strict=True))[0] == (0, 0)
+    assert (found.maps[0], found.other_maps[0]) == (0, 0)
     assert len(found.maps) == 2  # as many as vary in the smaller layer
     assert not {1} & set(found.maps.tolist())
     assert np.isnan(found.best[1])
