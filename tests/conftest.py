@@ -143,6 +143,19 @@ def digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
 
 @pytest.fixture(scope="session")
+def small_atlas(
+    model: oip_torch.FeatureModel, digits: Any, tmp_path_factory: pytest.TempPathFactory
+) -> oip_torch.Atlas:
+    """Of Conv2D_1 of the shipped network, with two starts, few steps and 100 digits. Not to be changed."""
+    path = tmp_path_factory.mktemp("small") / "atlas.zarr"
+    settings = oip_torch.AscentSettings(steps=4, candidates=2, candidate_steps=2)
+    pixels, labels = digits
+    return oip_torch.make_atlas(
+        model, "Conv2D_1", path=path, starts=2, settings=settings, data=pixels[::50], labels=labels[::50]
+    )
+
+
+@pytest.fixture(scope="session")
 def zoo(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the networks of keras_zoo.py, and of what TensorFlow computes for them and the shipped one."""
     folder = tmp_path_factory.mktemp("zoo")

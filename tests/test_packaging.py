@@ -35,6 +35,7 @@ EXTRA_OF = {  # all other modules do without an extra
     "comparison/runtimes/keras_tensorflow.py": "convert",
     "comparison/runtimes/keras_jax.py": "compare",
     "comparison/runtimes/onnx_runtime.py": "compare",
+    "results/animation.py": "video",
 }
 THERE_ALREADY = {"IPython"}  # it is asked for its display only where its kernel runs us
 BY_HAND = {"tf_keras"}  # tests/keras2_zoo.py made files of Keras 2 once, in an environment of its own
@@ -66,11 +67,12 @@ def imported(files: Iterable[Path]) -> set[str]:
         "google": "protobuf",  # a name that several packages share
         "sklearn": "scikit-learn",
         "axe_playwright_python": "axe-playwright-python",
+        "imageio_ffmpeg": "imageio-ffmpeg",
     }
     return {known.get(name, name) for name in found - sys.stdlib_module_names - ours - THERE_ALREADY}
 
 
-@pytest.mark.parametrize("extra", [None, "convert", "compare", "ray"])
+@pytest.mark.parametrize("extra", [None, "convert", "compare", "ray", "video"])
 def test_what_the_package_imports_is_declared(extra: str | None) -> None:
     package = ROOT / "src" / "oip_torch"
     files = [path for path in package.rglob("*.py") if EXTRA_OF.get(path.relative_to(package).as_posix()) == extra]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from matplotlib.image import imread
 
@@ -142,8 +146,8 @@ def test_a_gif_shows_the_way_and_holds_the_result(oips: Oips, coloured: Oips, tm
 @pytest.mark.parametrize(
     ("more", "match"),
     [
-        ({"path": "way.png"}, r"way.png ends in .png: expected a GIF file"),
-        ({"path": "way"}, "ends in nothing: expected a GIF file"),
+        ({"path": "way.png"}, r"way.png ends in .png: expected a file with the ending .gif"),
+        ({"path": "way"}, "ends in nothing: expected a file with the ending .gif"),
         ({"path": 3}, "the path is given as 3"),
         ({"map": 4}, "no map 4 among"),
         ({"map": [3]}, r"the map is \(3,\): expected a whole number"),
@@ -165,6 +169,38 @@ def test_gifs_that_cannot_be(oips: Oips, tmp_path: Path, more: dict[str, Any], m
     with pytest.raises(InputError, match=match) as told:
         oips.save_gif(**given)
     assert "\n" not in str(told.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def video(path: Path) -> npt.NDArray[np.uint8]:
+    import imageio.v3
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # imageio's reader leaves pipes open
+        held = imageio.v3.imread(path, plugin="FFMPEG")
+        gc.collect()
+    return held
+
+
+def test_a_video_shows_what_the_gif_does(oips: Oips, tmp_path: Path) -> None:
+    path = oips.save_animation(tmp_path / "way.mp4", 56, 1, scale=3, fps=4)
+    assert [file.name for file in tmp_path.iterdir()] == ["way.mp4"]
+    held = video(path)
+    gif = oips.save_animation(tmp_path / "way.gif", 56, 1, scale=3, fps=4)
+    shown, *_ = frames(gif)
+    height, width = shown[0].shape[:2]
+    assert held.shape == (len(shown) + 8, height + height % 2, width + width % 2, 3)  # held for two seconds more
+    assert np.abs(held[-1][:height, :width].astype(float) - oips.select(56, 1).pictures(3)[0]).mean() < 8
+
+
+def test_an_animation_is_a_gif_or_a_video(oips: Oips, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"way.webm ends in .webm: expected a file with the ending .gif or .mp4"):
+        oips.save_animation(tmp_path / "way.webm", 3)
+    with pytest.raises(InputError, match=r"way.mp4 ends in .mp4: expected a file with the ending .gif"):
+        oips.save_gif(tmp_path / "way.mp4", 3)
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(InputError, match=r"needed for .mp4: run `pip install "):
+        oips.save_animation(tmp_path / "way.mp4", 3)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from oip_torch import plots
     from oip_torch.analysis.calibration import Calibration, calibrate
     from oip_torch.analysis.legibility import Readers
+    from oip_torch.analysis.matching import LayerMatch, Match
     from oip_torch.analysis.noise_control import NoiseControl, noise_control
     from oip_torch.analysis.quality import Quality, assess
     from oip_torch.analysis.responses import respond
     from oip_torch.atlas.atlas import Atlas, open_atlas
     from oip_torch.atlas.contents import DataContents, LayerContents, NetworkContents
     from oip_torch.atlas.making import make_atlas
+    from oip_torch.atlas.matching import match
     from oip_torch.base.errors import CaptureError, ConversionError, InputError, OipError, VerificationError
     from oip_torch.base.image_files import read_images
     from oip_torch.comparison.comparison import Comparison, compare
@@ -75,6 +77,8 @@ _HOMES = {
     "InputError": "base.errors",
     "Layer": "network.onnx_file",
     "LayerContents": "atlas.contents",
+    "LayerMatch": "analysis.matching",
+    "Match": "analysis.matching",
     "Network": "network.onnx_file",
     "NetworkContents": "atlas.contents",
     "NoiseControl": "analysis.noise_control",
@@ -110,6 +114,7 @@ _HOMES = {
     "import_onnx": "keras.importing",
     "load": "network.load",
     "make_atlas": "atlas.making",
+    "match": "atlas.matching",
     "noise_control": "analysis.noise_control",
     "open_atlas": "atlas.atlas",
     "read_images": "base.image_files",
@@ -142,6 +147,8 @@ __all__ = [
     "InputError",
     "Layer",
     "LayerContents",
+    "LayerMatch",
+    "Match",
     "Network",
     "NetworkContents",
     "NoiseControl",
@@ -177,6 +184,7 @@ __all__ = [
     "import_onnx",
     "load",
     "make_atlas",
+    "match",
     "noise_control",
     "objectives",
     "open_atlas",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,6 +156,44 @@ class Atlas(Mapping[str, LayerContents]):
             return None if table is None else data_of(table, layer)
         except (KeyError, ValueError, IndexError, TypeError) as error:
             raise InputError(f"{self.path}: what real images draw from {layer!r} is damaged ({error})") from None
+
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        what: str | Iterable[str] = ("sheets", "csv"),
+        layers: str | Iterable[str] | None = None,
+        *,
+        maps: int | Iterable[int] | None = None,
+        width: int | None = None,
+        scale: int = 8,
+        fps: float = 2.0,
+        replace: bool = False,
+    ) -> list[Path]:
+        """Write what other programs read, all of it or nothing; returns the files.
+
+        - sheets: LAYER.png, a contact sheet of the best image of each map (`oip_torch.plots.sheet`).
+        - csv: figures.csv, a row for each map and start: score, status, the figures of `Quality`, and whether the map
+          is not distinguishable from noise (1, 0). What is undefined is empty; images that are not there have the
+          status not_made or not_finite. A name that a spreadsheet would take for a formula has an apostrophe before it.
+        - npz, safetensors: LAYER.npz and so on, all images of a layer with their scores, ways and figures.
+        - gif, mp4: LAYER_MAP_START.gif, how the best image of each map came about (`Oips.save_animation`).
+
+        Args:
+            folder: where to; it is made if it is missing.
+            what: some of these kinds, as a text with commas or one by one.
+            layers: names; None: all of the atlas.
+            maps: of gif and mp4; None: all.
+            width: of a sheet, 300 to 16,384 pixels; None: as many as its pictures need.
+            scale, fps: of gif and mp4, as in `Oips.save_animation`.
+            replace: whether files of these names may be there, and are replaced.
+
+        Raises:
+            InputError: another kind, layer or map, no images, files that are there without `replace`, or the folder
+                cannot be written to.
+        """
+        from oip_torch.atlas.exports import export
+
+        return export(self, folder, what, layers, maps, width, scale, fps, replace)
 
     def _cells(self, layer: str, kept: Collection[str]) -> Cells:
         if layer not in self.layers:

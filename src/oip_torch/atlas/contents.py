@@ -29,6 +29,9 @@ class DataContents:
         class_names: (classes,) of the data's classes; empty without labels.
         likeness: (maps, maps) float, correlation of the maps' scores over the images; NaN where one never varies.
         count: how many images the data had.
+        scores: (images, maps) float32, the score of the map on each of the first images of the data, 2,000 at most;
+            `match` pairs maps by them. None: not kept.
+        scored_sha256: of these images, as `images_sha256` gives it; scores of other images do not compare.
     """
 
     calibration: LayerCalibration
@@ -37,6 +40,8 @@ class DataContents:
     class_names: tuple[str, ...] = ()
     likeness: Array
     count: int
+    scores: Array | None = None
+    scored_sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

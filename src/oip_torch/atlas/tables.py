@@ -16,6 +16,7 @@ from oip_torch.analysis.responses import respond
 from oip_torch.analysis.scores import layer_outputs, map_means, standardized_batches
 from oip_torch.atlas.contents import DataContents
 from oip_torch.atlas.recipe import Data
+from oip_torch.base.image_files import images_sha256
 from oip_torch.base.platform import matmul_precision
 from oip_torch.network.model import FeatureModel
 from oip_torch.results.fields import Array, variables_of
@@ -24,7 +25,10 @@ from oip_torch.results.oips import Oips
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["data_of", "data_tables", "noise_of", "noise_table", "quality_of", "quality_table"]
+__all__ = ["SCORED", "data_of", "data_tables", "noise_of", "noise_table", "quality_of", "quality_table"]
+
+SCORED = 2000
+"""Images, the first of the data, of which each map's score is kept: enough for correlations, and some MB a layer."""
 
 _BATCH = 256
 
@@ -35,13 +39,16 @@ def data_tables(
     """By layer: what the images draw from its maps."""
     calibration = calibrate(model, data.images, names, pre_activation=pre_activation, progress=progress)
     classes = None if data.labels is None else np.unique(data.labels)
-    means, likeness = _over_images(model, data, names, calibration, classes)
+    means, likeness, scores = _over_images(model, data, names, calibration, classes)
+    scored = images_sha256(data.images[:SCORED])
     tables = {}
     for name in names:
         own = _own_pictures(calibration[name])
         table = dataclasses.replace(calibration, layers={name: own}).to_xarray()
         table["fields"] = ("map", "top", "end"), _fields(model, name, own)
         table["likeness"] = ("map", "other_map"), likeness[name]
+        table["scores"] = ("scored", "map"), scores[name]
+        table.attrs["scored_sha256"] = scored
         if classes is not None:
             table["classes"] = ("map", "class"), means[name]
             table.attrs["class_names"] = [str(number) for number in classes.tolist()]
@@ -58,9 +65,11 @@ def data_of(table: xr.Dataset, layer: str) -> tuple[DataContents, Calibration]:
     calibration = Calibration.from_xarray(table)
     own = calibration[layer]
     maps, top = own.top_indices.shape
-    held = {name: table[name].to_numpy() for name in ("fields", "likeness", "classes") if name in table}
+    held = {name: table[name].to_numpy() for name in ("fields", "likeness", "scores", "classes") if name in table}
     names = tuple(str(name) for name in table.attrs.get("class_names", ()))
+    scored = min(calibration.count, SCORED)
     expected = {"fields": (maps, top, 4), "likeness": (maps, maps), "classes": (maps, len(names))}
+    expected["scores"] = scored, maps
     for name, values in held.items():
         if values.shape != expected[name]:
             raise ValueError(f"{name} of shape {values.shape}")
@@ -71,6 +80,8 @@ def data_of(table: xr.Dataset, layer: str) -> tuple[DataContents, Calibration]:
         classes=held.get("classes"),
         class_names=names,
         count=calibration.count,
+        scores=held["scores"],
+        scored_sha256=str(table.attrs["scored_sha256"]),
     )
     return contents, calibration
 
@@ -148,12 +159,13 @@ def _fields(model: FeatureModel, layer: str, data: LayerCalibration) -> Array:
 
 def _over_images(
     model: FeatureModel, data: Data, names: Sequence[str], calibration: Calibration, classes: Array | None
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """By layer: (maps, classes) mean scores, and (maps, maps) correlations of the scores over the images."""
+) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
+    """By layer: (maps, classes) mean scores; (maps, maps) correlations of the scores over the images; these of some."""
     before = [name for name in names if calibration[name].pre_activation]
     center = {name: torch.from_numpy(calibration[name].mean) for name in names}
     sums = {name: torch.zeros(len(center[name]), len(center[name]), dtype=torch.float64) for name in names}
     count = 0 if classes is None else len(classes)
+    kept = {name: np.empty((min(len(data.images), SCORED), len(center[name])), np.float32) for name in names}
     of_class = {name: np.zeros((len(center[name]), count)) for name in names}
     with torch.no_grad(), matmul_precision():
         for first, x in standardized_batches(model, data.images, _BATCH):
@@ -161,13 +173,15 @@ def _over_images(
                 scores = map_means(output).double().cpu()
                 off = scores - center[name]
                 sums[name] += off.T @ off
+                own = kept[name][first : first + len(scores)]
+                own[:] = scores[: len(own)].numpy()
                 if classes is not None and data.labels is not None:
                     member = data.labels[first : first + len(scores), None] == classes
                     of_class[name] += scores.T.numpy() @ member.astype(np.float64)
     if classes is not None and data.labels is not None:
         many = (data.labels[:, None] == classes).sum(0)
         of_class = {name: total / many for name, total in of_class.items()}
-    return of_class, {name: _correlations(total.numpy()) for name, total in sums.items()}
+    return of_class, {name: _correlations(total.numpy()) for name, total in sums.items()}, kept
 
 
 def _correlations(products: Array) -> Array:

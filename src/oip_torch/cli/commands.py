@@ -17,6 +17,7 @@ import typer
 from oip_torch.base.errors import InputError, OipError, VerificationError
 from oip_torch.cli.answers import failure_entry, to_json
 from oip_torch.cli.atlas_command import atlas
+from oip_torch.cli.export_command import export_atlas
 from oip_torch.cli.gallery_command import gallery
 from oip_torch.cli.options import (
     Before,
@@ -317,6 +318,7 @@ def ascend(
 
 app.command()(atlas)
 app.command()(gallery)
+app.command()(export_atlas)
 
 
 @app.command()

@@ -42,6 +42,7 @@ from oip_torch.base.errors import InputError
 from oip_torch.plots.common import called, check_some
 from oip_torch.plots.comparison import agreement, cross_scores, divergence, side_by_side
 from oip_torch.plots.fields import seen, top_images
+from oip_torch.plots.matching import match
 from oip_torch.plots.responses import response
 from oip_torch.plots.starts import consistency
 from oip_torch.results.oips import MARKS, Names, Oips, short
@@ -59,6 +60,7 @@ __all__ = [
     "cross_scores",
     "divergence",
     "evolution",
+    "match",
     "response",
     "seen",
     "sheet",

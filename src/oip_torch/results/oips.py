@@ -315,36 +315,36 @@ class Oips:
 
         return pictures.save_pictures(self, folder, scale, cmap)
 
-    def save_gif(
-        self,
-        path: str | os.PathLike[str],
-        map: int,
-        start: int = 0,
-        *,
-        scale: int = 8,
-        cmap: str | Colormap = "data",
+    def save_animation(
+        self, path: str | os.PathLike[str], map: int, start: int = 0, *, scale: int = 8, cmap: str | Colormap = "data",
         fps: float = 2.0,
-    ) -> Path:
-        """Write how one OIP came about as an animated GIF, whole or not at all; returns the path.
+    ) -> Path:  # fmt: skip
+        """Write how one OIP came about as an animation, whole or not at all; returns the path.
 
         Its pictures are those of `oip_torch.plots.evolution`: the snapshots, the screening's first, and then the
-        result, which stays for two seconds more. It begins anew without end.
+        result, which stays for two seconds more. A GIF begins anew without end.
 
         Args:
-            path: with the ending .gif; missing folders are made.
-            map: which map.
-            start: which of its starts.
-            scale: as in `pictures`.
-            cmap: as in `pictures`; quantiles are those of all pictures together.
+            path: with the ending .gif or .mp4 (which needs the extra `video`); missing folders are made.
+            map, start: which map, and which of its starts.
+            scale, cmap: as in `pictures`; quantiles are those of all pictures together.
             fps: pictures a second, above 0 and at most 50.
 
         Raises:
-            InputError: another ending, a map or start that is not among the results, results without snapshots, a
-                number out of range, or the file cannot be written.
+            InputError: another ending, no such map or start, no snapshots, a number out of range, or no place to write.
         """
-        from oip_torch.results import pictures
+        from oip_torch.results import animation
 
-        return pictures.save_gif(self, path, map, start, scale, cmap, fps)
+        return animation.save_animation(self, path, map, start, scale, cmap, fps)
+
+    def save_gif(
+        self, path: str | os.PathLike[str], map: int, start: int = 0, *, scale: int = 8, cmap: str | Colormap = "data",
+        fps: float = 2.0,
+    ) -> Path:  # fmt: skip
+        """`save_animation` of a GIF alone: another ending than .gif is an `InputError`."""
+        from oip_torch.results import animation
+
+        return animation.save_animation(self, path, map, start, scale, cmap, fps, (".gif",))
 
     def to_xarray(self) -> xr.Dataset:
         """As an xarray Dataset with the dimensions image, step, snapshot, y, x, channel."""

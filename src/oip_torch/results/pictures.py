@@ -1,4 +1,4 @@
-"""How do OIPs become pictures outside of figures: arrays of pixels, PNG files, an animation?"""
+"""How do OIPs become pictures outside of figures: arrays of pixels, PNG files?"""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from oip_torch.base.checks import number, shown, whole
+from oip_torch.base.checks import whole
 from oip_torch.base.errors import InputError
-from oip_torch.base.files import as_path, replacing, replacing_in
+from oip_torch.base.files import as_path, replacing_in
 from oip_torch.results.fields import Array
 
 if TYPE_CHECKING:
@@ -22,12 +22,9 @@ if TYPE_CHECKING:
     from oip_torch.base.drawing import Ends
     from oip_torch.results.oips import Oips
 
-__all__ = ["html", "pictures", "save_gif", "save_pictures", "way_frames", "way_steps"]
+__all__ = ["file_name", "html", "pictures", "save_pictures", "way_frames", "way_steps"]
 
 _MOST_PIXELS = 16_384  # of a side
-_MOST_FPS = 50.0  # browsers show a picture of less than 0.02 s for 0.1 s
-_HELD = 2.0  # seconds that the result stays after its own time
-_DPI = 100
 
 
 def pictures(images: Array, ends: Ends | None, scale: int, cmap: str | Colormap, together: bool = False) -> Array:
@@ -84,44 +81,13 @@ def save_pictures(oips: Oips, folder: str | os.PathLike[str], scale: int, cmap: 
             f"{oips.noun} {twice[0][0]}, start {twice[0][1]} is among these OIPs more than once: expected each once, "
             "since the files' names are made of them"
         )
-    layer = _file_name(oips.layer)
+    layer = file_name(oips.layer)
     names = [f"{layer}_{number:03d}_{start:02d}.png" for number, start in keys]
     made = pictures(oips.images, oips.ends, scale, cmap)
     with replacing_in(folder, names) as temporary:
         for name, picture in zip(names, made, strict=True):
             imsave(temporary / name, picture)
     return [folder / name for name in names]
-
-
-def save_gif(
-    oips: Oips, path: str | os.PathLike[str], map: int, start: int, scale: int, cmap: str | Colormap, fps: float
-) -> Path:
-    """See `Oips.save_gif`."""
-    from matplotlib.animation import PillowWriter
-
-    from oip_torch.base.drawing import Figure
-
-    path = as_path(path, "a GIF file, with the ending .gif")
-    if path.suffix != ".gif":
-        raise InputError(f"{path} ends in {path.suffix or 'nothing'}: expected a GIF file, with the ending .gif")
-    expected = f"pictures a second, above 0 and at most {_MOST_FPS:.0f}"
-    if not 0 < (fps := float(number("fps", fps, expected))) <= _MOST_FPS:
-        raise InputError(f"fps is {shown(fps)}: expected {expected}")
-    one = oips.select(maps=whole(f"the {oips.noun}", map, 0), starts=whole("the start", start, 0))
-    if not way_steps(one):
-        raise InputError(
-            f"these OIPs of {oips.layer!r} hold no snapshots of the way: expected some; ascend without snapshots=()"
-        )
-    frames = pictures(way_frames(one, 0), one.ends, scale, cmap, together=True)
-    height, width = frames.shape[1:3]
-    figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
-    shown_image = figure.figimage(frames[0])
-    writer = PillowWriter(fps=fps)  # type: ignore[arg-type]  # which takes fractions, whatever it says
-    with replacing(path) as temporary, writer.saving(figure, str(temporary), _DPI):
-        for frame in [*frames, *[frames[-1]] * max(1, round(_HELD * fps))]:
-            shown_image.set_data(frame)
-            writer.grab_frame()
-    return path
 
 
 def way_steps(oips: Oips) -> list[int]:
@@ -135,7 +101,7 @@ def way_frames(oips: Oips, row: int) -> Array:
     return np.stack([*oips.snapshots[row, : len(way_steps(oips))], oips.images[row]])
 
 
-def _file_name(layer: str) -> str:
+def file_name(layer: str) -> str:
     """A layer's name as part of a file's: as it is, or without what is not safe, and with a digest of all of it.
 
     The name may come from an untrusted file. The digest keeps the files of "a/b" and "a_b" apart.
