@@ -153,6 +153,18 @@ def test_an_argument_that_keras_3_cannot_have_is_refused() -> None:
         rewrite({"class_name": "Functional", "config": {"name": "n", "layers": [layer]}})
 
 
+def test_an_initialiser_of_tensorflow_is_never_looked_up() -> None:
+    """As EfficientNetV2 and tutorials have it; the weights are loaded anyway."""
+    start = {"module": "tensorflow.python.ops.init_ops_v2", "class_name": "Constant", "config": {"value": 0}}
+    options = {"name": "d", "bias_initializer": start | {"registered_name": "Constant"}}
+    layer = {"class_name": "Dense", "name": "d", "config": options}
+    config, told = rewrite({"class_name": "Functional", "config": {"name": "n", "layers": [layer]}})
+    made = config["config"]["layers"][0]["config"]["bias_initializer"]
+    assert (made["module"], made["class_name"], made["config"]) == ("keras.initializers", "Zeros", {})
+    assert told == ("initialisers of TensorFlow became Zeros, since the weights are loaded",)
+    assert rewrite(config) == (config, ())
+
+
 @pytest.mark.slow
 def test_the_probes_can_be_ones_own(kinds: Path, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (100, 14, 13, 3), np.uint8)

@@ -50,6 +50,7 @@ def images_of(shape: tuple[int, ...] = SHAPE) -> npt.NDArray[np.float32]:
 
 
 KERNEL = RNG.normal(size=(4, 5, 3, 3)).astype(np.float32)  # of a transposed convolution: in, out
+BIAS = np.arange(1, 6, dtype=np.float32)
 CONV = RNG.normal(size=(5, 4, 3, 3)).astype(np.float32)
 REWRITES: dict[str, tuple[str, Callable[[], Any]]] = {
     "global max": ("GlobalMaxPool", lambda: graph("GlobalMaxPool")),
@@ -169,3 +170,17 @@ def test_the_constants_round_nothing() -> None:
     for tensor in proto.graph.initializer:
         values = numpy_helper.to_array(tensor)
         np.testing.assert_array_equal(values, np.round(values))
+
+
+@pytest.mark.parametrize(("pads", "more"), [([0, 0, -1, -1], (1, 1)), ([1, 0, 0, -2], (0, 2)), ([1, 0, 1, -1], (0, 1))])
+def test_a_negative_padding_of_a_transposed_convolution_is_more_at_its_end(
+    pads: list[int], more: tuple[int, int]
+) -> None:
+    """As tf2onnx writes `output_padding`; ONNX Runtime refuses it, and the rows that are added hold the bias."""
+    made = graph("ConvTranspose", KERNEL, BIAS, strides=[2, 3], pads=pads)
+    assert rewrite_graph(made) == {"ConvTranspose, uneven padding": 1}
+    images = images_of()
+    kernel, bias = torch.from_numpy(KERNEL), torch.from_numpy(BIAS)
+    whole = torch.nn.functional.conv_transpose2d(torch.from_numpy(images), kernel, bias, (2, 3), 0, more).numpy()
+    expected = whole[:, :, pads[0] : whole.shape[2] - max(0, pads[2])]
+    np.testing.assert_allclose(run(made, images), expected, rtol=1e-4, atol=1e-4)

@@ -65,6 +65,7 @@ _UNARY = {
     "Rsqrt": "math.rsqrt",
 }
 _OPERATIONS = {name: kind for kind, names in (_BINARY | _UNARY).items() for name in names.split()}
+_INITIALIZERS_OF_TENSORFLOW = "tensorflow.python.ops.init_ops"
 _HALF = frozenset("mixed_float16 mixed_bfloat16 float16 bfloat16 float64".split())
 
 
@@ -172,7 +173,12 @@ def _layer(layer: Entry, say: Say) -> None:
     if kind not in CONTAINERS:
         _numbers(layer, say)
         for initializer in _initializers(options):
-            if initializer.pop("dtype", None) is not None:
+            if str(initializer.get("module")).startswith(_INITIALIZERS_OF_TENSORFLOW):
+                initializer.clear()
+                initializer |= {"module": "keras.initializers", "class_name": "Zeros", "config": {}}
+                initializer["registered_name"] = None
+                say("initialisers of TensorFlow became Zeros, since the weights are loaded")
+            if initializer["config"].pop("dtype", None) is not None:
                 say("dtype of initialisers, which Keras 3 does not know, was dropped")
 
 
@@ -194,7 +200,7 @@ def _numbers(layer: Entry, say: Say) -> None:
 def _initializers(value: Any) -> Iterator[Entry]:
     for key, item in value.items():
         if key.endswith("_initializer") and isinstance(item, dict) and isinstance(item.get("config"), dict):
-            yield item["config"]
+            yield item
 
 
 def _operation(layer: Entry, say: Say) -> None:

@@ -181,13 +181,22 @@ def _uneven_average_pool(node: onnx.NodeProto, graph: _Graph) -> Nodes | None:
 
 
 def _uneven_conv_transpose(node: onnx.NodeProto, graph: _Graph) -> Nodes | None:
-    """Without padding, which in a transposed convolution cuts its output; then that cut, as a negative padding."""
+    """Without padding, which in a transposed convolution cuts its output; then that cut, as a negative padding.
+
+    A negative padding at the end, as tf2onnx writes it, is an `output_padding`: rows and columns of the bias alone.
+    """
     given = _attributes(node)
     pads = given.pop("pads", None)
     if not _is_uneven(pads):
         return None
     (out,), half = node.output, len(pads) // 2
-    cut = graph.constant(f"{out}/cut", [0, 0, *(-n for n in pads[:half]), 0, 0, *(-n for n in pads[half:])])
+    starts, ends = pads[:half], [max(0, n) for n in pads[half:]]
+    if any(more := [max(0, -n) for n in pads[half:]]):
+        there = given.get("output_padding") or [0] * half
+        given["output_padding"] = [a + b for a, b in zip(there, more, strict=True)]
+    if starts == ends:
+        return [helper.make_node("ConvTranspose", list(node.input), [out], pads=[*starts, *ends], **given)]
+    cut = graph.constant(f"{out}/cut", [0, 0, *(-n for n in starts), 0, 0, *(-n for n in ends)])
     whole = helper.make_node("ConvTranspose", list(node.input), [f"{out}/whole"], **given)
     return [whole, helper.make_node("Pad", [f"{out}/whole", cut], [out])]
 
