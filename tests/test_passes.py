@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import score_of
-from onnx2torch.node_converters.binary_math_operations import OnnxBinaryMathOperation
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -242,50 +241,6 @@ def test_a_reshape_that_changes_nothing_is_left_out() -> None:
         for count in (1, 2, 5):
             x = torch.randn(count, 3, 2, 2)
             assert torch.equal(fast(x, 0.0, torch.zeros(count))[0], plain(x))
-
-
-class Norms(nn.Module):
-    """Batch norms where they can be folded (a, and the product and sum after d), and where they cannot."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c, self.d = (nn.Conv2d(n, 4, 3, padding=1, bias=n == 3) for n in (3, 4, 4, 4))
-        self.of_a, self.of_relu, self.of_b, self.of_c = (nn.BatchNorm2d(4) for _ in range(4))
-        self.times, self.plus = OnnxBinaryMathOperation("Mul"), OnnxBinaryMathOperation("Add")
-        self.register_buffer("factor", torch.rand(1, 4, 1, 1) + 0.5)
-        self.register_buffer("offset", torch.randn(4, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.of_relu(self.of_a(self.a(x)).relu())  # as in a densenet: what comes after a ReLU stays
-        y = self.b(x)
-        x = self.of_b(y) + y  # b has two readers
-        x = self.of_c(self.c(x)) + self.c(x)  # c runs twice
-        return self.plus(self.times(self.d(x.relu()), self.factor), self.offset)
-
-
-def test_batch_norms_after_convolutions_become_part_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    module = Norms()
-    for norm in (module.of_a, module.of_relu, module.of_b, module.of_c):
-        for tensor in (norm.weight.data, norm.running_var):
-            tensor.uniform_(0.5, 2.0)
-        for tensor in (norm.bias.data, norm.running_mean):
-            tensor.uniform_(-0.5, 0.5)
-    module = module.double().eval()
-    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-
-    class Leaves(fx.Tracer):
-        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-            return not list(module.children())
-
-    plain = fx.GraphModule(module, Leaves().trace(module))
-    fast = optimize_graph(plain, (3, 8, 8), one_channel=False, channels_last=False)
-    left = {str(node.target) for node in fast.graph.nodes if node.op == "call_module"}
-    assert left == {"a", "of_relu", "b", "of_b", "c", "of_c", "d"}
-    assert differences(plain, fast, (3, 8, 8)) < 1e-12
-    assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
-    module.train()
-    assert "of_a" in str(optimize_graph(plain, (3, 8, 8), one_channel=False, channels_last=False).graph)
 
 
 def test_matmul_precision_is_as_asked_and_as_before_afterwards() -> None:

@@ -3,7 +3,6 @@
 `optimize_graph` rewrites a truncated network (a torch.fx graph) without changing what it computes:
 
 - reshapes that change nothing are left out;
-- what multiplies and shifts the maps of a convolution, as a batch norm after it does, becomes part of its weights;
 - a ReLU that only a max-pooling reads comes after it: the larger of two numbers is the same before and after a ReLU,
   and pooled there are a quarter as many of them;
 - rows and columns that nothing reads are not computed: a 2x2 pooling of 11x11 never reads the last ones, so what comes
@@ -19,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +64,6 @@ def optimize_graph(
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     end.args = (outputs if leaks else outputs * 2,)
     _drop_idle_reshapes(fast)
-    _fold_norms(fast)
     _pool_first(fast)
     _cut_unread(fast)
     if one_channel:
@@ -126,50 +123,6 @@ def _drop_idle_reshapes(network: fx.GraphModule) -> None:
         if type(_module(network, node)).__name__ == "Reshape" and _shape(node) == _shape(node.args[0]):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
-
-
-def _fold_norms(network: fx.GraphModule) -> None:
-    """Batch norms, and products and sums with one constant for each map, that are all that reads a convolution."""
-    uses = Counter(str(node.target) for node in network.graph.nodes if node.op == "call_module")
-    for node in list(network.graph.nodes):
-        source: Any = node.args[0] if node.args else None
-        convolution = _module(network, source) if isinstance(source, fx.Node) else None
-        if type(convolution) is not nn.Conv2d or uses[str(source.target)] > 1 or list(source.users) != [node]:
-            continue
-        if (affine := _affine(network, node, convolution.out_channels)) is None:
-            continue
-        network.set_submodule(str(source.target), _scaled(convolution, *affine))
-        node.replace_all_uses_with(source)
-        network.graph.erase_node(node)
-
-
-def _affine(network: fx.GraphModule, node: fx.Node, channels: int) -> tuple[Tensor, Tensor] | None:
-    """(channels,) factors and offsets in float64, where that is all that a node does to maps."""
-    module: Any = _module(network, node)
-    if isinstance(module, nn.BatchNorm2d) and not module.training and module.track_running_stats:
-        mean, variance = (tensor.double() for tensor in (module.running_mean, module.running_var))  # type: ignore[union-attr]
-        factor = (variance + module.eps).rsqrt() * (1.0 if module.weight is None else module.weight.double())
-        return factor, (0.0 if module.bias is None else module.bias.double()) - mean * factor
-    kind = getattr(getattr(module, "math_op_function", None), "__name__", "")
-    constant: Any = node.args[1] if kind in ("add", "mul") else None
-    if not isinstance(constant, fx.Node) or constant.op != "get_attr":
-        return None
-    values: Tensor = operator.attrgetter(str(constant.target))(network).double()
-    if values.shape not in ((channels, 1, 1), (1, channels, 1, 1)):
-        return None
-    values = values.flatten()
-    zeros, ones = torch.zeros_like(values), torch.ones_like(values)
-    return (values, zeros) if kind == "mul" else (ones, values)
-
-
-def _scaled(convolution: nn.Conv2d, factor: Tensor, offset: Tensor) -> nn.Conv2d:
-    """A copy whose maps are multiplied and shifted."""
-    other = copy.deepcopy(convolution)
-    bias = 0.0 if convolution.bias is None else convolution.bias.double()
-    weight = convolution.weight.double() * factor[:, None, None, None]  # once for an ascent: rounded once
-    other.weight = nn.Parameter(weight.to(convolution.weight), requires_grad=False)
-    other.bias = nn.Parameter((bias * factor + offset).to(convolution.weight), requires_grad=False)
-    return other
 
 
 def _pool_first(network: fx.GraphModule) -> None:
