@@ -150,6 +150,46 @@ def test_old_opsets_static_batches_and_channels_last(keywords: dict[str, Any], l
     assert load(tmp_path / "ours.onnx", device="cpu").network.source == "net.onnx"
 
 
+def of_mxnet(opset: int) -> onnx.ModelProto:
+    """As MXNet's zoo was written: what are inputs today was attributes, dropout gives its mask, weights are inputs."""
+    weights = {"w": normal(6, 3, 3, 3), "v": normal(6, 6, 3, 3), "d": normal(4, 96), "e": normal(4)}
+    weights |= {name: np.abs(normal(6)) + 0.5 for name in ("scale", "bias", "mean", "variance")}
+    weights["shape"] = np.array([0, -1], np.int64)
+    norm = {"epsilon": 1e-5, "momentum": 0.9, **({"spatial": 1} if opset < 9 else {})}
+    make = helper.make_node
+    nodes = [
+        make("Pad", ["image"], ["p"], name="pad0", pads=[0, 0, 1, 1, 0, 0, 1, 1], mode="constant", value=0.0),
+        make("Conv", ["p", "w"], ["c"], name="conv0_fwd", kernel_shape=[3, 3], pads=[0] * 4),
+        make("BatchNormalization", ["c", "scale", "bias", "mean", "variance"], ["n"], name="batchnorm0_fwd", **norm),
+        make("Clip", ["n"], ["r"], name="relu60_fwd", min=0.0, max=6.0),
+        make("MaxPool", ["r"], ["m"], name="pool0_fwd", kernel_shape=[2, 2], strides=[2, 2]),
+        make("Conv", ["m", "v"], ["k"], name="conv1_fwd", kernel_shape=[3, 3], pads=[1] * 4),
+        make("Add", ["k", "m"], ["a"], name="plus0"),
+        make("Dropout", ["a"], ["t", "mask"], name="dropout0_fwd", ratio=0.5),
+        make("Reshape", ["t", "shape"], ["f"], name="flatten0"),
+        make("Gemm", ["f", "d", "e"], ["g"], name="dense0_fwd", transB=1),
+        make("Softmax", ["g"], ["out"], name="softmax0", axis=1),
+    ]
+    return graph(nodes, (1, 3, 8, 8), weights, opset=opset, weights_as_inputs=True, out=(1, 4))
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9])
+def test_files_of_mxnet_s_time(opset: int, tmp_path: Path) -> None:
+    proto = of_mxnet(opset)
+    onnx.save(proto, tmp_path / "net.onnx")
+    model = import_onnx(tmp_path / "net.onnx", tmp_path / "ours.onnx", **UNIT, device="cpu")
+    names = ["conv0_fwd", "batchnorm0_fwd", "relu60_fwd", "pool0_fwd", "conv1_fwd", "plus0", "dense0_fwd", "softmax0"]
+    assert model.layers.names == names
+    assert model.layers["relu60_fwd"].activation == "relu6"
+    x = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        np.testing.assert_allclose(model(x).numpy(), reference(proto, x.numpy()), rtol=1e-4, atol=1e-6)
+    oip_torch.export_torch(model, tmp_path / "plain")
+    text = (tmp_path / "plain" / "model.py").read_text()
+    assert "nn.BatchNorm2d(6" in text
+    assert "nn.Dropout(0.5)" in text
+
+
 def ambiguous() -> onnx.ModelProto:
     nodes = [helper.make_node("Relu", ["image"], ["r"]), helper.make_node("Flatten", ["r"], ["f"])]
     return graph([*nodes, helper.make_node("MatMul", ["f", "d"], ["out"])], ("n", 3, 8, 8), {"d": normal(192, 4)})

@@ -66,6 +66,7 @@ def test_a_kind_computes_what_keras_computes(kinds: Path, kind: str) -> None:
     assert model.network.rewritten == SAMPLE[kind]
     assert all(layer.max_error <= 1e-5 for layer in model.layers)
     assert_computes(model, source.with_suffix(".npz"))
+    assert max(oip_torch.export_torch(model, source.with_suffix("")).values()) <= 1e-5
     loaded = oip_torch.load(source.with_suffix(".onnx"), device="cpu")
     assert loaded.network == model.network
     if "ops" in kind:  # operations are layers, with what goes into them

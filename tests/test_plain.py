@@ -115,7 +115,7 @@ def test_it_is_exported_with_an_open_batch_and_trained(written: Path) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert losses[-1] < losses[0]
     assert all(parameter.requires_grad for parameter in module.parameters())
 

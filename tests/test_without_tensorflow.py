@@ -111,6 +111,7 @@ def test_the_public_names_are_these_and_each_is_there() -> None:
         "certify_dead",
         "compare",
         "convert",
+        "export_torch",
         "import_onnx",
         "load",
         "make_atlas",

@@ -128,6 +128,57 @@ def test_torchvision_s_networks(name: str, keywords: dict[str, Any], size: int, 
     assert (oips.scores > oips.traces[:, 0]).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "keywords", "layer"),
+    [
+        ("resnet18", {}, "layer3.1.conv2"),
+        ("mobilenetv3_small_100", {}, "blocks.2.0.conv_dw"),
+        ("convnext_atto", {}, "stages.2.blocks.1.mlp.fc1"),
+        ("vit_tiny_patch16_224", {"img_size": 32}, "blocks.3.mlp.fc1"),
+    ],
+)
+def test_timm_s_networks(name: str, keywords: dict[str, Any], layer: str) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    module = timm.create_model(name, pretrained=False, **keywords).eval()
+    model = wrap(module, (3, 32, 32), **OWN)
+    own = {path for path, part in module.named_modules() if isinstance(part, nn.Conv2d)}
+    assert own <= set(model.layers.names)
+    oips = oip_torch.ascend(model, layer, range(4), settings=AscentSettings.article(steps=STEPS, snapshots=(0,)))
+    last = isinstance(module.get_submodule(layer), nn.Linear)
+    mean, std = (torch.tensor(part).view(1, -1, 1, 1) for part in (model.domain.mean, model.domain.std))
+    x, channels = nchw(oips.snapshots[:, 0]), torch.arange(4)
+    traces, scores = plain_loop(module, layer, x, channels, STEPS, last=last, mean=mean, std=std)
+    scale = float(traces.abs().max())
+    torch.testing.assert_close(torch.from_numpy(oips.traces), traces, rtol=1e-5, atol=1e-6 * scale)
+    torch.testing.assert_close(torch.from_numpy(oips.scores), scores, rtol=1e-5, atol=1e-6 * scale)
+
+
+class WithDefaults(nn.Module):
+    """Arguments that have a default are not inputs of the network, as a vision transformer's mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, factor: float = 2.0, square: bool = False) -> Tensor:
+        x = self.conv(x) if mask is None else self.conv(x) * mask
+        return F.relu(x * factor if not square else x.square())
+
+
+def test_arguments_keep_their_defaults() -> None:
+    module = WithDefaults()
+    model = wrap(module, (3, 8, 8), **NATURAL)
+    assert model.network.verification["traced_by"] == "torch.fx"
+    assert [node.op for node in model.graph_module.graph.nodes].count("placeholder") == 1
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(model(x), module(x))
+    oips = oip_torch.ascend(model, "relu", [0], settings=AscentSettings.within(20))
+    assert oips.scores[0] > 0
+
+
 class Net(nn.Module):
     """What people write: a ReLU for all, in place and as a function, a residual, dropout, and control flow by sizes."""
 

@@ -37,6 +37,7 @@ _VALUE_BY_VALUE = frozenset(
 )
 _LAYERS = _SPATIAL | _ACTIVATIONS.keys() | {"Add", "Concat", "Gemm", "MatMul", "Sum"}
 _TO_FIRST, _TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
+_ONE_OUTPUT = frozenset({"BatchNormalization", "Dropout", "MaxPool"})
 _HEADS = re.compile(r"(StatefulPartitionedCall|PartitionedCall|model|functional|sequential)(_\d+)?")
 """Of TensorFlow's paths, what every layer has."""
 _READABLE = re.compile(r"[\w.\-]{1,120}")
@@ -80,6 +81,7 @@ def prepare(
     for value in [value for value in proto.graph.input if value.name != inputs[0].name]:
         proto.graph.input.remove(value)
     _hold_constants(proto.graph)
+    _drop_side_outputs(proto.graph)
     (image,) = proto.graph.input
     sizes = _sizes(image)
     is_image = image.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and len(sizes) == 4
@@ -252,6 +254,14 @@ def _hold_constants(graph: onnx.GraphProto) -> None:
             tensor.CopyFrom(constants[node.output[0]])
             tensor.name = node.output[0]
             graph.node.remove(node)
+
+
+def _drop_side_outputs(graph: onnx.GraphProto) -> None:
+    """Outputs besides the first that nothing reads: of a dropout its mask, of a pooling its indices."""
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    for node in graph.node:
+        if node.op_type in _ONE_OUTPUT and not read & set(node.output[1:]):
+            del node.output[1:]
 
 
 def _permutation(node: onnx.NodeProto) -> list[int]:

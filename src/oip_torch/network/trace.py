@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
 import logging
 import operator
@@ -101,7 +102,13 @@ def trace_by_fx(module: nn.Module) -> Traced:
         module: a copy, which this may change.
     """
     tracer = _Tracer()
-    graph = tracer.trace(module)
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(module.forward).parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    graph = tracer.trace(module, concrete_args=defaults or None)
+    graph.set_codegen(fx.graph.CodeGen())
     seen = list(tracer.calls)
     of_modules = {node for _, _, node, is_block in seen if not is_block}
     for node in graph.nodes:
@@ -111,6 +118,9 @@ def trace_by_fx(module: nn.Module) -> Traced:
     network = fx.GraphModule(module, graph)
     _write_nowhere(network)
     network.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))  # checks of sizes as well
+    for node in list(network.graph.nodes):
+        if node.op == "placeholder" and not node.users and node.args:  # an argument that has its default
+            network.graph.erase_node(node)
     return _traced(network, seen, "torch.fx")
 
 

@@ -178,6 +178,12 @@ def _resize(op: Operation, part: Any) -> str:
     return f"F.interpolate({op.args[0]}, {size}, mode={part.mode!r}{aligned})"
 
 
+def _tile(op: Operation, part: Any) -> str:
+    if not op.constants[1]:
+        raise uncovered("Tile by numbers that are computed")
+    return f"{op.args[0]}.repeat({', '.join(map(number, op.values[1].tolist()))})"
+
+
 def _cast(op: Operation, part: Any) -> str:
     kind = str(part.torch_dtype)
     if kind not in ("torch.float32", "torch.float64", "torch.int64", "torch.bool"):
@@ -243,6 +249,7 @@ _ONNX: dict[str, Writer] = {
     "OnnxSqrt": setting("torch.sqrt({x})"),
     "OnnxSqueezeStaticAxes": _axes("squeeze", "axes"),
     "OnnxSum": setting("{sum}"),
+    "OnnxTile": _tile,
     "OnnxTranspose": lambda op, part: f"{op.args[0]}.permute({', '.join(map(number, part.perm))})",
     "OnnxUnsqueezeStaticAxes": _axes("unsqueeze", "_axes"),
     "Reshape": _reshape,
