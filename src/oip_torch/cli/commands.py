@@ -186,17 +186,16 @@ def export_torch(
     as_json: Json = False,
 ) -> None:
     """Write a network as plain PyTorch: model.py and weights.safetensors. Exit code 0 only when both are verified."""
-    from oip_torch.plain.export import TOLERANCE
-    from oip_torch.plain.export import export_torch as export
+    from oip_torch.plain import export
 
-    errors = export(onnx_file, output)
+    errors = export.export_torch(onnx_file, output)
     files = [str(output / name) for name in ("model.py", "weights.safetensors")]
     if as_json:
         context.obj.append(to_json({"files": files, "layers": errors}))
         return
     context.obj.append(
         f"Every layer is verified: what was written and the network differ by at most {max(errors.values()):.1e} of a "
-        f"layer's maximum ({TOLERANCE:.0e} is allowed)."
+        f"layer's maximum ({export.TOLERANCE:.0e} is allowed)."
     )
     context.obj.extend(files)
 
