@@ -60,7 +60,11 @@ def imported(files: Iterable[Path]) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.split(".")[0])
     ours = {file.stem for file in files} - {"keras"} | {PROJECT["name"]}
-    known = {"google": "protobuf", "sklearn": "scikit-learn"}  # the first name is shared by several packages
+    known = {  # the first name is shared by several packages
+        "google": "protobuf",
+        "sklearn": "scikit-learn",
+        "axe_playwright_python": "axe-playwright-python",
+    }
     return {known.get(name, name) for name in found - sys.stdlib_module_names - ours - THERE_ALREADY}
 
 
