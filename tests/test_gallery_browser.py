@@ -58,7 +58,15 @@ def path(model: oip.FeatureModel, digits: Digits, tmp_path_factory: pytest.TempP
     images, labels = digits
     held = contents_of(model, "Conv2D_1", (images[::20], labels[::20]), maps=NUMBERS)
     layers = [held, renamed(held, HOSTILE), renamed(held, "__proto__"), renamed(held, LONG)]
-    return write_gallery(network_of(model, layers), layers, tmp_path_factory.mktemp("gallery") / "page.html")
+    runtime = {
+        "counted": True,
+        "layers": {"Conv2D_1": 1.5e-7},
+        "trace_max_relative_error": 2e-9,
+        "image_correlation": 1.0,
+    }
+    report = {"onnx": "mnist_cnn.onnx", "agree": True, "reference": "tensorflow, float64", "layer": "Conv2D_1"}
+    report |= {"maps": [4, 6], "steps": 600, "runtimes": {"torch": runtime}}
+    return write_gallery(network_of(model, layers), layers, tmp_path_factory.mktemp("gallery") / "page.html", report)
 
 
 @pytest.fixture
@@ -234,6 +242,18 @@ def test_similar_maps_stand_beside_a_map(read: Callable[..., Reader]) -> None:
     assert reader.numbers == [4, *(position for position, _ in alike["activations"])]
     page.get_by_role("button", name="Show all again").click()
     assert reader.numbers == NUMBERS
+
+
+def test_the_figures_of_a_comparison_say_whose_they_are(read: Callable[..., Reader]) -> None:
+    page = read("#Conv2D_1/4").page
+    section = page.get_by_role("region", name="In other frameworks")
+    expect(section).to_contain_text("The runtimes agree.")
+    expect(section.get_by_role("row", name=re.compile("torch"))).to_contain_text("1.5e−72.0e−91.000000")
+    expect(section).to_contain_text(
+        "the ascents of 2 maps of this layer, 600 steps in float64; this map was among them"
+    )
+    page.keyboard.press("ArrowRight")
+    expect(section).to_contain_text("this map was not among them")
 
 
 def test_a_reader_of_the_screen_hears_names(read: Callable[..., Reader]) -> None:

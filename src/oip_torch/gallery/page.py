@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from oip_torch.atlas.contents import LayerContents, NetworkContents
 from oip_torch.base.errors import InputError
@@ -130,8 +129,8 @@ def gallery_page(
         settings=settings_words(network),
         reduction=_reduction_words(tiling),
         size=f"{height}×{width}×{channels}",
-        script=Markup(script),
-        style=Markup(style),
+        script=script,
+        style=style,
         policy=_policy(script, style),
     )
 
