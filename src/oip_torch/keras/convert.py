@@ -35,7 +35,6 @@ from oip_torch.base.files import check_output_folder, sha256
 from oip_torch.base.image_files import check_pixels, pixel_statistics
 from oip_torch.base.platform import matmul_precision, recorded_gradients
 from oip_torch.base.progress import stages
-from oip_torch.keras.aside import FILE as WEIGHTS
 from oip_torch.keras.file import KerasFile, check_size, read_keras_file
 from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES, Answer, verify
 from oip_torch.network.domain import Domain, find_domain
@@ -48,6 +47,7 @@ __all__ = ["convert", "given_domain", "output_file"]
 _TIMEOUT_SECONDS = 1800
 _MOST_PROBES = 32  # that users give
 _ANSWER = "\x1f"  # as `keras.export.ANSWER`, which this process does not import
+_WEIGHTS = "weights.bin"  # as `keras.aside.FILE`, likewise
 _MOST_ON_DISK = 4 << 30  # bytes of answers that wait until TensorFlow has ended; ResNet50 at 224 pixels gives 2 GiB
 
 logger = logging.getLogger("oip_torch")
@@ -123,7 +123,7 @@ def convert(
             description = json.loads((folder / "layers.json").read_text())
             proto = onnx.load(folder / "model.onnx")
             (folder / "model.onnx").unlink()
-            (folder / WEIGHTS).unlink()
+            (folder / _WEIGHTS).unlink()
             network = _network(description, file, proto)
             model = FeatureModel.of_onnx(proto, network)
 

@@ -42,8 +42,9 @@ def to_torch(proto: onnx.ModelProto) -> fx.GraphModule:
             shapes = _shapes(proto)
             del graph.value_info[:]
             graph.value_info.extend(shapes)
-            with warnings.catch_warnings(), mock.patch.object(
-                onnx2torch.converter, "safe_shape_inference", lambda model: model
+            with (
+                warnings.catch_warnings(),
+                mock.patch.object(onnx2torch.converter, "safe_shape_inference", lambda model: model),
             ):
                 warnings.simplefilter("ignore")  # onnx2torch's own deprecated calls; its results are verified here
                 module: fx.GraphModule = onnx2torch.convert(proto, attach_onnx_mapping=True)
