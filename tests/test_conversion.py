@@ -223,7 +223,7 @@ def test_an_error_of_the_process_is_told_by_its_reason(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_a_crash_of_tensorflow_is_followed_by_a_try_without_onednn(
+def test_a_crash_of_tensorflow_is_followed_by_a_try_with_onednn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what was handed over before the crash is not handed over again."""
@@ -233,7 +233,7 @@ def test_a_crash_of_tensorflow_is_followed_by_a_try_without_onednn(
     folder.mkdir()
     words = (
         f"cp {tmp_path}/one.npz .; printf '\\037one.npz\\n'; read line\n"
-        "[ \"$TF_ENABLE_ONEDNN_OPTS\" = 0 ] || { echo 'double free' >&2; kill -ABRT $$; }\n"
+        "[ \"$TF_ENABLE_ONEDNN_OPTS\" = 1 ] || { echo 'double free' >&2; kill -ABRT $$; }\n"
         f"cp {tmp_path}/two.npz .; printf '\\037two.npz\\n'; read line\n"
     )
     monkeypatch.setattr(sys, "executable", a_python_that(tmp_path, words))

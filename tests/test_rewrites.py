@@ -14,6 +14,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from scipy import special
 
+from oip_torch.base.errors import ConversionError
 from oip_torch.network.onnx_graph import to_torch
 from oip_torch.network.rewrites import rewrite_graph
 
@@ -184,3 +185,17 @@ def test_a_negative_padding_of_a_transposed_convolution_is_more_at_its_end(
     whole = torch.nn.functional.conv_transpose2d(torch.from_numpy(images), kernel, bias, (2, 3), 0, more).numpy()
     expected = whole[:, :, pads[0] : whole.shape[2] - max(0, pads[2])]
     np.testing.assert_allclose(run(made, images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_graph_is_as_it_was_after_torch_has_it() -> None:
+    """Its names and shapes are changed for the time of the conversion; also where that fails."""
+    proto = graph("Conv", CONV, pads=[1, 1, 1, 1])
+    proto.graph.value_info.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, [1]))
+    before = proto.SerializeToString(deterministic=True)
+    to_torch(proto)
+    assert proto.SerializeToString(deterministic=True) == before
+    proto.graph.node[0].op_type = "Unknown"
+    before = proto.SerializeToString(deterministic=True)
+    with pytest.raises(ConversionError, match="onnx2torch cannot convert"):
+        to_torch(proto)
+    assert proto.SerializeToString(deterministic=True) == before

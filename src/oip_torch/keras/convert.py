@@ -48,6 +48,7 @@ _TIMEOUT_SECONDS = 1800
 _MOST_PROBES = 32  # that users give
 _WEIGHTS = "weights.bin"  # as `keras.aside.FILE`, which belongs to the process of TensorFlow
 _ANSWER = "\x1f"  # as `keras.export.ANSWER`, which this process does not import
+_WEIGHTS = "weights.bin"  # as `keras.aside.FILE`, likewise
 _MOST_ON_DISK = 4 << 30  # bytes of answers that wait until TensorFlow has ended; ResNet50 at 224 pixels gives 2 GiB
 
 logger = logging.getLogger("oip_torch")

@@ -3,10 +3,10 @@
 Runs as `python -m oip_torch.keras.export FOLDER`, in a process of its own: the TensorFlow wheel and torch crash when
 both are loaded (tensorflow#124205), and an untrusted file is better opened where it can do no harm.
 
-The folder holds `job.json` (see `Job`) and receives `model.onnx`, its large weights and `layers.json`, and then, file by file, what
-TensorFlow computes on the probes: each layer for two images at a time, and a gradient in the end. Stdout tells of it, a
-line each: "STAGE" is what is being done, ANSWER + NAME is a file that is ready; the next one is made once a line comes
-on stdin, so that of a large network no more than two images' worth lies anywhere at one time.
+The folder holds `job.json` (see `Job`) and receives `model.onnx`, its large weights and `layers.json`, and then, file
+by file, what TensorFlow computes on the probes: each layer for two images at a time, and a gradient in the end. Stdout
+tells of it, a line each: "STAGE" is what is being done, ANSWER + NAME is a file that is ready; the next one is made
+once a line comes on stdin, so that of a large network no more lies anywhere at one time than the reader wants.
 A network that cannot be exported leaves `error.json` ({"kind": "InputError"|"ConversionError"|"Exception", "message":
 TEXT}) and exit code 2.
 """
@@ -90,6 +90,7 @@ def _answers(recorder: Recorder, images: np.ndarray) -> Iterator[dict[str, Any]]
         del calls
         yield arrays
         del arrays
+    recorder.calls.clear()
     which = "before" if silent and "before" in sums else "after"
     strongest = int(np.argmax(sums[which]))
 

@@ -25,7 +25,7 @@ from oip_torch.keras.file import read_keras_file
 
 __all__ = ["Recorder", "activation_name", "in_dtype", "limit_resources", "load_network", "up_to"]
 
-_PART = 1 << 24  # bytes of a weight that are read at a time
+_PART = 1 << 24  # bytes of a weight that are handed over at a time
 _SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./>-]*")  # TensorFlow's own rule
 _ACTIVATION_LAYERS = {
     "Activation": None,
@@ -221,9 +221,10 @@ def load_network(path: Path, size: tuple[int, int] | None = None) -> Any:
 
 @contextlib.contextmanager
 def _weights_once() -> Iterator[None]:
-    """Inside, Keras reads weights from the disk part by part, and not from a copy of the file in memory.
+    """Inside, Keras reads weights from the disk one by one, and not from a copy of the file in memory.
 
-    And begins with zeros in the place of random numbers, which take three times the memory of a weight, and time.
+    Large ones become TensorFlow's part by part, which otherwise copies them twice. And all begin with zeros in the
+    place of random numbers, which take three times the memory of a weight, and time.
     """
     import keras
     from keras.src.saving import saving_lib
@@ -234,10 +235,9 @@ def _weights_once() -> Iterator[None]:
     whole = keras.Variable.assign
 
     def assign(variable: Any, value: Any) -> Any:
-        size = getattr(value, "nbytes", 0)
-        if size <= _PART or not hasattr(value, "read_direct") or keras.config.backend() != "tensorflow":
-            return whole(variable, value)
-        if tuple(variable.shape) != tuple(value.shape):  # as Keras words it
+        size = value.nbytes if isinstance(value, np.ndarray) else 0
+        alike = size > _PART and value.shape == tuple(variable.shape)
+        if not alike or keras.config.backend() != "tensorflow":
             return whole(variable, value)
         rows = max(1, len(value) * _PART // size)
         for start in range(0, len(value), rows):
@@ -249,7 +249,7 @@ def _weights_once() -> Iterator[None]:
             stack.enter_context(mock.patch.object(getattr(keras.initializers, name), "__call__", zeros))
         stack.enter_context(mock.patch.object(keras.Variable, "assign", assign))
         if hasattr(saving_lib, "is_memory_sufficient"):
-            stack.enter_context(mock.patch.object(saving_lib, "is_memory_sufficient", lambda model: False))
+            stack.enter_context(mock.patch.object(saving_lib, "is_memory_sufficient", return_value=False))
         yield
 
 
