@@ -98,19 +98,19 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=8.0, help="of a cell's result")
     parser.add_argument("--line", type=float, default=100.0, help="MB per second that the writer's line carries")
     parser.add_argument("--write", type=float, default=0.1, help="seconds to write a cell into a local folder")
-    parser.add_argument("--objects", type=int, default=10, help="objects that a cell becomes in the store")
-    parser.add_argument("--latency", type=float, default=0.05, help="seconds that an object store takes for each")
+    parser.add_argument("--trips", type=int, default=46, help="to the object store for a part, one after the other")
+    parser.add_argument("--latency", type=float, default=0.02, help="seconds that each of them takes")
     parser.add_argument("--hand-out", type=float, default=0.002, help="seconds of the writer to hand a part out")
     parser.add_argument("--workers", type=int, nargs="*", default=WORKERS)
     options = parser.parse_args()
     fetch = options.cells * options.megabytes / options.line
-    stores = {"a local folder": options.write, "an object store": options.write + options.objects * options.latency}
+    write = options.cells * options.write
+    stores = {"a local folder": write, "an object store": write + options.trips * options.latency}
     enough = []
     print("| written into | workers | parts per s | workers compute | the writer is busy | bottleneck |")
     print("|---|---|---|---|---|---|")
     for store, seconds in stores.items():
-        write = options.cells * seconds
-        times = Times(compute=options.unit, fetch=fetch, write=write, hand_out=options.hand_out)
+        times = Times(compute=options.unit, fetch=fetch, write=seconds, hand_out=options.hand_out)
         for workers in options.workers:
             found = simulate(times, workers)
             bottleneck = "the writer" if found.writing > 0.95 else "the workers"

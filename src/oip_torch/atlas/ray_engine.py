@@ -4,7 +4,8 @@ Workers are Ray tasks of one CPU or one graphics card each, and call what the lo
 network is put into Ray's object store once; each worker process loads it once, for all of its jobs.
 
 This process alone writes: the workers then need no access to the atlas, no two processes ever write to one array,
-and the digest that says "this is whole" is made by whoever wrote it. docs/scale.md says how many workers that is enough for.
+and the digest that says "this is whole" is made by whoever wrote it. docs/scale.md says how many workers that is
+enough for.
 
 Ray's own retries are not used: they would go on for ever where its memory monitor ends a worker, and such a job is
 to be halved. What Ray sends between its processes are pickles: a cluster is to be trusted as its machines are.
@@ -252,7 +253,7 @@ def session(address: str | None) -> Iterator[Any]:
         try:
             yield ray
         except BaseException:
-            if folder is not None:  # before Ray is stopped, since a command that is interrupted has not much time
+            if folder is not None:  # now, since Ray takes seconds to stop, which an interrupted command has not
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
