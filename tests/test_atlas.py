@@ -301,10 +301,10 @@ def test_names_from_strangers_and_modules_of_ones_own(tmp_path: Path) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.first = torch.nn.Conv2d(3, 5, 3)
-            self.add_module("../<img src=x>", torch.nn.Conv2d(5, 3, 3))
+            self.add_module("/<img src=x>/", torch.nn.Conv2d(5, 3, 3))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.get_submodule("../<img src=x>")(torch.relu(self.first(x))).mean((2, 3))
+            return self.get_submodule("/<img src=x>/")(torch.relu(self.first(x))).mean((2, 3))
 
     own = oip.wrap(Own(), (3, 12, 10), mean=0.5, std=0.25)
     atlas = oip.make_atlas(own, path=tmp_path / "a.zarr", settings=SETTINGS, starts=2)
