@@ -46,7 +46,7 @@ def test_the_table_has_a_row_for_each_map_and_start_with_all_figures(small_atlas
     assert [row["noise"] for row in rows] == [str(int(noise[int(row["map"])])) for row in rows]
 
 
-@pytest.mark.parametrize("name", ["=1+2", "+cmd", "-2", "@SUM(A1)", "\tx", 'a,b\nc"d', "<img>"])
+@pytest.mark.parametrize("name", ["=1+2", "+cmd", "-2", "@SUM(A1)", "\tx", "\n=1", 'a,b\nc"d', "<img>"])
 def test_a_name_is_quoted_and_no_formula(small_atlas: oip.Atlas, tmp_path: Path, name: str) -> None:
     held = small_atlas[LAYER]
     named = dataclasses.replace(held, layer=dataclasses.replace(held.layer, name=name))
@@ -54,7 +54,7 @@ def test_a_name_is_quoted_and_no_formula(small_atlas: oip.Atlas, tmp_path: Path,
         csv.writer(file).writerows(figure_rows(named, 2))
     with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
         cells = {row[0] for row in csv.reader(file)}
-    assert cells == {f"'{name}" if name[0] in "=+-@\t" else name}
+    assert cells == {f"'{name}" if name[0] in "=+-@\t\n" else name}
 
 
 def test_what_is_not_there_is_said(small_atlas: oip.Atlas) -> None:
@@ -126,6 +126,12 @@ def test_files_that_are_there_stay_unless_said(
     with pytest.raises(oip.InputError, match="No space left on device"):
         small_atlas.export(tmp_path, "sheets,csv,npz", replace=True)
     assert [file.name for file in tmp_path.iterdir()] == ["figures.csv"]
+    (tmp_path / "Conv2D_1.safetensors").mkdir()
+    with pytest.raises(oip.InputError, match="safetensors is a directory"):
+        small_atlas.export(tmp_path, "csv,safetensors", replace=True)
+    assert table.read_bytes() == before
+    with pytest.raises(oip.InputError, match="cannot write to the folder"):
+        small_atlas.export(table, "csv")
 
 
 @pytest.mark.parametrize(
@@ -139,6 +145,7 @@ def test_files_that_are_there_stay_unless_said(
         ({"layers": 3}, "layers is 3"),
         ({"what": "gif", "maps": 99}, "no map 99 among"),
         ({"folder": 3}, "the path is given as 3"),
+        ({"what": "csv", "maps": 3}, "maps are given, but csv hold all of them"),
     ],
 )
 def test_exports_that_cannot_be(small_atlas: oip.Atlas, tmp_path: Path, given: dict[str, Any], message: str) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from oip_torch.analysis.quality import Quality
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError, unknown_name
-from oip_torch.base.files import as_path, replacing_in
+from oip_torch.base.files import as_path, check_output_folder, replacing_in
 from oip_torch.results.animation import check_video
 from oip_torch.results.fields import Array, variables_of
 from oip_torch.results.oips import STATUSES
@@ -33,7 +33,7 @@ _TABLE = "figures.csv"
 
 _LEAST_WIDTH, _MOST_PIXELS = 300, 16_384
 _DPI = 110
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a spreadsheet takes for a formula
 _OF_QUALITY = [
     field.name for field in dataclasses.fields(Quality) if field.name not in ("layer", "maps", "starts", "scores")
 ]
@@ -57,10 +57,12 @@ def export(
     chosen = _layers(atlas, layers)
     if width is not None and not _LEAST_WIDTH <= whole("width", width, 1) <= _MOST_PIXELS:
         raise InputError(f"width is {width}: expected {_LEAST_WIDTH} to {_MOST_PIXELS} pixels, or None")
+    if maps is not None and not {"gif", "mp4"} & set(kinds):
+        raise InputError(f"maps are given, but {', '.join(kinds)} hold all of them: expected gif or mp4 as well")
     if "mp4" in kinds:
         check_video()
-    if folder.exists() and not replace:
-        own = {_TABLE, *(f"{file_name(layer)}" for layer in chosen)}
+    if folder.is_dir() and not replace:
+        own = {file_name(layer) for layer in chosen}
         there = sorted(path.name for path in folder.iterdir() if _is_one_of(path.name, own, kinds))
         if there:
             raise InputError(
@@ -90,6 +92,7 @@ def export(
         finally:
             if table is not None:
                 table.close()
+        check_output_folder(folder, names)  # that nothing is replaced where one of them is a folder
     return [folder / name for name in names]
 
 
