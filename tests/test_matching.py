@@ -202,3 +202,30 @@ def test_shares_are_over_all_layers() -> None:
     assert list(both) == ["a", "b"]
     assert isinstance(both["a"], LayerMatch)
     assert both.summary.count("\n") == 3
+
+
+def test_images_are_spread_over_all_of_the_data() -> None:
+    from oip_torch.atlas import tables
+
+    assert tables.scored_rows(7).tolist() == list(range(7))
+    rows = tables.scored_rows(5001)
+    assert len(rows) == len(set(rows.tolist())) == 2000
+    assert rows[0] == 0
+    assert rows[-1] > 4990
+    assert set(np.diff(rows).tolist()) == {2, 3}
+
+
+def test_the_scores_of_an_atlas_are_those_of_the_images(
+    model: oip.FeatureModel, digits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from oip_torch.atlas import tables
+    from oip_torch.atlas.recipe import Data
+
+    monkeypatch.setattr(tables, "SCORED", 60)
+    pixels = digits[0][::12]  # in more than one batch
+    table = tables.data_tables(model, Data.of(pixels, None, None), [LAYER], None, False)[LAYER]
+    every = tables.data_of(table, LAYER)[0]
+    maxima = oip.calibrate(model, pixels[tables.scored_rows(len(pixels))], LAYER)[LAYER].maximum
+    assert every.scores is not None
+    assert every.scores.shape == (60, 32)
+    assert np.allclose(every.scores.max(0), maxima, rtol=1e-5)

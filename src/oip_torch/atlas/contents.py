@@ -29,8 +29,8 @@ class DataContents:
         class_names: (classes,) of the data's classes; empty without labels.
         likeness: (maps, maps) float, correlation of the maps' scores over the images; NaN where one never varies.
         count: how many images the data had.
-        scores: (images, maps) float32, the score of the map on each of the first images of the data, 2,000 at most;
-            `match` pairs maps by them. None: not kept.
+        scores: (images, maps) float32, the score of the map on each image of the data, or on 2,000 that are spread
+            evenly over it; `match` pairs maps by them. None: not kept.
         scored_sha256: of these images, as `images_sha256` gives it; scores of other images do not compare.
     """
 

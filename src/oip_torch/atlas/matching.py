@@ -12,7 +12,7 @@ import torch
 from oip_torch.analysis.matching import Match, match_layers
 from oip_torch.analysis.scores import layer_outputs, map_means, standardized_batches
 from oip_torch.atlas.atlas import Atlas
-from oip_torch.atlas.tables import SCORED
+from oip_torch.atlas.tables import scored_rows
 from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError, unknown_name
 from oip_torch.base.image_files import check_pixels, images_sha256
@@ -40,8 +40,8 @@ def match(
         print(found.summary)
         oip.plots.match(found["Conv2D_3"])
 
-    Of two trainings, two settings, two frameworks. The images are the first 2,000 of the data, each standardised and
-    shown to each network through its own domain, as `calibrate` does.
+    Of two trainings, two settings, two frameworks. Of more than 2,000 images so many are
+    taken, spread evenly; each is standardised and shown to each network through its own domain, as `calibrate` does.
 
     Args:
         a, b: atlases that were made with the same data; or networks, which are shown `data`.
@@ -61,7 +61,8 @@ def match(
         raise InputError("a network is matched by what it says of real images: expected data=…, as for calibrate")
     if data is not None and not networks:
         raise InputError("both are atlases, which hold what their data drew: expected no data=…")
-    images = None if data is None else check_pixels(data, "data")[:SCORED]
+    pixels = None if data is None else check_pixels(data, "data")
+    images = None if pixels is None else pixels[scored_rows(len(pixels))]
     chosen = _chosen(a, b, layers)
     own, other = _sides(a, list(chosen), images), _sides(b, list(dict.fromkeys(chosen.values())), images)
     found = {}

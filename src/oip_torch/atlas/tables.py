@@ -25,12 +25,17 @@ from oip_torch.results.oips import Oips
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["SCORED", "data_of", "data_tables", "noise_of", "noise_table", "quality_of", "quality_table"]
+__all__ = ["data_of", "data_tables", "noise_of", "noise_table", "quality_of", "quality_table", "scored_rows"]
 
 SCORED = 2000
-"""Images, the first of the data, of which each map's score is kept: enough for correlations, and some MB a layer."""
+"""Images of the data of which each map's score is kept: enough for correlations, and some MB a layer."""
 
 _BATCH = 256
+
+
+def scored_rows(count: int) -> Array:
+    """Which of so many images: all, or 2,000 spread evenly, since data may be sorted by class."""
+    return np.arange(min(count, SCORED)) * count // min(count, SCORED)
 
 
 def data_tables(
@@ -40,7 +45,7 @@ def data_tables(
     calibration = calibrate(model, data.images, names, pre_activation=pre_activation, progress=progress)
     classes = None if data.labels is None else np.unique(data.labels)
     means, likeness, scores = _over_images(model, data, names, calibration, classes)
-    scored = images_sha256(data.images[:SCORED])
+    scored = images_sha256(data.images[scored_rows(len(data.images))])
     tables = {}
     for name in names:
         own = _own_pictures(calibration[name])
@@ -165,7 +170,8 @@ def _over_images(
     center = {name: torch.from_numpy(calibration[name].mean) for name in names}
     sums = {name: torch.zeros(len(center[name]), len(center[name]), dtype=torch.float64) for name in names}
     count = 0 if classes is None else len(classes)
-    kept = {name: np.empty((min(len(data.images), SCORED), len(center[name])), np.float32) for name in names}
+    rows = scored_rows(len(data.images))
+    kept = {name: np.empty((len(rows), len(center[name])), np.float32) for name in names}
     of_class = {name: np.zeros((len(center[name]), count)) for name in names}
     with torch.no_grad(), matmul_precision():
         for first, x in standardized_batches(model, data.images, _BATCH):
@@ -173,8 +179,8 @@ def _over_images(
                 scores = map_means(output).double().cpu()
                 off = scores - center[name]
                 sums[name] += off.T @ off
-                own = kept[name][first : first + len(scores)]
-                own[:] = scores[: len(own)].numpy()
+                begin, end = np.searchsorted(rows, (first, first + len(scores)))
+                kept[name][begin:end] = scores[rows[begin:end] - first].numpy()
                 if classes is not None and data.labels is not None:
                     member = data.labels[first : first + len(scores), None] == classes
                     of_class[name] += scores.T.numpy() @ member.astype(np.float64)

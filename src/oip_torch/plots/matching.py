@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from matplotlib.colors import Colormap
 
@@ -11,6 +13,8 @@ from oip_torch.base.drawing import Figure, Size, draw_sheet, shade, shade_note
 from oip_torch.base.errors import InputError
 
 __all__ = ["match"]
+
+_PAIR_INCHES = 1.7
 
 
 def match(
@@ -31,7 +35,7 @@ def match(
         found: from `match`, of two atlases.
         layer: name of the layer in the first of them.
         count: how many pairs, 1 or more; those whose maps are both alive.
-        columns: see `sheet`.
+        columns: pairs per row; by default 6.
         cmap: see `sheet`; colours are those of the first network's data.
         figsize: see `sheet`.
 
@@ -56,6 +60,10 @@ def match(
         mark = " *" if own.found[own.maps[row]] else ""
         labels.append(f"{own.maps[row]} and {own.other_maps[row]}: {own.correlation[row]:.2f}{mark}")
     pairs = np.concatenate([left, gap, right], axis=2)
+    if figsize is None:  # a pair is twice as wide as a picture of a sheet
+        columns = min(6, len(pairs)) if columns is None else columns
+        high = math.ceil(len(pairs) / columns) * 1.3 * pairs.shape[1] / pairs.shape[2]
+        figsize = max(4.5, _PAIR_INCHES * columns), _PAIR_INCHES * high + 1.1
     canvas = draw_sheet(pairs, labels, ["finished"] * len(pairs), columns=columns, figsize=figsize)
     canvas.finish(
         f"{found.name} and {found.other_name}: {len(shown_rows)} of {len(own.maps)} pairs",
