@@ -120,7 +120,7 @@ def run(source: Path, folder: Path) -> None:
     for picture in pictures:
         print(f"  {picture}")
     print(f"The OIPs with all their figures: {folder / 'oips.nc'}  (oip_torch.Oips.load reads them)")
-    print(f"The atlas: {folder / 'atlas.zarr'}  (oip_torch.open_atlas reads it)")
+    print(f"The atlas: {folder / 'demo_atlas.zarr'}  (oip_torch.open_atlas reads it)")
     print(f"Its gallery, to open in a browser: {gallery.resolve()}")
 
 
