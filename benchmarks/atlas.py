@@ -124,7 +124,7 @@ def main() -> None:
     made = bench.parser(__doc__, "atlas", rounds=3)
     made.add_argument("--only", nargs="*", choices=("workers", "parts"), default=("workers", "parts"))
     made.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
-    made.add_argument("--steps", type=int, default=400, help="image-steps of each image that the workers make")
+    made.add_argument("--steps", type=int, default=300, help="image-steps of each image that the workers make")
     made.add_argument("--side", type=int, default=SIDE, help="of the larger networks' images")
     options = made.parse_args()
     result: dict[str, Any] = {name: getattr(options, name) for name in ("rounds", "steps", "side")}
