@@ -4,10 +4,12 @@
 # environment of its own. make hooks has git run `make check` before each commit.
 # make notebooks STORE=1 writes the outputs into the notebooks themselves, not into out/notebooks.
 # BENCH="--only growth" or "--without-rivals" goes to benchmarks/bench.py.
+# JOBS=1 runs the tests one after the other; each job takes up to 6 GB.
 # VENV=PATH lets several clones share one environment; PYTHON=PATH chooses the interpreter (3.11 to 3.13).
 PYTHON ?= python3
 VENV ?= .venv
 LOCK ?= requirements.lock
+JOBS ?= 2
 NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
 EXECUTED ?= out/notebooks
 BIN := $(VENV)/bin
@@ -18,8 +20,9 @@ demo: install
 	$(BIN)/python scripts/demo.py
 	@echo "To go on: . $(BIN)/activate, then oip -h"
 
+# Files of tests side by side: much of the time is that of TensorFlow, which starts and traces on one core.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations 20
 
 quick: install
 	$(BIN)/python -m pytest -m "not slow"

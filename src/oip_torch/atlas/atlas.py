@@ -184,7 +184,8 @@ class Atlas(Mapping[str, LayerContents]):
             layers: names; None: all of the atlas.
             maps: of gif and mp4; None: all.
             width: of a sheet, 300 to 16,384 pixels; None: as many as its pictures need.
-            scale, fps: of gif and mp4, as in `Oips.save_animation`.
+            scale: of gif and mp4, as in `Oips.save_animation`.
+            fps: likewise.
             replace: whether files of these names may be there, and are replaced.
 
         Raises:

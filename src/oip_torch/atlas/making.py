@@ -79,8 +79,10 @@ def make_atlas(
             name); where there is none, every layer that has maps. On an atlas that is there: none besides its own.
         path: of a folder, or a URL that fsspec knows, such as "s3://bucket/atlas.zarr".
         starts: images for each map. None: 1, or as many as the atlas has.
-        seed, settings: as of `ascend`. None: 0 and the default, or what the atlas was begun with.
-        objective, pre_activation: as of `ascend`; an objective of the image's own map, that couples no images.
+        seed: as of `ascend`. None: 0, or what the atlas was begun with.
+        settings: as of `ascend`. None: the default, or what the atlas was begun with.
+        objective: as of `ascend`, one of the image's own map that couples no images.
+        pre_activation: as of `ascend`.
         data: real images, as for `calibrate`: what they draw from each map lies in the atlas, too.
         labels: the class of each of them, whole numbers.
         training: other images of the same kind, for the figures of legibility (see `Readers.of`). None: every second

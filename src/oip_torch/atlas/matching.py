@@ -44,7 +44,8 @@ def match(
     taken, spread evenly; each is standardised and shown to each network through its own domain, as `calibrate` does.
 
     Args:
-        a, b: atlases that were made with the same data; or networks, which are shown `data`.
+        a: an atlas; or a network, which is shown `data`.
+        b: another one; an atlas that was made with the same data.
         layers: names that both have; or which layer of `a` is laid beside which of `b`, as {"Conv2D_3": "conv3"}. None:
             all that both have under one name; of two networks the convolutions (layers of a kind with "conv" in it).
         data: real images, as for `calibrate`, where `a` or `b` is a network.

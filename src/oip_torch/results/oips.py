@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["MARKS", "NOTES", "STATUSES", "Names", "Oip", "Oips", "plural", "short"]
 
-
 STATUSES = ("finished", "converged", "recovered", "fallback", "dead")
 MARKS = {"recovered": "*", "fallback": "†"}
 NOTES = {
@@ -326,8 +325,10 @@ class Oips:
 
         Args:
             path: with the ending .gif or .mp4 (which needs the extra `video`); missing folders are made.
-            map, start: which map, and which of its starts.
-            scale, cmap: as in `pictures`; quantiles are those of all pictures together.
+            map: which map.
+            start: which of its starts.
+            scale: as in `pictures`.
+            cmap: as in `pictures`; quantiles are those of all pictures together.
             fps: pictures a second, above 0 and at most 50.
 
         Raises:
@@ -343,7 +344,6 @@ class Oips:
     ) -> Path:  # fmt: skip
         """`save_animation` of a GIF alone: another ending than .gif is an `InputError`."""
         from oip_torch.results import animation
-
         return animation.save_animation(self, path, map, start, scale, cmap, fps, (".gif",))
 
     def to_xarray(self) -> xr.Dataset:
