@@ -36,12 +36,11 @@ def save_animation(
     scale: int,
     cmap: str | Colormap,
     fps: float,
-    endings: tuple[str, ...] = (".gif", ".mp4"),
 ) -> Path:
-    """See `Oips.save_animation`; `endings`: which of them may be."""
-    expected_path = f"a file with the ending {' or '.join(endings)}"
+    """See `Oips.save_animation`."""
+    expected_path = "a file with the ending .gif or .mp4"
     path = as_path(path, expected_path)
-    if path.suffix not in endings:
+    if path.suffix not in (".gif", ".mp4"):
         raise InputError(f"{path} ends in {path.suffix or 'nothing'}: expected {expected_path}")
     expected = f"pictures a second, above 0 and at most {_MOST_FPS:.0f}"
     if not 0 < (fps := float(number("fps", fps, expected))) <= _MOST_FPS:

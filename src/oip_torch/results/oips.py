@@ -338,14 +338,6 @@ class Oips:
 
         return animation.save_animation(self, path, map, start, scale, cmap, fps)
 
-    def save_gif(
-        self, path: str | os.PathLike[str], map: int, start: int = 0, *, scale: int = 8, cmap: str | Colormap = "data",
-        fps: float = 2.0,
-    ) -> Path:  # fmt: skip
-        """`save_animation` of a GIF alone: another ending than .gif is an `InputError`."""
-        from oip_torch.results import animation
-        return animation.save_animation(self, path, map, start, scale, cmap, fps, (".gif",))
-
     def to_xarray(self) -> xr.Dataset:
         """As an xarray Dataset with the dimensions image, step, snapshot, y, x, channel."""
         import xarray as xr
