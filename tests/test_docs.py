@@ -53,7 +53,7 @@ def test_pages_link_to_pages_and_to_nothing_outside_the_site(site: Path) -> None
     assert 'href="rivals.html"' in "".join(pages.values())
     for name, page in pages.items():
         targets = re.findall(r'(?:href|src)="(?!https?:|data:|mailto:)([^"#]+)', page)
-        assert targets
+        assert targets or name.startswith("gallery_of_")  # an atlas' page, which leads nowhere
         if name != "404.html":  # its paths begin at the site's root, wherever that is
             assert [target for target in targets if not (site / name).parent.joinpath(target).exists()] == []
     loaded = re.findall(r'<(?:script|img|link)[^>]* (?:src|href)="(https?:[^"]*)', "".join(pages.values()))
