@@ -30,7 +30,7 @@ def main() -> None:
 
     without = {
         "(whole engine)": nullcontext(),
-        "identity reshapes left out": mock.patch.object(passes, "_fix_reshapes", return_value=None),
+        "identity reshapes left out": mock.patch.object(passes, "_drop_idle_reshapes", return_value=None),
         "pooling before the ReLU": mock.patch.object(passes, "_pool_first", return_value=None),
         "no unread rows and columns": mock.patch.object(passes, "_cut_unread", return_value=None),
         "one map of the last convolution": mock.patch.object(Objective, "reads_one_channel", False),

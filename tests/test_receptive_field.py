@@ -59,7 +59,7 @@ def test_the_shipped_network_s_fields(model: FeatureModel) -> None:
     x = torch.zeros(2, 1, 28, 28)
     x[1, 0, 26:], x[1, 0, :, 26:] = 9.0, 9.0
     silent, changed = model(x)
-    assert torch.equal(silent, changed)
+    torch.testing.assert_close(silent, changed, rtol=1e-6, atol=0)  # a softmax may round otherwise from row to row
 
 
 def test_what_a_field_says(rgb: FeatureModel, smooth: FeatureModel, model: FeatureModel) -> None:

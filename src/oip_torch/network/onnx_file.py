@@ -283,6 +283,8 @@ def _description(proto: onnx.ModelProto, path: Path) -> Network:
             )
         data = _of_today(data)
         layers = tuple(layer_from_dict(entry) for entry in data["layers"])
+        if any(layer.max_error is None for layer in layers):  # only modules of the user's own have none
+            raise ValueError("a layer without max_error")
         height, width, channels = (int(n) for n in data["input_shape"])
         network = Network(
             layers=layers,
