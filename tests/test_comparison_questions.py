@@ -37,7 +37,8 @@ def test_the_questions_are_the_same_again_and_ask_for_strong_channels(mnist_onnx
     assert asked.starts.dtype == asked.all_images.dtype == np.float64
     assert asked.tap == f"{BEFORE}Dense_2"
     assert list(asked.gradient_channels) == [*model.layers.names, asked.tap]
-    outputs = model.every_layer(to_tensor(asked.all_images.astype(np.float32)))
+    np.testing.assert_array_equal(asked.gradient_images, np.concatenate([asked.images["noise"], asked.images["OIPs"]]))
+    outputs = model.every_layer(to_tensor(asked.gradient_images.astype(np.float32)))
     means = outputs["Conv2D_3"].mean((2, 3)).detach().numpy()
     own = means[np.arange(len(means)), asked.gradient_channels["Conv2D_3"]]
     assert ((means > own[:, None]).sum(1) < 4).all()  # one of the four strongest

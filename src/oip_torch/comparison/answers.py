@@ -113,7 +113,7 @@ def measure_errors(
     process: RuntimeProcess, questions: Questions, expected: Answers, advance: Callable[[int], None]
 ) -> Errors:
     """How far the layers and gradients of a runtime are from these, in each dtype that it can compute in."""
-    images, kinds = questions.all_images, questions.kinds
+    kinds = questions.kinds
     layers: dict[Dtype, dict[str, dict[str, Worst]]] = {}
     gradients: dict[Dtype, dict[str, GradientDifference]] = {}
     for dtype in process.spec.dtypes:
@@ -126,7 +126,7 @@ def measure_errors(
                     want=expected.gradients[name].gradients,
                     scores=expected.gradients[name].scores,
                     channels=questions.gradient_channels[name],
-                    images=images,
+                    images=questions.gradient_images,
                     dtype=dtype,
                 )
                 for name, got in answers.gradients.items()
@@ -181,12 +181,11 @@ def count_progress(names: list[str]) -> int:
 
 
 def _answers(process: RuntimeProcess, questions: Questions, dtype: Dtype) -> Answers:
-    images = questions.all_images
-    layers = process.layers(images, dtype)
+    layers = process.layers(questions.all_images, dtype)
     gradients = {}
     if process.spec.differentiates:
         for name, channels in questions.gradient_channels.items():
-            scores, found = process.gradients(name, channels, images, dtype)
+            scores, found = process.gradients(name, channels, questions.gradient_images, dtype)
             gradients[name] = Gradients(scores=scores, gradients=found)
     return Answers(layers=layers, gradients=gradients)
 

@@ -35,8 +35,8 @@ class Questions:
 
     Attributes:
         layers: names of all layers of the ONNX file.
-        images: kind → images for the layers and gradients, as the network takes them.
-        gradient_channels: layer, or `BEFORE` + layer → (all images,) the index of a channel for each image.
+        images: kind → images for the layers, as the network takes them.
+        gradient_channels: layer, or `BEFORE` + layer → (gradient images,) the index of a channel for each image.
         layer: whose channels are ascended.
         tap: the layer's name, or `BEFORE` + the name: what exactly is ascended.
         channel_count: how many channels the layer has.
@@ -67,6 +67,14 @@ class Questions:
         return np.concatenate(list(self.images.values()))
 
     @property
+    def gradient_images(self) -> Array:
+        """All but the digits: on their flat background neighbours are equal but for rounding.
+
+        Which of them a max pooling hands the gradient to is then chance, and differs from processor to processor.
+        """
+        return _without_digits(self.images)
+
+    @property
     def kinds(self) -> dict[str, slice]:
         """Where each kind's images lie in `all_images`."""
         ends = np.cumsum([len(images) for images in self.images.values()]).tolist()
@@ -90,7 +98,7 @@ def prepare_questions(
     return Questions(
         layers=model.layers.names,
         images=images,
-        gradient_channels=_gradient_channels(model, tap, np.concatenate(list(images.values()))),
+        gradient_channels=_gradient_channels(model, tap, _without_digits(images)),
         layer=layer,
         tap=tap,
         channel_count=model.layers[layer].maps,
@@ -101,6 +109,10 @@ def prepare_questions(
         epsilon=_EPSILON,
         seed=seed,
     )
+
+
+def _without_digits(images: Mapping[str, Array]) -> Array:
+    return np.concatenate([array for kind, array in images.items() if kind != "digits"])
 
 
 def default_layer(model: FeatureModel) -> str:
