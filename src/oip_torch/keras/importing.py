@@ -37,6 +37,7 @@ from oip_torch.network.load import resolve_device
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer, Network, graph_sha256, is_ours, read_graph, write
 from oip_torch.network.probes import digits, fingerprint, noise
+from oip_torch.network.rewrites import rewrite_graph
 
 __all__ = ["import_onnx"]
 
@@ -62,7 +63,7 @@ def import_onnx(
 
     Layers are found from the graph: convolutions, dense layers, batch norms, activations, poolings, sums and
     concatenations, named by their weights or by the path in the node's name where these tell. A batch of 1 is opened,
-    other opsets (7 and later) are converted to 15. What misses its bound in float32 is compared in float64, with onnx's
+    other opsets (7 and later) are converted to 17. What misses its bound in float32 is compared in float64, with onnx's
     reference implementation. Needs onnxruntime (the extra `compare`), and no TensorFlow.
 
     Args:
@@ -96,6 +97,7 @@ def import_onnx(
     logger.warning("note: %s (mean, std, data and range say otherwise)", domain.source)
     shown = np.concatenate([domain.to_input(noise(NOISE_PROBES, shape)), digits(DIGIT_PROBES, shape, domain)])
     images = np.asarray(shown, np.float32)
+    rewritten = rewrite_graph(ready)
     fix_reshapes(ready, _shapes(ready, images))
     found, result = find_layers(ready, _shapes(ready, images))
     _make_outputs(ready, found)
@@ -114,6 +116,7 @@ def import_onnx(
         source_sha256=sha256(path),
         graph_sha256=graph_sha256(ready),
         versions={name: version(name) for name in names},
+        rewritten={"graph": rewritten} if rewritten else {},
         verification={},
     )
     model = FeatureModel.of_onnx(ready, network)
@@ -203,7 +206,10 @@ def _tensors(proto: onnx.ModelProto, images: Array, tensors: list[str]) -> list[
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[-160:]
-        raise ConversionError(f"the graph does not run on {len(images)} images at once: {reason}") from None
+        raise ConversionError(
+            f"the graph does not run on {len(images)} images at once: {reason}: expected any number of them; export it "
+            "anew with an open batch (of torch: dynamic_shapes=({0: torch.export.Dim('batch')},))"
+        ) from None
     return outputs
 
 

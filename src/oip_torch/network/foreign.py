@@ -17,13 +17,12 @@ import onnx
 from onnx import numpy_helper
 
 from oip_torch.base.errors import ConversionError, InputError
+from oip_torch.network.opsets import constants_of, drop_allowzero, hold_constants, in_known_opset
 
 __all__ = ["TO_LAST", "ForeignLayer", "find_layers", "fix_reshapes", "prepare"]
 
 TO_LAST = "image_to_last"
 """The name of the transposition of images to channels last, where the graph wants them so."""
-_OPSET = 15  # where onnx2torch knows most
-_OLDEST = 7
 _IR, _IR_WITHOUT_INPUTS = 8, 4  # versions of the file format; from 4 on weights need not be inputs
 _SPATIAL = frozenset(
     "AveragePool BatchNormalization Conv ConvTranspose DepthToSpace GlobalAveragePool GlobalMaxPool "
@@ -65,22 +64,18 @@ def prepare(
     Raises:
         InputError, ConversionError: the graph is not one of a CNN, or does not show how it takes images.
     """
-    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=1)
-    if opset < _OLDEST:
-        raise ConversionError(f"the file is of opset {opset}: expected {_OLDEST} or later; export it anew")
     proto = type(proto).FromString(proto.SerializeToString())
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in weights]  # old files list their weights there
     if len(inputs) != 1:
         raise InputError(f"the file takes {len(inputs)} inputs: expected one, of images")
     if proto.ir_version >= _IR_WITHOUT_INPUTS:
-        _hold_constants(proto.graph)  # the way down from later opsets knows no constants
-    if opset != _OPSET:
-        proto = _converted(proto, opset)
+        hold_constants(proto.graph)  # the way down from later opsets knows no constants
+    proto = in_known_opset(proto)
     proto.ir_version = max(proto.ir_version, _IR)
     for value in [value for value in proto.graph.input if value.name != inputs[0].name]:
         proto.graph.input.remove(value)
-    _hold_constants(proto.graph)
+    hold_constants(proto.graph)
     _drop_side_outputs(proto.graph)
     (image,) = proto.graph.input
     sizes = _sizes(image)
@@ -114,13 +109,14 @@ def fix_reshapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) 
     `shapes`: tensor → its shape for one image, of the tensors that have a row for each image.
     """
     graph = proto.graph
-    weights = _constants(graph)
+    weights = constants_of(graph)
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[1] not in weights and node.output[0] in shapes:
             name = f"{node.output[0]}_target"
             target = np.asarray([-1, *shapes[node.output[0]]], np.int64)
             graph.initializer.append(numpy_helper.from_array(target, name))
             node.input[1] = name
+    drop_allowzero(graph)
     needed = {value.name for value in graph.output}
     for node in reversed(list(graph.node)):
         if needed & set(node.output):
@@ -129,39 +125,13 @@ def fix_reshapes(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) 
             graph.node.remove(node)
 
 
-def _converted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """In the opset that onnx2torch knows most of.
-
-    Where onnx knows no way down from a later one, the same operations are taken for those of the earlier opset, if they
-    are valid there: most differ in the types that they admit. What comes of it is compared with the file itself.
-    """
-    try:
-        return onnx.version_converter.convert_version(proto, _OPSET)
-    except Exception as error:  # of C++: anything
-        if opset > _OPSET:
-            return _relabelled(proto)
-        reason = " ".join(str(error).split())[:160]
-        raise ConversionError(f"onnx cannot convert opset {opset} to {_OPSET}: {reason}") from None
-
-
-def _relabelled(proto: onnx.ModelProto) -> onnx.ModelProto:
-    earlier = type(proto).FromString(proto.SerializeToString())
-    del earlier.opset_import[:]
-    earlier.opset_import.append(onnx.helper.make_opsetid("", _OPSET))
-    try:
-        onnx.checker.check_model(earlier, full_check=True)
-    except Exception:
-        return proto
-    return earlier
-
-
 def find_layers(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[ForeignLayer], str]:
     """The layers in the order of the graph, and the name of the first output's; `shapes` as in `fix_reshapes`.
 
     Every output of units or maps is a layer.
     """
     graph = proto.graph
-    weights = _constants(graph)
+    weights = constants_of(graph)
     layouts: dict[str, str | None] = {"image": "first"}
     makers = {output: node for node in graph.node for output in node.output}
     readers = Counter(name for node in graph.node for name in node.input)
@@ -211,6 +181,12 @@ def find_layers(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
             continue
         if not (len(shape) == 1 or (len(shape) == 3 and layouts.get(tensor) == "first")):
             if tensor == output:
+                if not shape:
+                    raise ConversionError(
+                        f"the output {tensor!r} has no row for each image, since the graph was written for one image "
+                        "alone: expected any number of them; export it anew with an open batch (of torch: "
+                        "dynamic_shapes=({0: torch.export.Dim('batch')},))"
+                    )
                 raise ConversionError(f"the output {tensor!r} is of shape {shape} per image: expected units or maps")
             continue
         found[tensor] = ForeignLayer(
@@ -233,27 +209,6 @@ def find_layers(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
 def _sizes(value: onnx.ValueInfoProto) -> list[int]:
     """A tensor's shape; 0 where it is open."""
     return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-
-
-def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            constants[node.output[0]] = node.attribute[0].t
-        elif node.op_type == "Identity" and node.input[0] in constants:
-            constants[node.output[0]] = constants[node.input[0]]
-    return constants
-
-
-def _hold_constants(graph: onnx.GraphProto) -> None:
-    """Constants, and weights under a second name, as weights."""
-    constants, there = _constants(graph), {tensor.name for tensor in graph.initializer}
-    for node in list(graph.node):
-        if node.output[0] in constants and node.output[0] not in there:
-            tensor = graph.initializer.add()
-            tensor.CopyFrom(constants[node.output[0]])
-            tensor.name = node.output[0]
-            graph.node.remove(node)
 
 
 def _drop_side_outputs(graph: onnx.GraphProto) -> None:
@@ -340,7 +295,7 @@ def _open_batch(proto: onnx.ModelProto, batch: int) -> None:
     graph = proto.graph
     inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True).graph
     shapes = {value.name: _sizes(value) for value in [*inferred.value_info, *inferred.output, *inferred.input]}
-    weights = _constants(graph)
+    weights = constants_of(graph)
     for number, node in enumerate([node for node in graph.node if node.op_type == "Reshape"]):
         if node.input[1] not in weights or shapes.get(node.input[0], [0])[:1] != [1]:
             continue
