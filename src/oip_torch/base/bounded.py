@@ -34,7 +34,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from oip_torch.base.child import Child
 from oip_torch.base.errors import InputError, OipError
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BoundedError", "reading_limits", "run_bounded"]
 
-_NUMBERS = re.compile(r"[<>|][biufSV]\d{1,3}")  # of a NumPy type: nothing that holds objects
+_NUMBERS = re.compile(r"[<>|][biufcSUV]\d{1,9}")  # of a NumPy type: nothing that holds objects
 _GRACE = 5.0  # seconds that a child has beyond its time until the parent ends it itself, as where it was stopped
 _JOB = "job.json"
 
@@ -102,8 +102,7 @@ def run_bounded(function: str, arguments: Mapping[str, Any], limits: Limits) -> 
                 timer.daemon = True
                 timer.start()
                 try:
-                    assert child.process.stdout is not None
-                    return _answer(child.process.stdout.buffer, limits)
+                    return _answer(cast("TextIO", child.process.stdout).buffer, limits)
                 except EOFError:
                     code = child.process.wait()
                 finally:
@@ -161,7 +160,7 @@ def _answer(stream: IO[bytes], limits: Limits) -> tuple[Any, dict[str, npt.NDArr
             if left < 0:
                 raise ValueError("more bytes than were reckoned with")
             arrays[name] = np.empty(shape, dtype)
-            view = memoryview(arrays[name].reshape(-1).view(np.uint8)) if arrays[name].size else memoryview(b"")
+            view = arrays[name].reshape(-1).view(np.uint8).data if arrays[name].size else memoryview(b"")
             while len(view):
                 if not (count := stream.readinto(view)):  # type: ignore[attr-defined]
                     raise EOFError
