@@ -98,7 +98,8 @@ class _Bounds:
                 f"has more than {_MOST_ATTRIBUTES} attributes in one place: expected a file that we or Keras wrote"
             )
         for name in thing.attrs:
-            self.text += h5py.h5a.open(thing.id, name.encode("utf-8", "surrogateescape")).get_storage_size()
+            found_here = h5py.h5a.open(thing.id, name.encode("utf-8", "surrogateescape"))
+            self.text += found_here.get_space().get_simple_extent_npoints() * found_here.get_type().get_size()
             if self.text <= _MOST_TEXT:
                 found[name] = _plain(thing.attrs[name])
                 self.text += len(found[name]) if isinstance(found[name], (str, list)) else 0

@@ -167,7 +167,7 @@ def load_network(path: Path, size: tuple[int, int] | None = None) -> Any:
     """
     import keras
 
-    file = read_keras_file(path, size)
+    file = read_keras_file(path, size, contained=True)
     with tempfile.TemporaryDirectory(prefix="oip-load-") as folder:
         try:
             with _weights_once():
