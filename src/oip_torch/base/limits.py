@@ -93,7 +93,7 @@ def raised(name: str, default: float) -> float:
         value = float(os.environ.get(name, ""))
     except ValueError:
         return default
-    return value if value > 0 else default
+    return value if 0 < value < 2**60 else default
 
 
 def most_unpacked(size: int) -> int:

@@ -29,6 +29,7 @@ from oip_torch.keras.classes import CONTAINERS, CONVOLUTIONS, PLAIN, refusal, re
 from oip_torch.keras.formats import is_saved_model, other_format
 from oip_torch.keras.inputs import image_shape, inputs_of
 from oip_torch.keras.rewrite import rewrite, with_input_shape
+from oip_torch.keras.sizes import check_sizes
 from oip_torch.keras.weights import check_weights
 
 __all__ = ["KerasFile", "check_size", "read_keras_file"]
@@ -146,6 +147,7 @@ def read_keras_file(
         _admit(config, told)
         check_weights(weights, config, path, architecture)
         shape = image_shape(config, told, size)
+        check_sizes(config, shape, told)
         if shape is not None and size is not None and None in (inputs_of(config) or [("", ())])[0][1][1:]:
             with_input_shape(config, (None, *shape))
             rewritten = (*rewritten, f"images of {shape[0]}×{shape[1]}, where height and width were open")
