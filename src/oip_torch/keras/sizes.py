@@ -70,6 +70,8 @@ def _network(network: Entry, image: Shape, measure: Callable[[Entry, str, Sequen
         else:
             try:
                 shape = _shape(entry, given, measure)
+            except InputError:
+                raise
             except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):  # what Keras will refuse, too
                 shape = None
         if shape is not None:
