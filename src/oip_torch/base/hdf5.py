@@ -110,15 +110,14 @@ class _Bounds:
         return found
 
 
-def contents(source: str | IO[bytes], path: str, size: int) -> dict[str, Any]:
+def contents(source: str | IO[bytes], path: str, size: int, *, unpack: bool = True) -> dict[str, Any]:
     """All groups, arrays and attributes of a file, without the arrays' values.
-
-    What is packed is unpacked once, array by array, so that damage shows here.
 
     Args:
         source: path or open file.
         path: of the file, for the messages.
         size: bytes of the file on the disk.
+        unpack: read what lies in chunks once, so that damage shows here.
 
     Returns:
         Of the file, and so of each group: {"attributes": {NAME: VALUE}, "groups": {NAME: …}, "arrays": {NAME:
@@ -150,8 +149,9 @@ def contents(source: str | IO[bytes], path: str, size: int) -> dict[str, Any]:
                     "bytes": child.size * child.dtype.itemsize if child.shape is not None else 0,
                     "attributes": bounds.attributes(child),
                 }
-                if child.chunks is not None and not _is_mere_dimension(child):
-                    child[()]
+                if unpack and child.chunks is not None and not _is_mere_dimension(child):
+                    for part in child.iter_chunks():
+                        child[part]
         return told
 
     with h5py.File(source, "r") as file:
@@ -166,7 +166,7 @@ def netcdf(path: str) -> tuple[Any, Iterator[tuple[str, Any]]]:
         "text": [the values, where it is of text; else None]}}}, and the values of all others.
     """
     size = os.path.getsize(path)
-    contents(path, path, size)  # refuses
+    contents(path, path, size, unpack=False)  # refuses
     bounds = _Bounds(path, size)
     file = h5py.File(path, "r")  # is closed with the process
     told: dict[str, Any] = {"attributes": _shown(bounds.attributes(file)), "variables": {}}

@@ -177,8 +177,7 @@ def _contents(path: Path, kind: str, *, contained: bool) -> tuple[Any, dict[str,
         with tempfile.TemporaryDirectory(prefix="oip-load-") as folder:
             told, _ = contents.of_zip(str(path), folder) if kind == "zip" else contents.of_hdf5(str(path))
     else:
-        size = path.stat().st_size
-        limits = reading_limits(most_unpacked(size) if kind == "zip" else 0)
+        limits = reading_limits(most_unpacked(path.stat().st_size))
         try:
             told, _ = run_bounded(f"{contents.__name__}:of_{kind}", {"path": os.path.abspath(path)}, limits)
         except BoundedError as error:
