@@ -30,6 +30,8 @@ def found(config: dict[str, Any], image: tuple[int, int, int] | None) -> dict[st
 def test_they_are_what_tensorflow_computes(zoo: Path) -> None:
     compared = 0
     for path in sorted(zoo.glob("*.npz")):
+        if not (zoo / path.stem).exists():  # the shipped network's
+            continue
         file = read_keras_file(zoo / path.stem)
         shapes = found(file.config, file.input_shape)
         with np.load(path) as arrays:
