@@ -110,7 +110,8 @@ def convert(
     with tempfile.TemporaryDirectory(prefix="oip-convert-") as name, stages(progress) as say:
         folder = Path(name)
         job: dict[str, Any] = {
-            "model": str(file.path.resolve() if file.architecture is None else file.for_keras(folder)),
+            "model": str(file.path.resolve()),
+            "architecture": None if file.architecture is None else str(file.architecture.resolve()),
             "size": None if size is None or file.input_shape is None else file.input_shape[:2],
             "noise": NOISE_PROBES,
             "digits": DIGIT_PROBES,
