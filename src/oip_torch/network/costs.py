@@ -27,12 +27,13 @@ Shape = tuple[int, ...]
 _PLAIN = frozenset(
     "Abs Acos Add And ArgMax ArgMin Asin Atan BatchNormalization Cast CastLike Ceil Celu Clip Concat Constant "
     "ConstantOfShape Cos Cosh CumSum DepthToSpace Div Dropout Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather "
-    "GatherElements GatherND Gelu GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid "
-    "HardSwish Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax "
-    "Max Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2 ReduceLogSum "
-    "ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round "
-    "ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign SpaceToDepth Split "
-    "Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample Where Xor".split()
+    "GatherElements GatherND Gelu GlobalAveragePool GlobalMaxPool Greater GreaterOrEqual GroupNormalization "
+    "HardSigmoid HardSwish Identity InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual "
+    "Log LogSoftmax Max Mean Min Mish Mod Mul Neg Not Or PRelu Pad Pow Range Reciprocal ReduceL1 ReduceL2 "
+    "ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape "
+    "Resize Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Slice Softmax Softplus Softsign "
+    "SpaceToDepth Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze Upsample "
+    "Where Xor".split()
 )
 """Operations that take so long as what goes in and comes out has numbers."""
 
@@ -94,8 +95,8 @@ def _known(shapes: Mapping[str, Shape | None], node: onnx.NodeProto, name: str) 
     shape = shapes.get(name)
     if shape is None or min(shape, default=0) < 0:
         raise ValueError(
-            f"a tensor whose size is known only at run time ({name!r}, at the operation {node.op_type}); expected sizes "
-            "that follow from the image's"
+            f"a tensor whose size is known only at run time ({name!r}, at the operation {node.op_type}); expected "
+            "sizes that follow from the image's"
         )
     return shape
 
@@ -145,7 +146,9 @@ def _einsum(inputs: list[Shape], outputs: list[Shape], attributes: Mapping[str, 
     terms = attributes["equation"].s.decode("ascii", "replace").replace(" ", "").partition("->")[0].split(",")
     if any(len(term) != len(shape) for term, shape in zip(terms, inputs, strict=True)):  # "...": of any number
         raise ValueError("an Einsum whose letters are not its axes; expected one letter for each axis")
-    lengths = {letter: length for term, shape in zip(terms, inputs, strict=True) for letter, length in zip(term, shape)}
+    lengths: dict[str, int] = {}
+    for term, shape in zip(terms, inputs, strict=True):
+        lengths.update(zip(term, shape, strict=True))
     return math.prod(lengths.values())
 
 

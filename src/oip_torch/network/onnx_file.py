@@ -8,6 +8,7 @@ program in control flow. `read` admits a single self-contained graph of plain op
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -27,7 +28,6 @@ from oip_torch.base.strict_json import strict_json
 from oip_torch.network.domain import Domain, check_domain, find_domain
 from oip_torch.network.metadata import check_against_graph, check_description, check_layer, check_scale
 from oip_torch.network.safety import HOW_TO_MAKE_ONE, MOST_METADATA_BYTES, check_sizes, check_static, parse
-from oip_torch.network.shapes import Shapes
 
 __all__ = ["Layer", "Layers", "Network", "graph_sha256", "is_ours", "layer_from_dict", "read", "read_graph", "write"]
 
@@ -175,13 +175,17 @@ def read(path: str | os.PathLike[str], *, check_digest: bool = True) -> tuple[on
         InputError: missing, damaged, unsafe or foreign file.
     """
     proto, path = read_graph(path)
-    text = _metadata(proto, path)
-    network = _description(text, proto, path, check_sizes(proto, path))
+    with _damage_told(path):
+        data = _metadata(proto, path)
+        network = _description(data)
     if check_digest and graph_sha256(proto) != network.graph_sha256:
         raise InputError(
             f"{path} was changed or damaged after its conversion: its graph and weights do not match the digest "
             f"stored in it; {HOW_TO_MAKE_ONE}"
         )
+    shapes = check_sizes(proto, path)
+    with _damage_told(path):
+        check_against_graph(data, proto, shapes)
     return proto, network
 
 
@@ -223,58 +227,58 @@ def graph_sha256(proto: onnx.ModelProto) -> str:
     return hashlib.sha256(proto.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _metadata(proto: onnx.ModelProto, path: Path) -> str:
+def _metadata(proto: onnx.ModelProto, path: Path) -> dict[str, Any]:
+    """Every field checked, under the keys of today."""
     text = next((entry.value for entry in proto.metadata_props if entry.key == _KEY), None)
     if text is None:
-        raise InputError(
+        raise _OtherFileError(
             f"{path} was not made by oip_torch: the metadata {_KEY!r} that names its layers is missing; take it in "
             "with `oip import FILE.onnx`, or make one of a Keras file with `oip convert MODEL.keras`"
         )
-    return str(text)
-
-
-def _description(text: str, proto: onnx.ModelProto, path: Path, shapes: Shapes) -> Network:
-    """The metadata, every field checked, and compared with the graph: the file is untrusted."""
-    try:
-        if len(text) > MOST_METADATA_BYTES:
-            raise ValueError(f"{len(text)} characters: expected at most {MOST_METADATA_BYTES}")
-        data = strict_json(text)
-        if not is_whole(data["format"]) or data["format"] not in range(1, _FORMAT + 1):
-            raise _FormatError(
-                f"{path} has metadata of format {shown(data['format'])}: this version reads formats 1 to {_FORMAT}; "
-                f"{HOW_TO_MAKE_ONE}"
-            )
-        data = _of_today(data)
-        check_description(data)
-        layers = tuple(layer_from_dict(entry) for entry in data["layers"])
-        if any(layer.max_error is None for layer in layers):  # only modules of the user's own have none
-            raise ValueError("a layer without max_error")
-        height, width, channels = data["input_shape"]
-        network = Network(
-            layers=layers,
-            output=data["output"],
-            input_shape=(height, width, channels),
-            domain=Domain.from_dict(data["domain"]),
-            source=data["source"],
-            source_sha256=data["source_sha256"],
-            graph_sha256=data["graph_sha256"],
-            versions=data["versions"],
-            verification=data["verification"],
-            rewritten=data.get("rewritten", {}),
-            probes_in_domain=data["probes_in_domain"],
+    if len(text) > MOST_METADATA_BYTES:
+        raise ValueError(f"{len(text)} characters: expected at most {MOST_METADATA_BYTES}")
+    data = strict_json(text)
+    if not is_whole(data["format"]) or data["format"] not in range(1, _FORMAT + 1):
+        raise _OtherFileError(
+            f"{path} has metadata of format {shown(data['format'])}: this version reads formats 1 to {_FORMAT}; "
+            f"{HOW_TO_MAKE_ONE}"
         )
-        check_domain(network.domain, channels)
-        check_against_graph(data, proto, shapes)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        if isinstance(error, _FormatError):
-            raise
-        reason = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise InputError(f"{path} has damaged metadata ({one_line(reason)}); {HOW_TO_MAKE_ONE}") from error
+    data = _of_today(data)
+    check_description(data)
+    return data
+
+
+def _description(data: Mapping[str, Any]) -> Network:
+    layers = tuple(layer_from_dict(entry) for entry in data["layers"])
+    if any(layer.max_error is None for layer in layers):  # only modules of the user's own have none
+        raise ValueError("a layer without max_error")
+    height, width, channels = data["input_shape"]
+    network = Network(
+        layers=layers,
+        input_shape=(height, width, channels),
+        domain=Domain.from_dict(data["domain"]),
+        **{key: data[key] for key in ("output", "source", "source_sha256", "graph_sha256", "versions")},
+        verification=data["verification"],
+        rewritten=data.get("rewritten", {}),
+        probes_in_domain=data["probes_in_domain"],
+    )
+    check_domain(network.domain, channels)
     return network
 
 
-class _FormatError(InputError):
-    """Another version wrote the file."""
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _OtherFileError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} has damaged metadata ({one_line(reason)}); {HOW_TO_MAKE_ONE}") from error
+
+
+class _OtherFileError(InputError):
+    """Another program or version wrote the file."""
 
 
 def _of_today(data: dict[str, Any]) -> dict[str, Any]:
