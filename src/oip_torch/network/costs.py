@@ -105,7 +105,8 @@ def _padded(shape: Shape, attributes: Mapping[str, Any]) -> int:
     """Numbers of what goes into a convolution or pooling once it is padded, which may be a tensor of its own."""
     pads = [max(0, width) for width in attributes["pads"].ints]
     around = [sum(pads[axis :: len(shape) - 2]) for axis in range(len(shape) - 2)]
-    return math.prod(shape[:2]) * math.prod(length + more for length, more in zip(shape[2:], around, strict=True))
+    padded = [length + more for length, more in zip(shape[2:], around, strict=True)]
+    return math.prod((*shape[:2], *padded))
 
 
 def _products(node: onnx.NodeProto, inputs: list[Shape], outputs: list[Shape], attributes: Mapping[str, Any]) -> int:
@@ -135,11 +136,11 @@ def _gemm(inputs: list[Shape], outputs: list[Shape], attributes: Mapping[str, An
 
 
 def _pool(inputs: list[Shape], outputs: list[Shape], attributes: Mapping[str, Any]) -> int:
-    return math.prod(outputs[0]) * math.prod(attributes["kernel_shape"].ints)
+    return math.prod((*outputs[0], *attributes["kernel_shape"].ints))
 
 
 def _lrn(inputs: list[Shape], outputs: list[Shape], attributes: Mapping[str, Any]) -> int:
-    return math.prod(outputs[0]) * attributes["size"].i
+    return math.prod((*outputs[0], attributes["size"].i))
 
 
 def _einsum(inputs: list[Shape], outputs: list[Shape], attributes: Mapping[str, Any]) -> int:

@@ -28,10 +28,10 @@ HOW_TO_MAKE_ONE = "make one with `oip convert MODEL.keras`"
 _MOST_ELEMENTS = 1 << 28  # of one tensor of weights, and of an image: 1 GiB in float32
 MOST_METADATA_BYTES = 8 << 20
 _MOST_FILE_BYTES = 2 << 30  # protobuf's own limit
-_MOST_FIELDS = 1 << 21  # a node with its attributes has 10 to 30
+_MOST_FIELDS = 1 << 20  # a node with its attributes has 10 to 30
 _MOST_UNKNOWN_BYTES = 1 << 16  # of a later version of ONNX
 _MOST_NODES = 20_000  # EfficientNetB7 has 2,500
-_MOST_WEIGHTS = 100_000
+_MOST_WEIGHTS = 20_000
 _MOST_NAME_BYTES = 4096
 _MOST_DIMENSIONS = 16
 

@@ -83,7 +83,7 @@ def tally(data: Any, descriptor: Any, most: int) -> Tally:
             found.counts[name] += 1
             found.bytes[name] += size
             found.longest[name] = max(size, found.longest.get(name, 0))
-            if inner is not None:
+            if inner is not None and size:
                 open_messages.append((begin, at, _fields(inner), depth + 1))
     return found
 
