@@ -25,6 +25,7 @@ def light_model(proto: onnx.ModelProto) -> onnx.ModelProto:
     light.graph.name = graph.name
     light.graph.input.extend(graph.input)
     light.graph.output.extend(graph.output)
+    light.graph.value_info.extend(graph.value_info)
     inputs = {value.name for value in graph.input}
     for tensor in graph.initializer:
         if math.prod(tensor.dims) <= _LARGE:

@@ -96,9 +96,7 @@ def _shapes(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """Of all tensors, as ONNX infers them; large weights count as inputs there, since it copies a graph four times."""
     import onnx
 
-    light = light_model(proto)
-    light.graph.value_info.extend(proto.graph.value_info)
-    return list(onnx.shape_inference.infer_shapes(light).graph.value_info)
+    return list(onnx.shape_inference.infer_shapes(light_model(proto)).graph.value_info)
 
 
 def fix_constants(module: fx.GraphModule) -> None:
