@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 import oip_torch
 from oip_torch import InputError
 from oip_torch.keras import importing
+from oip_torch.network import safety
 from oip_torch.network.onnx_file import graph_sha256, read
 
 Proto = onnx.ModelProto
@@ -246,6 +247,14 @@ def test_bytes_are_counted_before_they_are_parsed(make: Callable[[Proto], bytes]
     path.write_bytes(make(proto))
     with pytest.raises(InputError, match=BYTES[make]):
         read(path)
+
+
+def test_what_is_no_weight_is_small(proto: Proto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it lies: here in the name of the program that wrote the file."""
+    monkeypatch.setattr(safety, "_MOST_OTHER_BYTES", 1 << 20)
+    proto.producer_name = "x" * (1 << 20)
+    with pytest.raises(InputError, match=r"it has \d+ bytes besides its weights; expected at most 1048576"):
+        read(written(tmp_path / "x.onnx", proto))
 
 
 def test_weights_of_another_length_than_they_say(proto: Proto, tmp_path: Path) -> None:

@@ -30,9 +30,10 @@ MOST_METADATA_BYTES = 8 << 20
 _MOST_FILE_BYTES = 2 << 30  # protobuf's own limit
 _MOST_FIELDS = 1 << 20  # a node with its attributes has 10 to 30
 _MOST_UNKNOWN_BYTES = 1 << 16  # of a later version of ONNX
-_MOST_NODES = 20_000  # EfficientNetB7 has 2,500
+_MOST_NODES = 20_000  # of deep networks a few thousand
 _MOST_WEIGHTS = 20_000
 _MOST_NAME_BYTES = 4096
+_MOST_OTHER_BYTES = 128 << 20  # than those of weights
 _MOST_DIMENSIONS = 16
 
 _BYTES = {  # of fields, all together
@@ -84,7 +85,7 @@ def parse(path: Path) -> onnx.ModelProto:
     wrong, expected = f"{path} is not readable as ONNX", f"damaged or of another kind; {HOW_TO_MAKE_ONE}"
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            _check_tally(tally(data, onnx.ModelProto.DESCRIPTOR, _MOST_FIELDS), path)
+            _check_tally(tally(data, onnx.ModelProto.DESCRIPTOR, _MOST_FIELDS), len(data), path)
             proto = onnx.ModelProto.FromString(data[:])
     except InputError:
         raise
@@ -103,20 +104,23 @@ def _refused(path: Path, what: str) -> InputError:
     return InputError(f"{path} is refused: it has {what}; {HOW_TO_MAKE_ONE}")
 
 
-def _check_tally(found: Tally, path: Path) -> None:
+def _check_tally(found: Tally, size: int, path: Path) -> None:
+    others = size - sum(found.bytes[f"TensorProto.{name}"] for name in {"raw_data", *_TYPES.values()})
     for what, (most, name) in _COUNTS.items():
         if found.counts[name] > most:
             raise _refused(path, f"{found.counts[name]} {what}; expected at most {most}")
     for what, (most, names) in _BYTES.items():
-        if (size := sum(found.bytes[name] for name in names)) > most:
-            raise _refused(path, f"{size} bytes of {what}; expected at most {most}")
+        if (held := sum(found.bytes[name] for name in names)) > most:
+            raise _refused(path, f"{held} bytes of {what}; expected at most {most}")
     for name in _NAMES:
-        if (size := found.longest.get(name, 0)) > _MOST_NAME_BYTES:
-            raise _refused(path, f"a name of {size} bytes ({name}); expected at most {_MOST_NAME_BYTES}")
+        if (longest := found.longest.get(name, 0)) > _MOST_NAME_BYTES:
+            raise _refused(path, f"a name of {longest} bytes ({name}); expected at most {_MOST_NAME_BYTES}")
     if found.unknown > _MOST_UNKNOWN_BYTES:
         raise _refused(
             path, f"{found.unknown} bytes in fields that ONNX does not have; expected at most {_MOST_UNKNOWN_BYTES}"
         )
+    if others > _MOST_OTHER_BYTES:
+        raise _refused(path, f"{others} bytes besides its weights; expected at most {_MOST_OTHER_BYTES}")
 
 
 def check_static(proto: onnx.ModelProto, path: Path) -> None:
