@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from oip_torch.base.errors import ConversionError, InputError
 from oip_torch.network.opsets import constants_of, drop_allowzero, hold_constants, in_known_opset
 
-__all__ = ["TO_LAST", "ForeignLayer", "find_layers", "fix_reshapes", "prepare"]
+__all__ = ["OPSET", "TO_LAST", "ForeignLayer", "find_layers", "fix_reshapes", "prepare"]
 
 TO_LAST = "image_to_last"
 """The name of the transposition of images to channels last, where the graph wants them so."""
@@ -188,6 +188,12 @@ def find_layers(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
                         "dynamic_shapes=({0: torch.export.Dim('batch')},))"
                     )
                 raise ConversionError(f"the output {tensor!r} is of shape {shape} per image: expected units or maps")
+            continue
+        if len(makers[tensor].output) > 1:
+            if tensor == output:
+                raise ConversionError(
+                    f"the output {tensor!r} is one of several of a {makers[tensor].op_type}: expected the only one"
+                )
             continue
         found[tensor] = ForeignLayer(
             name=tensor if several and _READABLE.fullmatch(tensor) else "output",

@@ -50,7 +50,7 @@ def in_known_opset(proto: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.version_converter.convert_version(proto, _OPSET)
     except Exception as error:  # of C++: anything
         reason = " ".join(str(error).split())[:160]
-        raise ConversionError(f"onnx cannot convert opset {opset} to {_OPSET}: {reason}") from None
+        raise ConversionError(f"onnx cannot convert opset {opset} to {_OPSET}: {reason}") from error
 
 
 def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
@@ -110,7 +110,7 @@ def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
         made = onnx.inliner.inline_selected_functions(typed, names, inline_schema_functions=True)
     except Exception as error:  # of C++: anything
-        raise ConversionError(f"onnx cannot take this graph apart: {' '.join(str(error).split())[:160]}") from None
+        raise ConversionError(f"onnx cannot take this graph apart: {' '.join(str(error).split())[:160]}") from error
     kept = [value for value in made.graph.input if value.name in inputs]
     del made.graph.input[:]
     made.graph.input.extend(kept)
