@@ -17,7 +17,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -107,8 +106,7 @@ def convert(
     if file.input_shape is not None:
         find_domain(file.input_shape, **given)  # refuses before TensorFlow starts
     _check_tensorflow()
-    with tempfile.TemporaryDirectory(prefix="oip-convert-") as name, stages(progress) as say:
-        folder = Path(name)
+    with temporary_folder("convert") as folder, stages(progress) as say:
         job: dict[str, Any] = {
             "model": str(file.path.resolve() if file.architecture is None else file.for_keras(folder)),
             "size": None if size is None or file.input_shape is None else file.input_shape[:2],
