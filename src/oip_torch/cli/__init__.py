@@ -46,8 +46,8 @@ def _own_process(words: list[str]) -> int:
     interrupts = Interrupts(lambda reason: _answer(words, [], reason))
     lines: list[str] = []
     try:
-        interrupts.answer()
         _prepare_process()
+        interrupts.answer()
         code, error = _outcome(words, lines)
         code = _tell(words, lines, code, error)
         _remove_empty_cache()
