@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -123,24 +124,34 @@ def test_an_input_error_stays_one_and_prints_are_not_read() -> None:
     assert run("prints", Limits())[0] == "well"
 
 
+def frame(text: str) -> bytes:
+    return len(text).to_bytes(8, "little") + text.encode()
+
+
 @pytest.mark.parametrize(
     "answer",
     [
-        "",
-        "[]",
-        '{"value": 1}',
-        '{"value": 1, "arrays": [["a", "|O8", [1]]]}',
-        '{"value": 1, "arrays": [["a", "<f4", [9]]]}',
-        '{"value": 1, "arrays": [["a", "<f4", [-1]]]}',
-        '{"value": 1, "arrays": [["a", "<f4", [1152921504606846976, 64]]]}',
-        "[" * 100_000,
+        frame("[]"),
+        frame("{}"),
+        frame('{"array": ["a", "|O8", [1]]}') + bytes(8),
+        frame('{"array": ["a", "<f4", [20000]]}') + bytes(80_000),
+        frame('{"array": ["a", "<f4", [-1]]}'),
+        frame('{"array": ["a", "<f4", [1152921504606846976, 64]]}'),
+        frame("[" * 50_000),
+        b"\xff" * 100,
     ],
 )
-def test_an_answer_is_not_trusted(tmp_path: Path, answer: str) -> None:
-    (tmp_path / "answer.json").write_text(answer)
-    (tmp_path / "arrays.bin").write_bytes(bytes(8))
+def test_an_answer_is_not_trusted(answer: bytes) -> None:
     with pytest.raises(BoundedError, match="its reader gave no sound answer"):
-        bounded._answer(tmp_path, LIMITS)
+        bounded._answer(io.BytesIO(answer), LIMITS)
+
+
+def test_an_answer_that_is_cut_off_is_none() -> None:
+    whole = frame('{"array": ["a", "<f4", [2]]}') + np.arange(2, dtype=np.float32).tobytes() + frame('{"value": 1}')
+    assert bounded._answer(io.BytesIO(whole), LIMITS)[0] == 1
+    for end in range(len(whole)):
+        with pytest.raises(EOFError):
+            bounded._answer(io.BytesIO(whole[:end]), LIMITS)
 
 
 def test_limits_in_force_stay_where_they_are_lower() -> None:

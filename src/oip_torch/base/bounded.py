@@ -2,7 +2,8 @@
 
 Whatever a C library parses of an untrusted file is parsed so. The function lies in a module of this package that
 imports little, takes values of JSON by name (paths as text, absolute), and returns two things: a value of JSON, and
-arrays of numbers by name ({} where there are none; text travels as JSON, bytes as uint8).
+arrays of numbers by name ({} where there are none; text travels as JSON, bytes as uint8). The arrays may also be an
+iterator of pairs (name, array), which then need not be in memory all at once.
 
     def count_nodes(path: str) -> tuple[Any, dict[str, np.ndarray]]:   # in oip_torch.network.some_module
         ...                                     # an InputError is raised here as anywhere, with its whole message
@@ -28,11 +29,11 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from oip_torch.base.child import Child
 from oip_torch.base.errors import InputError, OipError
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BoundedError", "reading_limits", "run_bounded"]
 
-_NUMBERS = re.compile(r"[<>|][biufSV]\d{1,3}")  # of a NumPy type: nothing that holds objects
+_NUMBERS = re.compile(r"[<>|][biufcSUV]\d{1,9}")  # of a NumPy type: nothing that holds objects
 _GRACE = 5.0  # seconds that a child has beyond its time until the parent ends it itself, as where it was stopped
-_ANSWER, _ARRAYS = "answer.json", "arrays.bin"
+_JOB = "job.json"
 
 
 class BoundedError(OipError):
@@ -64,7 +65,7 @@ def reading_limits(most: int) -> Limits:
         memory=2 * most + (512 << 20),
         processor_seconds=seconds,
         seconds=6.0 * seconds,  # on a machine that is busy with other things
-        file_bytes=most + (64 << 20),
+        file_bytes=most + (64 << 20),  # of the answer as well
         open_files=64,
         processes=0,  # no further one, and no thread
     )
@@ -76,7 +77,7 @@ def run_bounded(function: str, arguments: Mapping[str, Any], limits: Limits) -> 
     Args:
         function: "package.module:name", of this package.
         arguments: by name; values of JSON.
-        limits: as `reading_limits` gives them, or others.
+        limits: as `reading_limits` gives them, or others; `file_bytes` bounds the answer as well.
 
     Returns:
         A value of JSON; arrays of numbers by name, writable.
@@ -86,20 +87,28 @@ def run_bounded(function: str, arguments: Mapping[str, Any], limits: Limits) -> 
         BoundedError: it raised something else, crashed, went beyond a limit, or its answer is none.
     """
     with temporary_folder("read") as folder:
-        (folder / "job.json").write_text(json.dumps({"function": function, "arguments": dict(arguments)}))
+        (folder / _JOB).write_text(json.dumps({"function": function, "arguments": dict(arguments)}))
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        late = threading.Event()
         try:
             with Child(__name__, folder=folder, environment=one_thread, limits=limits) as child:
-                try:
-                    code = child.process.wait(None if limits.seconds is None else limits.seconds + _GRACE)
-                except subprocess.TimeoutExpired:
+
+                def give_up() -> None:
+                    late.set()
                     child.kill()
-                    code = -signal.SIGALRM
+
+                timer = threading.Timer((limits.seconds or threading.TIMEOUT_MAX - _GRACE) + _GRACE, give_up)
+                timer.daemon = True
+                timer.start()
+                try:
+                    return _answer(cast("TextIO", child.process.stdout).buffer, limits)
+                except EOFError:
+                    code = child.process.wait()
+                finally:
+                    timer.cancel()
+                raise BoundedError(_why(-signal.SIGALRM if late.is_set() else code, limits, child))
         except OSError as error:  # no memory or no descriptors for another process
             raise BoundedError(f"no process to read it in could be started: {error.strerror or error}") from None
-        if code != 0:
-            raise BoundedError(_why(code, limits, child))
-        return _answer(folder, limits)
 
 
 def _why(code: int, limits: Limits, child: Child) -> str:
@@ -118,61 +127,84 @@ def _why(code: int, limits: Limits, child: Child) -> str:
     return "reading it takes too much memory" if "MemoryError" in why else f"its reader ended {why}"
 
 
-def _answer(folder: Path, limits: Limits) -> tuple[Any, dict[str, npt.NDArray[Any]]]:
-    """The answer that lies in the folder, which is not trusted either: a library may have been made to write it."""
+def _answer(stream: IO[bytes], limits: Limits) -> tuple[Any, dict[str, npt.NDArray[Any]]]:
+    """What the child says: a frame of JSON for each array, and its bytes, and a last one with the value.
+
+    It is not trusted: a library may have been made to say it.
+
+    Raises:
+        EOFError: it ended before.
+    """
     import numpy as np
 
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    left = sys.maxsize if limits.file_bytes is None else limits.file_bytes
     try:
-        size = (folder / _ANSWER).stat().st_size
-        if limits.file_bytes is not None and size > limits.file_bytes:
-            raise ValueError(f"{size} bytes")
-        told = json.loads((folder / _ANSWER).read_text(encoding="utf-8"))
-        if "refused" in told:
-            raise InputError(str(told["refused"]))
-        if "failed" in told:
-            raise BoundedError(str(told["failed"]))
-        arrays: dict[str, npt.NDArray[Any]] = {}
-        with (folder / _ARRAYS).open("rb") as file:
-            left = os.fstat(file.fileno()).st_size
-            for name, kind, shape in told["arrays"]:
-                if not _NUMBERS.fullmatch(kind) or any(type(n) is not int or n < 0 for n in shape):
-                    raise ValueError(f"an array of {kind} and shape {shape}")
-                dtype, count = np.dtype(kind), math.prod(shape)
-                left -= count * dtype.itemsize
-                if left < 0:
-                    raise ValueError(f"too few bytes for {name}")
-                arrays[name] = np.fromfile(file, dtype, count).reshape(shape)
-        return told["value"], arrays
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        while True:
+            size = int.from_bytes(_exactly(stream, 8), "little")
+            if size > left:
+                raise ValueError(f"{size} bytes")
+            told = json.loads(_exactly(stream, size))
+            if "refused" in told:
+                raise InputError(str(told["refused"]))
+            if "failed" in told:
+                raise BoundedError(str(told["failed"]))
+            if "value" in told:
+                return told["value"], arrays
+            name, kind, shape = told["array"]
+            if not _NUMBERS.fullmatch(kind) or any(type(n) is not int or n < 0 for n in shape):
+                raise ValueError(f"an array of {kind} and shape {shape}")
+            dtype = np.dtype(kind)
+            left -= size + math.prod(shape) * dtype.itemsize
+            if left < 0:
+                raise ValueError("more bytes than were reckoned with")
+            arrays[name] = np.empty(shape, dtype)
+            view = arrays[name].reshape(-1).view(np.uint8).data if arrays[name].size else memoryview(b"")
+            while len(view):
+                if not (count := stream.readinto(view)):  # type: ignore[attr-defined]
+                    raise EOFError
+                view = view[count:]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, InputError):
             raise
         raise BoundedError(f"its reader gave no sound answer: {one_line(error)}") from None
 
 
-def _run(function: str, arguments: dict[str, Any]) -> None:
-    """In the child: call the function, and leave what it returns in the working folder."""
+def _exactly(stream: IO[bytes], count: int) -> bytes:
+    found = stream.read(count)
+    if len(found) < count:
+        raise EOFError
+    return found
+
+
+def _run(function: str, arguments: dict[str, Any], answers: IO[bytes]) -> None:
+    """In the child: call the function, and say what it returns."""
+
+    def say(told: dict[str, Any]) -> None:
+        frame = json.dumps(told).encode()
+        answers.write(len(frame).to_bytes(8, "little") + frame)
+
     module, name = function.split(":")
-    told: dict[str, Any]
     try:
         value, arrays = getattr(importlib.import_module(module), name)(**arguments)
-        told = {"value": value, "arrays": []}
-        with open(_ARRAYS, "wb") as file:
-            for key, array in arrays.items():
-                told["arrays"].append([key, array.dtype.str, list(array.shape)])
-                array.tofile(file)
+        for key, array in arrays.items() if isinstance(arrays, Mapping) else arrays:
+            if array.dtype.hasobject:
+                raise TypeError(f"{key} holds objects: expected numbers")
+            say({"array": [key, array.dtype.str, list(array.shape)]})
+            answers.write(array.tobytes() if not array.flags.c_contiguous else array.reshape(-1).view("u1").data)
+        say({"value": value})
     except InputError as error:
-        told = {"refused": str(error)}
+        say({"refused": str(error)})
     except MemoryError:
-        told = {"failed": "reading it takes too much memory"}
+        say({"failed": "reading it takes too much memory"})
     except Exception as error:
-        told = {"failed": one_line(error)}
-    with open(_ANSWER, "w", encoding="utf-8") as file:
-        json.dump(told, file)
+        say({"failed": one_line(error)})
+    answers.flush()
 
 
 if __name__ == "__main__":
-    os.dup2(2, 1)  # what a library prints: the parent does not read it
-    _job = json.loads(Path("job.json").read_text())
-    _run(_job["function"], _job["arguments"])
-    sys.stdout.flush()
+    _own = os.fdopen(os.dup(1), "wb")  # the answer has it to itself
+    os.dup2(2, 1)  # where libraries may print
+    _job = json.loads(Path(_JOB).read_text())
+    _run(_job["function"], _job["arguments"], _own)
     os._exit(0)  # without the clean-up of libraries, which may crash on what they have read

@@ -11,7 +11,13 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Limits", "physical_memory", "plain_environment"]
+__all__ = ["MOST_UNPACKED", "Limits", "most_unpacked", "physical_memory", "plain_environment", "raised"]
+
+MOST_UNPACKED = "OIP_MAX_UNPACKED_GIB"
+"""The environment variable that raises what a small file may unpack to."""
+_SLACK = 64 << 20  # bytes that any file may unpack to
+_RATIO = 50  # of unpacked to packed bytes: images and weights have 1 to 10, a gzip bomb up to 1032
+
 
 _NAMES = frozenset(
     # What finds programs, libraries and packages, and what says how text and time are written.
@@ -79,6 +85,24 @@ class Limits:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
             signal.setitimer(signal.ITIMER_REAL, self.seconds)
+
+
+def raised(name: str, default: float) -> float:
+    """A bound that an environment variable may set otherwise; what is no number above 0 there changes nothing."""
+    try:
+        value = float(os.environ.get(name, ""))
+    except ValueError:
+        return default
+    return value if value > 0 else default
+
+
+def most_unpacked(size: int) -> int:
+    """Bytes that an untrusted file of so many bytes may unpack to.
+
+    50 times its size and 64 MiB, and no more than 1 GiB (or what `MOST_UNPACKED` says) or four times its size: the
+    large files that we and Keras write hold images and weights, which hardly get smaller.
+    """
+    return int(min(_SLACK + _RATIO * size, max(raised(MOST_UNPACKED, 1.0) * 2**30, 4 * size)))
 
 
 def physical_memory() -> int:

@@ -117,12 +117,22 @@ def _outcome(arguments: list[str], lines: list[str]) -> tuple[int, str | None]:
     except OSError as error:
         where = "" if error.filename is None else f" ({error.filename})"
         return 2, f"the operating system stopped the command{where}: {error.strerror or error}; mend that, and repeat"
+    except ImportError as error:  # damaged, or there is too little memory for it
+        return 2, f"a library cannot be imported: {error}; free memory, or install oip_torch anew, and repeat"
     except Exception as error:
         # Typer's own usage errors: several lines by default, here one.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             return 2, f"{error.format_message()} (see `oip --help`)"
+        if _is_lack_of_memory(error):
+            return 2, f"memory ran out: {error or 'none is left'}; free some, or give the command less to do"
         raise
     return 0, None
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether Python or torch found none."""
+    said = ("not enough memory", "can't allocate memory", "Cannot allocate memory", "bad_alloc", "out of memory")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
 
 
 def _log_to_stderr() -> None:
