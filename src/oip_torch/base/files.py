@@ -107,14 +107,20 @@ def replacing_in(folder: str | os.PathLike[str], names: Sequence[str]) -> Iterat
     folder = Path(folder)
     target = folder / names[0] if len(names) == 1 else folder
     check_output_folder(folder, names)
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with folder_beside(folder) as temporary:
             yield temporary
             for name in names:
                 os.replace(temporary / name, folder / name)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or error}; choose another output") from error
+    except BaseException as error:
+        for each in missing:
+            with contextlib.suppress(OSError):  # something else was written there
+                each.rmdir()
+        if isinstance(error, OSError):
+            raise InputError(f"cannot write {target}: {error.strerror or error}; choose another output") from error
+        raise
 
 
 def write_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], compressed: Iterable[str]) -> Path:

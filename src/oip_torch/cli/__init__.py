@@ -118,7 +118,10 @@ def _outcome(arguments: list[str], lines: list[str]) -> tuple[int, str | None]:
         where = "" if error.filename is None else f" ({error.filename})"
         return 2, f"the operating system stopped the command{where}: {error.strerror or error}; mend that, and repeat"
     except ImportError as error:  # damaged, or there is too little memory for it
-        return 2, f"a library cannot be imported: {error}; free memory, or install oip_torch anew, and repeat"
+        reason: BaseException = error
+        while reason.__cause__ is not None:  # NumPy wraps it in advice of many lines
+            reason = reason.__cause__
+        return 2, f"a library cannot be imported: {reason}; free memory, or install oip_torch anew, and repeat"
     except Exception as error:
         # Typer's own usage errors: several lines by default, here one.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
