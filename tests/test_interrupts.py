@@ -176,7 +176,7 @@ sys.exit(main())
 
 
 HELD_IN_A_LIBRARY = """
-import ctypes, os, signal, subprocess, sys, threading
+import hashlib, os, signal, subprocess, sys, threading
 from pathlib import Path
 import oip_torch.network.onnx_file
 from oip_torch.base.temporary import folder_beside, temporary_folder
@@ -187,7 +187,7 @@ def read(path):
         (two / "file").write_text("x")
         child = subprocess.Popen(["sleep", "60"], cwd=one)
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        ctypes.CDLL(None).usleep(60_000_000)
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # for many minutes, and no signal ends it
 
 oip_torch.network.onnx_file.read = read
 from oip_torch.cli import main

@@ -114,13 +114,14 @@ def _is_default(number: int) -> bool:
 def _end_children() -> None:
     """At once, since they would still write to the temporary folders."""
     try:
-        threads = os.listdir("/proc/self/task")
+        numbers = [name for name in os.listdir("/proc") if name.isdigit()]
     except OSError:  # there is no /proc: they end with this process anyway
         return
-    for thread in threads:
+    for name in numbers:
         try:
-            with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
-                for child in file.read().split():
-                    os.kill(int(child), signal.SIGKILL)
-        except OSError:  # the thread or the child has just ended
+            with open(f"/proc/{name}/stat", "rb") as file:
+                parent = file.read().rpartition(b")")[2].split()[1]  # after the program's name, and the state
+            if int(parent) == os.getpid():
+                os.kill(int(name), signal.SIGKILL)
+        except OSError:  # it has just ended
             pass
