@@ -31,14 +31,18 @@ _own: dict[Path, int] = {}  # of this process: each folder, and the descriptor t
 
 
 @contextlib.contextmanager
-def temporary_folder(what: str) -> Iterator[Path]:
-    """Yield a new folder where temporary files go, `oip_torch-WHAT-PROCESS-…`, which is gone after the block.
+def temporary_folder(what: str, parent: Path | None = None) -> Iterator[Path]:
+    """Yield a new folder, `oip_torch-WHAT-PROCESS-…`, which is gone after the block.
+
+    Args:
+        what: a word that says what it is for.
+        parent: None: where temporary files go, TMPDIR or the system's place.
 
     Raises:
         InputError: none can be made there, as where TMPDIR names a folder that does not exist or is full.
     """
     # Not tempfile's own choice where TMPDIR is set: it would fall back to another disk without a word.
-    parent = Path(os.environ.get("TMPDIR") or _default())
+    parent = parent or Path(os.environ.get("TMPDIR") or _default())
     try:
         remove_leftovers(parent)
         folder = _locked_folder(parent, f"{_OURS}{what}-")
