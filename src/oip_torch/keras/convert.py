@@ -50,6 +50,7 @@ _MOST_PROBES = 32  # that users give
 _WEIGHTS = "weights.bin"  # as `keras.aside.FILE`, which belongs to the process of TensorFlow
 _ANSWER = "\x1f"  # as `keras.export.ANSWER`, which this process does not import
 _WEIGHTS = "weights.bin"  # as `keras.aside.FILE`, likewise
+_LEAST_FREE = 1 << 16  # bytes, below which the disk is full
 _MOST_ON_DISK = 4 << 30  # bytes of answers that wait until TensorFlow has ended; ResNet50 at 224 pixels gives 2 GiB
 
 logger = logging.getLogger("oip_torch")
@@ -283,6 +284,11 @@ def _export(
         raise ConversionError(
             f"exporting {source.name} took more than {limit:.0f} s, and was given up while {stage}; on a slow machine "
             "OIP_PATIENCE=SECONDS, a fifteenth of that, gives it longer"
+        )
+    if code != 0 and shutil.disk_usage(folder).free < _LEAST_FREE:  # what it had to say could not be written either
+        raise ConversionError(
+            f"exporting {source.name} filled the disk while {stage}: no space is left in {folder.parent}; free some, "
+            "or set TMPDIR to a folder on another disk"
         )
     if (folder / "error.json").exists():
         error = json.loads((folder / "error.json").read_text())

@@ -166,13 +166,12 @@ def _serve(name: str, keras_file: str, onnx_file: str, answers: TextIO) -> None:
             with np.load("question.npz", allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             found = getattr(runtime, question["method"])(**arrays, **question["options"])
+            values = found.values() if isinstance(found, dict) else found
+            np.savez("answer.npz", allow_pickle=False, **{str(index): value for index, value in enumerate(values)})
         except Exception as error:
             answer: dict[str, Any] = {"error": f"{type(error).__name__}: {one_line(error)}"}
         else:
-            names = list(found) if isinstance(found, dict) else []
-            values = found.values() if isinstance(found, dict) else found
-            np.savez("answer.npz", allow_pickle=False, **{str(index): value for index, value in enumerate(values)})
-            answer = {"names": names}
+            answer = {"names": list(found) if isinstance(found, dict) else []}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
