@@ -54,7 +54,7 @@ class Strike:
 
 
 def strike(name: str, number: signal.Signals, moment: float, folder: Path) -> Strike:
-    """Start a command of `COMMANDS` in an empty folder, send it the signal so many seconds after it answers signals, look."""
+    """Start a command of `COMMANDS` in an empty folder, send it the signal after so many seconds, and look."""
     temporary, work = folder / "tmp", folder / "work"
     for path in (temporary, work):
         path.mkdir()
