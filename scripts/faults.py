@@ -3,10 +3,11 @@
     python scripts/faults.py --times 20 --seed 1 convert ascend
 
 A process of `oip` is started, and SIGINT, SIGTERM or SIGKILL is sent to it alone at a moment within 10 seconds after it
-has begun to answer signals; what comes before that is Python's own start. Then must hold: after SIGINT and SIGTERM it ends within 2 seconds, with exit code 130 or 143 and one line
-`error: …` after its notes, no child of it is alive, and its temporary folder is empty; after SIGKILL its children have
-ended within 10 seconds, and the next command removes what is left in the temporary folder. Nothing half-written lies
-where the results go. tests/test_faults.py calls the same code with a few moments.
+has begun to answer signals; what comes before that is Python's own start. Then must hold: after SIGINT and SIGTERM it
+ends within 2 seconds, with exit code 130 or 143 and one line `error: …` after its notes, no child of it is alive, and
+its temporary folder is empty; after SIGKILL its children have ended within 10 seconds, and the next command removes
+what is left in the temporary folder. Nothing half-written lies where the results go. tests/test_faults.py calls the
+same code with a few moments.
 """
 
 from __future__ import annotations
