@@ -263,7 +263,7 @@ def test_ctrl_c_leaves_nothing_behind(shipped: Path, tmp_path: Path) -> None:
         start_new_session=True,  # so that the session's processes are those of the command
     ) as process:
         deadline = time.monotonic() + 60
-        while not list(temporary.glob("oip-convert-*/stderr.txt")) and time.monotonic() < deadline:
+        while not list(temporary.glob("oip_torch-convert-*/stderr.txt")) and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(1)  # TensorFlow is being imported
         assert len(processes_of_session(process.pid)) == 2

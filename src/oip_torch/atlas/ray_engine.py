@@ -21,9 +21,9 @@ import logging
 import os
 import shutil
 import socket
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError, OipError
 from oip_torch.base.messages import one_line
 from oip_torch.base.platform import free_bytes, matmul_precision
+from oip_torch.base.temporary import temporary_folder
 from oip_torch.network.model import FeatureModel
 from oip_torch.search.plan import MemoryLimitError
 
@@ -42,6 +43,7 @@ __all__ = ["LostWorkerError", "ray_engine", "session"]
 _TRIES = 3  # of a job whose worker dies each time
 _WAKE_SECONDS = 0.5
 _CONNECT_SECONDS = 5.0
+_FOLDER_NAME = 32  # characters at most
 _LONGEST_FOLDER = 40  # characters: Ray's sockets lie 60 deeper, and may have 107 in all
 _QUIET = {  # Ray reads them when it is imported or started
     "RAY_USAGE_STATS_ENABLED": "0",  # it would report to its makers
@@ -236,7 +238,7 @@ def session(address: str | None) -> Iterator[Any]:
     folder = None
     with contextlib.ExitStack() as stack:
         if address is None:
-            folder = stack.enter_context(_folder())
+            folder = str(stack.enter_context(_folder()))
             where: dict[str, Any] = {"address": "local", "num_cpus": torch.get_num_threads(), "_temp_dir": folder}
             where["include_dashboard"] = False
         else:
@@ -258,13 +260,10 @@ def session(address: str | None) -> Iterator[Any]:
             raise
 
 
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    """For what Ray writes while it runs."""
-    parent = tempfile.gettempdir()
-    prefix = "oip_ray_"
-    if len(parent) + len(prefix) + 10 > _LONGEST_FOLDER:
-        parent = "/tmp"
-    return tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
+def _folder() -> contextlib.AbstractContextManager[Path]:
+    """For what Ray writes while it runs; in /tmp where the usual place has a long name."""
+    short = len(os.environ.get("TMPDIR") or "/tmp") + _FOLDER_NAME <= _LONGEST_FOLDER
+    return temporary_folder("ray", None if short else Path("/tmp"))
 
 
 def _workers(ray: Any, kind: str) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from oip_torch.base.errors import ConversionError, InputError
 from oip_torch.network.opsets import constants_of, drop_allowzero, hold_constants, in_known_opset
 
-__all__ = ["OPSET", "TO_LAST", "ForeignLayer", "find_layers", "fix_reshapes", "prepare"]
+__all__ = ["TO_LAST", "ForeignLayer", "find_layers", "fix_reshapes", "prepare"]
 
 TO_LAST = "image_to_last"
 """The name of the transposition of images to channels last, where the graph wants them so."""
