@@ -87,6 +87,8 @@ def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
     try:
         with torch.no_grad(), matmul_precision():
             outputs = model.every_layer(probe)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except RuntimeError as error:  # shapes that do not fit, or more memory than there is
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: the network does not run ({reason}): the file is damaged; convert again") from None

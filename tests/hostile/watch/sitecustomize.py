@@ -10,7 +10,7 @@ _LOG = os.environ.get("OIP_CORPUS_LOG", "")
 _SECRET = os.environ.get("OIP_CORPUS_SECRET", "\0")
 _CANARY = os.environ.get("OIP_CORPUS_CANARY", "\0")
 _NEVER = frozenset(
-    "os.system os.exec pty.spawn os.startfile socket.connect socket.bind socket.getaddrinfo socket.gethostbyname "
+    "os.system os.exec pty.spawn os.startfile socket.connect socket.getaddrinfo socket.gethostbyname "
     "urllib.Request webbrowser.open ftplib.connect http.client.connect smtplib.connect os.chmod os.chown".split()
 )
 
