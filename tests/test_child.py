@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from oip_torch.base.child import Child
+from oip_torch.base.child import Child, network_limits
+from oip_torch.base.limits import plain_environment
 
 
 def child(folder: Path, code: str, *arguments: str, **options: object) -> Child:
@@ -96,3 +99,76 @@ def test_who_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with child(tmp_path, "import time\ntime.sleep(60)") as running:
         pass
     assert running.process.returncode == -9
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from oip_torch.base.child import Child
+import threading
+def start():
+    global child
+    child = Child("module_of_this_test", folder=Path(sys.argv[1]), environment={})
+    print(child.process.pid, child.process.stdout.readline().strip(), flush=True)
+starter = threading.Thread(target=start)  # which ends, and its child does not
+starter.start()
+starter.join()
+time.sleep(60)
+"""
+STUBBORN = """
+import re, signal
+for kind in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(kind, signal.SIG_IGN)
+print("on", flush=True)
+re.match("(a+)+$", "a" * 64 + "b")  # in C, for ever, and without letting another thread run
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_it_ends_with_its_parent(tmp_path: Path, how: signal.Signals) -> None:
+    (tmp_path / "module_of_this_test.py").write_text(STUBBORN)
+    with subprocess.Popen([sys.executable, "-c", PARENT, tmp_path], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid, word = parent.stdout.readline().split()
+        assert word == "on"
+        time.sleep(0.2)
+        assert psutil.pid_exists(int(pid))
+        assert psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+        parent.send_signal(how)
+    until = time.monotonic() + 10
+    while psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_parent_that_died_before(tmp_path: Path) -> None:
+    """Its end of the pipe is closed when the child looks."""
+    (tmp_path / "module_of_this_test.py").write_text("print('ran')")
+    end, other = os.pipe()
+    os.close(other)
+    result = subprocess.run(
+        [sys.executable, "-m", "oip_torch.base.child", f"[{end}, {{}}]", "module_of_this_test"],
+        cwd=tmp_path,
+        pass_fds=[end],
+        capture_output=True,
+        env=plain_environment(os.environ),
+    )
+    os.close(end)
+    assert result.returncode != 0
+    assert b"ran" not in result.stdout
+
+
+def test_what_a_whole_network_may_take() -> None:
+    limits = network_limits()
+    assert limits.memory == psutil.virtual_memory().total * 3 // 4
+    assert network_limits(sees_gpu=True).memory is None
+
+
+def test_it_sees_no_secret_and_leaves_no_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_USER", "x")
+    before = psutil.Process().num_fds()
+    with child(tmp_path, "import os\nprint(*os.environ)") as running:
+        out, _ = running.process.communicate()
+    assert "PATH" in out
+    assert "SECRET_OF_THE_USER" not in out
+    assert psutil.Process().num_fds() == before

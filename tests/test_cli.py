@@ -252,7 +252,7 @@ def test_what_was_found_is_told_though_it_cannot_be_saved(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("xarray.Dataset.to_netcdf", full)
+    monkeypatch.setattr("oip_torch.base.files._as_netcdf", full)
     assert ascend_some(mnist_onnx, tmp_path, "0", "--json") == 2
     printed = capsys.readouterr()
     answer = json.loads(printed.out)

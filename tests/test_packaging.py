@@ -39,7 +39,7 @@ EXTRA_OF = {  # all other modules do without an extra
 }
 THERE_ALREADY = {"IPython"}  # it is asked for its display only where its kernel runs us
 BY_HAND = {"tf_keras"}  # tests/keras2_zoo.py made files of Keras 2 once, in an environment of its own
-NOT_IMPORTED_BY_US = {"torchvision", "h5netcdf", "fsspec"}  # onnx2torch, xarray and zarr import them
+NOT_IMPORTED_BY_US = {"torchvision", "fsspec"}  # onnx2torch and zarr import them
 
 
 def declared(extra: str | None = None) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -11,8 +12,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from oip_torch.base.bounded import reading_limits, run_bounded
 from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError, OipError
+from oip_torch.base.limits import most_unpacked
 from oip_torch.base.messages import one_line
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ __all__ = [
 ]
 
 _SOFTWARE = "oip_torch"
+_HDF5 = b"\x89HDF\r\n\x1a\n"  # how such a file begins
 
 
 def as_path(path: str | os.PathLike[str], what: str) -> Path:
@@ -131,32 +135,65 @@ def write_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], compressed: 
     path = as_path(path, "a NetCDF file, with the ending .nc")
     if path.suffix != ".nc":
         raise InputError(f"{path} ends in {path.suffix or 'nothing'}: expected a NetCDF file, with the ending .nc")
-    encoding = {name: {"zlib": True, "complevel": 4} for name in compressed}
     with replacing(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+        temporary.write_bytes(_as_netcdf(dataset, compressed))
     return path
+
+
+def _as_netcdf(dataset: xr.Dataset, compressed: Iterable[str]) -> memoryview:
+    """The bytes of the file: the HDF5 library, which takes a full disk badly, writes into memory."""
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
+    dataset = dataset.copy()
+    for name in compressed:
+        dataset[name].encoding = {"zlib": True, "complevel": 4}
+    buffer = io.BytesIO()
+    with h5netcdf.File(buffer, "w") as file:
+        dataset.dump_to_store(H5NetCDFStore(file))
+    return buffer.getbuffer()
 
 
 def read_netcdf(path: str | os.PathLike[str], writer: str) -> xr.Dataset:
     """All of a NetCDF file, in memory; what is in it remains to be checked.
+
+    A child process reads it (`base.hdf5`), since it may come from anyone.
 
     Args:
         path: of the file.
         writer: what writes such files, for the messages: "Oips.save".
 
     Raises:
-        InputError: missing or damaged file.
+        InputError: missing or damaged file, or one that unpacks to more than `limits.most_unpacked` says.
     """
-    import xarray as xr  # not above, since the command line imports this module, and is to start at once
+    import numpy as np  # not above, since the command line imports this module, and is to start at once
+    import xarray as xr
 
     path = existing_file(path, f"a NetCDF file that {writer} wrote")
+    expected = f"expected a file that {writer} wrote"
+    with path.open("rb") as file:
+        if file.read(len(_HDF5)) != _HDF5:
+            raise InputError(f"{path} is not readable as NetCDF (it does not begin as HDF5 does): {expected}")
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.load()
-    except Exception as error:  # damaged files raise anything: HDF5 alone RuntimeError, OSError and KeyError
-        raise InputError(
-            f"{path} is not readable as NetCDF ({one_line(error)}): expected a file that {writer} wrote"
-        ) from None
+        told, arrays = run_bounded(
+            "oip_torch.base.hdf5:netcdf",
+            {"path": os.path.abspath(path)},
+            reading_limits(most_unpacked(path.stat().st_size)),
+        )
+        variables = {}
+        for name, variable in told["variables"].items():
+            values = arrays.get(name)
+            if values is None:
+                values = np.empty(len(variable["text"]), object)
+                values[:] = variable["text"]
+            values = values.reshape(variable["shape"])
+            variables[name] = xr.Variable(variable["dimensions"], values, variable["attributes"])
+        raw = xr.Dataset(variables, attrs=told["attributes"])
+        return xr.decode_cf(raw, decode_times=False, decode_timedelta=False).load()
+    except InputError:
+        raise
+    except Exception as error:  # of damaged files, also what xarray throws at dimensions that do not fit
+        raise InputError(f"{path} is not readable as NetCDF ({one_line(error)}): {expected}") from None
 
 
 @contextlib.contextmanager

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from oip_torch.base.bounded import BoundedError, reading_limits, run_bounded
 from oip_torch.base.errors import InputError
 from oip_torch.base.files import existing_file
+from oip_torch.base.limits import most_unpacked
 
 __all__ = ["check_pixels", "images_sha256", "pixel_statistics", "read_data", "read_images"]
 
@@ -50,22 +52,16 @@ def _read(path: str | os.PathLike[str], *besides: str) -> dict[str, npt.NDArray[
     """The images, as x_test, and of these other arrays those that are there."""
     path = existing_file(path, "an .npz file with the images x_test, such as Keras' mnist.npz")
     expected = "expected an .npz file with the images x_test, such as Keras' mnist.npz"
+    with path.open("rb") as file:
+        if file.read(6) == b"\x93NUMPY":
+            raise InputError(f"{path} holds a single array in .npy format: {expected}; save it with np.savez")
+    arguments = {"path": os.path.abspath(path), "wanted": "x_test", "besides": list(besides), "expected": expected}
     try:
-        with path.open("rb") as file:  # np.load itself leaves damaged archives open
-            arrays = np.load(file, allow_pickle=False)
-            if isinstance(arrays, np.ndarray):
-                raise InputError(f"{path} holds a single array in .npy format: {expected}; save it with np.savez")
-            keys = list(arrays.files)
-            if "x_test" not in keys and len(keys) != 1:
-                there = ", ".join(keys[:8]) or "none"
-                raise InputError(f"{path} has no array x_test, and not one array only (there are: {there}): {expected}")
-            found = {name: np.asarray(arrays[name]) for name in besides if name in keys}
-            found["x_test"] = np.asarray(arrays["x_test" if "x_test" in keys else keys[0]])
-    except InputError:
-        raise
-    except Exception as error:  # damaged files raise anything: of zipfile, zlib, struct, tokenize
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not readable as .npz ({reason}): {expected}") from None
+        _, found = run_bounded(
+            "oip_torch.base.npz:images", arguments, reading_limits(most_unpacked(path.stat().st_size))
+        )
+    except BoundedError as error:
+        raise InputError(f"{path} is not readable as .npz ({error}): {expected}") from None
     check_pixels(found["x_test"], str(path))
     return found
 

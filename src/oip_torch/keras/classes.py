@@ -17,7 +17,7 @@ __all__ = [
     "is_operation",
     "module_of_operation",
     "refusal",
-    "refused_string",
+    "refused_value",
 ]
 
 CONVOLUTIONS = frozenset({"Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Conv2DTranspose"})
@@ -158,21 +158,36 @@ def refusal(entry: dict[str, Any]) -> str | None:
     return f"the class {registered or name!r}: {expected}; {_ANEW}"
 
 
-def refused_string(key: str, value: str) -> str | None:
-    """What is wrong with a function or class that is named by a mere string; None: nothing."""
+def refused_value(key: str, value: Any) -> str | None:
+    """What is wrong with a function or class that an argument names; None: nothing, or it is an entry of its own.
+
+    Keras calls what it finds under a name. So there is a mere name of the list, an entry with a class, or nothing.
+    """
     if key == "interpolation":
         ways = "nearest or bilinear, since torch computes no other as TensorFlow does"
-        return None if value in ("nearest", "bilinear") else f"the interpolation {value!r}: expected {ways}"
-    if key.endswith("activation"):
-        return None if value in _ACTIVATIONS else f"the activation {value!r}: expected one of Keras' own"
+        return None if value in ("nearest", "bilinear") else f"the interpolation {_told(value)}: expected {ways}"
     for ending, classes in (
+        ("activation", _ACTIVATIONS),
         ("_initializer", _INITIALIZERS | {"Uniform", "Normal"}),
         ("_regularizer", _REGULARIZERS),
         ("_constraint", _CONSTRAINTS),
     ):
-        if key.endswith(ending) and value.replace("_", "").lower() not in {name.lower() for name in classes}:
-            return f"the {ending[1:]} {value!r}: expected one of Keras' own"
+        if not key.endswith(ending) or value is None:
+            continue
+        if isinstance(value, dict) and isinstance(value.get("class_name"), str):
+            continue  # is looked at by itself
+        known = isinstance(value, str) and (
+            value in classes
+            if ending == "activation"
+            else value.replace("_", "").lower() in {name.lower() for name in classes}
+        )
+        if not known:
+            return f"the {ending.lstrip('_')} {_told(value)}: expected one of Keras' own"
     return None
+
+
+def _told(value: Any) -> str:
+    return repr(value) if isinstance(value, str) and len(value) <= 60 else repr(value)[:60]
 
 
 def _refused_mark(entry: dict[str, Any]) -> str | None:

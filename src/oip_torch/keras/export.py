@@ -25,7 +25,7 @@ from oip_torch.base.errors import InputError
 from oip_torch.base.messages import one_line
 from oip_torch.keras.classes import CONVOLUTIONS
 from oip_torch.keras.graph import to_onnx
-from oip_torch.keras.network import Recorder, in_dtype, limit_resources, load_network
+from oip_torch.keras.network import Recorder, in_dtype, load_network
 from oip_torch.network.domain import Domain, find_domain
 from oip_torch.network.probes import BEFORE, digits, noise
 
@@ -147,7 +147,6 @@ def _say(stage: str) -> None:
 
 def main(folder: Path) -> None:
     """Export the network that `job.json` names; see the module's head for what is written."""
-    limit_resources()
     for name in _LEFT_OUT:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type] # so that importing it is an ImportError
     job: Job = json.loads((folder / "job.json").read_text())

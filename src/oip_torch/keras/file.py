@@ -7,31 +7,33 @@ unless every class in its configuration is on the lists of `keras.classes`.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from oip_torch.base.bounded import BoundedError, reading_limits, run_bounded
 from oip_torch.base.checks import shown, whole_numbers
 from oip_torch.base.errors import InputError
 from oip_torch.base.files import existing_file
+from oip_torch.base.limits import most_unpacked
 from oip_torch.base.messages import one_line
-from oip_torch.keras.classes import CONTAINERS, CONVOLUTIONS, PLAIN, refusal, refused_string
+from oip_torch.base.plain_json import MOST_BYTES, parse_json
+from oip_torch.keras import contents
+from oip_torch.keras.classes import CONTAINERS, CONVOLUTIONS, PLAIN, refusal, refused_value
 from oip_torch.keras.formats import is_saved_model, other_format
 from oip_torch.keras.inputs import image_shape, inputs_of
 from oip_torch.keras.rewrite import rewrite, with_input_shape
-from oip_torch.keras.weights import check_weights, is_of_keras_2
+from oip_torch.keras.weights import check_weights
 
 __all__ = ["KerasFile", "check_size", "read_keras_file"]
 
-_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
-_MOST_JSON_BYTES = 64 << 20  # networks of a thousand layers take less than one
-_MOST_BYTES = 8 << 30  # of a file, unpacked: far above any CNN, far below what would fill a machine
+_MOST_LAYERS = 5000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ class KerasFile:
         import h5py
 
         with h5py.File(self.path, "r") as weights:
-            if is_of_keras_2(weights):
+            if any(name.startswith("layer_names") for name in weights.attrs):  # as Keras 2 writes them
                 with h5py.File(target, "w") as file:
                     file.attrs["model_config"] = json.dumps(self.config).encode()
                     weights.copy(weights["/"], file, name="model_weights")
@@ -100,6 +102,8 @@ def read_keras_file(
     path: str | os.PathLike[str],
     size: tuple[int, int] | None = None,
     architecture: str | os.PathLike[str] | None = None,
+    *,
+    contained: bool = False,
 ) -> KerasFile:
     """Read a Keras CNN as data, and check, without running any of it, that it is made of known layers.
 
@@ -107,6 +111,7 @@ def read_keras_file(
         path: .keras or HDF5.
         size: (height, width) of the images, for a network that leaves them open.
         architecture: the JSON file with the configuration, where `path` holds weights alone.
+        contained: this process is a child with limits itself, and needs no other one to unpack the file in.
 
     Raises:
         InputError: no path, missing or damaged file, weights without a model or of another one, an unknown or custom
@@ -121,14 +126,17 @@ def read_keras_file(
         raise other_format(Path(path))
     path = existing_file(path, "a Keras model saved as .keras or .h5")
     suffix = path.suffix.lower()
+    weights: dict[str, Any]
     if architecture is not None:
         architecture = existing_file(architecture, "the network's configuration, as model.to_json() writes it")
-        _check_weights_alone(path)
+        weights = _weights_alone(path, contained=contained)
         config = _json_config(architecture)
     elif suffix == ".keras":
-        config = _keras_config(path)
+        config, weights = _contents(path, "zip", contained=contained)
     elif suffix in {".h5", ".hdf5"} or _is_hdf5(path):
-        config = _h5_config(path)
+        config, weights = _contents(path, "hdf5", contained=contained)
+        if config is None:
+            raise _alone(path)
     else:
         raise other_format(path)
     told = path if architecture is None else architecture  # which file a message is about
@@ -136,8 +144,7 @@ def read_keras_file(
         _check_network(config, told)
         config, rewritten = rewrite(config)
         _admit(config, told)
-        if architecture is not None:
-            check_weights(path, config, architecture)
+        check_weights(weights, config, path, architecture)
         shape = image_shape(config, told, size)
         if shape is not None and size is not None and None in (inputs_of(config) or [("", ())])[0][1][1:]:
             with_input_shape(config, (None, *shape))
@@ -160,87 +167,67 @@ def check_size(size: Any) -> tuple[int, int] | None:
     return numbers[0], numbers[1]
 
 
-def _keras_config(path: Path) -> Any:
-    """The architecture in a .keras file (a zip of JSON and HDF5)."""
+def _contents(path: Path, kind: str, *, contained: bool) -> tuple[Any, dict[str, Any]]:
+    """The configuration in a file ("zip" or "hdf5"), None where it holds weights alone, and the tree of its weights."""
+    if contained:
+        with tempfile.TemporaryDirectory(prefix="oip-load-") as folder:
+            told, _ = contents.of_zip(str(path), folder) if kind == "zip" else contents.of_hdf5(str(path))
+    else:
+        size = path.stat().st_size
+        limits = reading_limits(most_unpacked(size) if kind == "zip" else 0)
+        try:
+            told, _ = run_bounded(f"{contents.__name__}:of_{kind}", {"path": os.path.abspath(path)}, limits)
+        except BoundedError as error:
+            raise _unreadable(path, kind, error) from None
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-            missing = {"config.json", "model.weights.h5"} - names
-            if missing:
-                raise InputError(f"{path} is a zip file, but no Keras model: it lacks {', '.join(sorted(missing))}")
-            if foreign := names - _MEMBERS:
-                raise InputError(
-                    f"{path} holds {sorted(foreign)[0]!r}: expected {', '.join(sorted(_MEMBERS))} alone; "
-                    "models with assets cannot be converted"
-                )
-            if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
-                raise InputError(f"{path} unpacks to more than {_MOST_BYTES >> 30} GiB: expected a CNN's weights")
-            if (damaged := archive.testzip()) is not None:
-                raise InputError(f"{path} is damaged: its part {damaged} fails its checksum; fetch or save it again")
-            if archive.getinfo("model.weights.h5").compress_type == zipfile.ZIP_STORED:  # as Keras writes it
-                with archive.open("model.weights.h5") as weights:
-                    _check_h5_links(weights, path)
-            else:
-                _check_h5_links(io.BytesIO(archive.read("model.weights.h5")), path)
-            return json.loads(archive.read("config.json"))
-    except InputError:
-        raise
-    except Exception as error:  # zipfile raises its own, and what zlib, lzma, bz2, struct and json throw at damage
-        raise InputError(
+        return None if told["config"] is None else parse_json(told["config"]), told["weights"]
+    except ValueError as error:
+        if kind == "zip":
+            raise _unreadable(path, kind, error) from None
+        raise InputError(f"{path} has an unreadable model_config ({one_line(error)}); save the model again") from None
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> InputError:
+    if kind == "zip":
+        return InputError(
             f"{path} is not a readable .keras file ({one_line(error)}): expected the zip file that model.save writes; "
             "fetch or save it again"
-        ) from None
-
-
-def _h5_config(path: Path) -> Any:
-    """The architecture in an HDF5 file."""
-    text = _model_config(path)
-    if text is None:
-        raise InputError(
-            f"{path} holds weights without their network: expected the whole network; recipe, where the network is "
-            f"built: model.load_weights({path.name!r}); model.save('model.keras'); or give its configuration beside "
-            f"them: open('network.json', 'w').write(model.to_json()), then oip convert {path.name} --architecture "
-            "network.json"
         )
-    try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} has an unreadable model_config ({error}); save the model again") from None
+    return InputError(
+        f"{path} is not readable as HDF5 ({one_line(error)}): expected a model that Keras saved; fetch or save it again"
+    )
 
 
-def _model_config(path: Path) -> Any:
-    """The text of the configuration in an HDF5 file; None where it holds weights alone."""
-    import h5py
-
-    _check_h5_links(path, path)
-    try:
-        with h5py.File(path, "r") as file:
-            return file.attrs.get("model_config")
-    except Exception as error:  # as above
-        raise _unreadable_h5(path, error) from None
+def _alone(path: Path) -> InputError:
+    return InputError(
+        f"{path} holds weights without their network: expected the whole network; recipe, where the network is "
+        f"built: model.load_weights({path.name!r}); model.save('model.keras'); or give its configuration beside "
+        f"them: open('network.json', 'w').write(model.to_json()), then oip convert {path.name} --architecture "
+        "network.json"
+    )
 
 
-def _check_weights_alone(path: Path) -> None:
-    """Refuse what is not HDF5 with weights alone."""
-    if path.suffix.lower() == ".keras" or (_is_hdf5(path) and _model_config(path) is not None):
+def _weights_alone(path: Path, *, contained: bool) -> dict[str, Any]:
+    """The tree of a file of weights alone."""
+    found = _contents(path, "hdf5", contained=contained) if _is_hdf5(path) else None
+    if path.suffix.lower() == ".keras" or (found is not None and found[0] is not None):
         raise InputError(f"{path} holds its network beside the weights: expected no architecture; give the file alone")
-    if not _is_hdf5(path):
+    if found is None:
         raise InputError(
             f"{path} is not HDF5: expected weights that model.save_weights('NAME.weights.h5') wrote; save them so"
         )
+    return found[1]
 
 
 def _json_config(path: Path) -> Any:
     """The architecture in a JSON file, as model.to_json() writes it."""
     expected = "expected what open('network.json', 'w').write(model.to_json()) writes"
-    if path.stat().st_size > _MOST_JSON_BYTES:
-        raise InputError(f"{path} holds {path.stat().st_size >> 20} MiB: {expected}, at most {_MOST_JSON_BYTES >> 20}")
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"{path} holds {path.stat().st_size >> 20} MiB: {expected}, at most {MOST_BYTES >> 20}")
     try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
+        value = parse_json(path.read_text(encoding="utf-8-sig"))
         if isinstance(value, str):  # json.dump(model.to_json(), file)
-            value = json.loads(value)
-    except RecursionError:
-        raise InputError(f"{path} is nested too deeply for a network: {expected}") from None
+            value = parse_json(value)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is no JSON ({one_line(error)}): {expected}") from None
     if not isinstance(value, dict) or not isinstance(value.get("class_name"), str):
@@ -249,37 +236,6 @@ def _json_config(path: Path) -> Any:
         )
     # What model.to_json() of Keras 2 says of itself is no part of the network.
     return {key: item for key, item in value.items() if key not in ("keras_version", "backend")}
-
-
-def _check_h5_links(source: Path | IO[bytes], path: Path) -> None:
-    """Refuse damaged HDF5, and data that lies outside the file (HDF5 can point anywhere on the disk)."""
-    import h5py
-
-    def visit(group: Any) -> Iterator[str]:
-        for name in group:
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                yield name
-                continue
-            child = group[name]
-            if isinstance(child, h5py.Group):
-                yield from visit(child)
-            elif isinstance(child, h5py.Dataset) and (child.external or child.is_virtual):
-                yield name
-
-    try:
-        with h5py.File(source, "r") as file:
-            outside = next(visit(file), None)
-    except Exception as error:  # h5py lets through whatever the damage leads to
-        raise _unreadable_h5(path, error) from None
-    if outside is not None:
-        raise InputError(f"{path} links its data {outside!r} to another place: expected all weights inside the file")
-
-
-def _unreadable_h5(path: Path, error: Exception) -> InputError:
-    return InputError(
-        f"{path} is not readable as HDF5 ({one_line(error)}): expected a model that Keras saved; fetch or save it again"
-    )
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -302,6 +258,7 @@ def _check_network(config: Any, path: Path) -> None:
 def _admit(config: Any, path: Path) -> None:
     """Refuse every class that is not on the lists, by name; refuse a network without a convolution."""
     classes = set()
+    _check_layers(config, path)
     inputs = inputs_of(config)
     image = inputs[0][1] if inputs is not None and len(inputs) == 1 else None
     for entry, layer in _entries(config, "model"):
@@ -311,7 +268,7 @@ def _admit(config: Any, path: Path) -> None:
             raise InputError(f"{path}: layer {layer!r} uses {what}; replace the layer and save the model again")
         options = entry.get("config")
         for key, value in options.items() if isinstance(options, dict) else ():
-            if isinstance(value, str) and (what := refused_string(key, value)) is not None:
+            if (what := refused_value(key, value)) is not None:
                 raise InputError(f"{path}: layer {layer!r} uses {what}; replace the layer and save the model again")
         if name == "RandomCrop":
             _check_crop(path, layer, options, image)
@@ -323,6 +280,27 @@ def _admit(config: Any, path: Path) -> None:
             )
     if not classes & CONVOLUTIONS:
         raise InputError(f"{path} has no convolution: expected a CNN with at least one Conv2D layer")
+
+
+def _check_layers(config: dict[str, Any], path: Path) -> None:
+    """Refuse layers that are no entries: Keras looks a mere name up among all that it has, and calls it."""
+    waiting, count = [config], 0
+    while waiting:
+        inner = waiting.pop()["config"]
+        layers = inner.get("layers") if isinstance(inner, dict) else None
+        for entry in layers if isinstance(layers, list) else [] if layers is None else [layers]:
+            if not isinstance(entry, dict) or not isinstance(entry.get("class_name"), str):
+                raise InputError(f"{path} has a layer {shown(entry)}: expected a class and its configuration")
+            if not isinstance(entry.get("config"), dict):
+                raise InputError(
+                    f"{path}: a layer {entry['class_name'][:60]!r} has the configuration {shown(entry.get('config'))}: "
+                    "expected its arguments by name"
+                )
+            if entry["class_name"] in CONTAINERS:
+                waiting.append(entry)
+            count += 1
+    if count > _MOST_LAYERS:
+        raise InputError(f"{path} has {count} layers: expected at most {_MOST_LAYERS}")
 
 
 def _check_crop(path: Path, layer: str, options: Any, image: tuple[int | None, ...] | None) -> None:

@@ -7,7 +7,6 @@ their own: Keras' TensorFlow and torch crash in one.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import tempfile
 from collections import Counter
@@ -23,7 +22,7 @@ from oip_torch.base.messages import one_line
 from oip_torch.keras.classes import AUGMENTATIONS
 from oip_torch.keras.file import read_keras_file
 
-__all__ = ["Recorder", "activation_name", "in_dtype", "limit_resources", "load_network", "up_to"]
+__all__ = ["Recorder", "activation_name", "in_dtype", "load_network", "up_to"]
 
 _PART = 1 << 24  # bytes of a weight that are handed over at a time
 _SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./>-]*")  # TensorFlow's own rule
@@ -159,18 +158,6 @@ def activation_name(layer: Any) -> str | None:
     return _name_of(layer.activation) if getattr(layer, "activation", None) is not None else None
 
 
-def limit_resources() -> None:
-    """Bound what an unknown file can take: no core dumps, no endless files, three quarters of the memory."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 30, 16 << 30))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    resource.setrlimit(resource.RLIMIT_DATA, (memory * 3 // 4, memory * 3 // 4))
-
-
 def load_network(path: Path, size: tuple[int, int] | None = None) -> Any:
     """The network in a Keras file, frozen; an `InputError` says what we cannot take.
 
@@ -180,7 +167,7 @@ def load_network(path: Path, size: tuple[int, int] | None = None) -> Any:
     """
     import keras
 
-    file = read_keras_file(path, size)
+    file = read_keras_file(path, size, contained=True)
     with tempfile.TemporaryDirectory(prefix="oip-load-") as folder:
         try:
             with _weights_once():

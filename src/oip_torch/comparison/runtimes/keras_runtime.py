@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from oip_torch.comparison.runtimes import BEFORE, Array, Dtype, Runtime
-from oip_torch.keras.network import Recorder, in_dtype, limit_resources, load_network, up_to
+from oip_torch.keras.network import Recorder, in_dtype, load_network, up_to
 from oip_torch.network.onnx_file import read
 
 __all__ = ["KerasRuntime"]
@@ -26,7 +26,6 @@ class KerasRuntime(Runtime):
         # (keras#23704): where this table is no more, the bounds in float64 tell.
         with contextlib.suppress(AttributeError, ImportError):
             importlib.import_module("keras.src.backend.common.dtypes").BIT64_TO_BIT32_DTYPE["float64"] = "float64"
-        limit_resources()
         height, width, _ = read(onnx_file, check_digest=False)[1].input_shape  # the Keras file may leave them open
         self.network = load_network(keras_file, (height, width))
 
