@@ -233,7 +233,7 @@ def test_attributes_of_a_stranger_are_read_strictly(copy: Path) -> None:
             oip.open_atlas(copy)
     root.write_text(own)
     change(root, lambda data: data["attributes"].update(starts=1 << 19))
-    with pytest.raises(oip.InputError, match=r"may be used: expected an atlas whose layers fit in memory"):
+    with pytest.raises(oip.InputError, match=r"has 1048576 cells: expected at most 131072"):
         oip.open_atlas(copy)["Conv2D_2"]
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "CODES",
     "FIGURES",
     "LARGE",
+    "MOST_CHUNK_BYTES",
     "NOT_FINITE",
     "NOT_MADE",
     "Layout",
@@ -36,6 +37,8 @@ FIGURES = ("scores", "max_preactivation", "status", "converged_at", "cell_steps"
 LARGE = ("images", "traces", "snapshots")
 CODES = {status: code for code, status in enumerate(STATUSES)}
 _MOST_CHUNK_BYTES = 64 << 20
+MOST_CHUNK_BYTES = 1 << 30
+"""Of an array that is read, packed or not: one map may take more than what several may."""
 
 
 @dataclass(frozen=True)

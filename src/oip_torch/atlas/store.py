@@ -7,6 +7,7 @@ are taken, of the sizes that are expected, in codecs that are a zip at most, so 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from oip_torch.atlas.layout import Layout, digest, flags
+from oip_torch.atlas.layout import MOST_CHUNK_BYTES, Layout, digest, flags
 from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError, OipError
 from oip_torch.base.messages import one_line
 from oip_torch.base.platform import free_memory, in_words
+from oip_torch.base.strict_json import check_plain
 from oip_torch.results.fields import Array
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Store"]
 
+_MOST_CELLS = 1 << 17  # of a layer; of 4,096 maps with 32 starts there are at most as many
 _CODECS = frozenset({"BytesCodec", "ZstdCodec"})
 _REMOTE = "://"
 
@@ -37,6 +40,8 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str], *, writable: bool) -> None:
         import zarr
+
+        from oip_torch.atlas.checked_store import CheckedStore
 
         if not isinstance(path, (str, os.PathLike)) or not str(path):
             raise InputError(f"the atlas is given as {shown(path)}: expected a folder, or a URL such as s3://…")
@@ -48,6 +53,7 @@ class Store:
                 if os.path.exists(path) and not os.path.isdir(path):
                     raise InputError(f"{path} is a file: expected the folder of an atlas, such as atlas.zarr")
                 self.store = zarr.storage.LocalStore(Path(path), read_only=not writable)
+        self.store = CheckedStore(self.store)
 
     @property
     def is_atlas(self) -> bool:
@@ -70,7 +76,9 @@ class Store:
         """
         with self._told("read"):
             try:
-                return dict(self._group(group).attrs)
+                found = dict(self._group(group).attrs)
+                check_plain(found)
+                return found
             except FileNotFoundError:
                 what = f"has no group {group!r}" if group else "is no atlas: no zarr group is there"
                 raise InputError(f"{self.name} {what}; expected what `oip atlas` has made") from None
@@ -201,7 +209,13 @@ class Store:
         Raises:
             InputError: other arrays than the layout says, or more than there is memory for.
         """
-        if (needed := layout.bytes_of(kept)) > (most := free_memory() // 2):
+        if layout.cells * layout.starts > _MOST_CELLS:
+            raise InputError(
+                f"{self.name}: group {group!r} has {layout.cells * layout.starts} cells: expected at most {_MOST_CELLS}"
+            )
+        of_cells = [name for name, variable in layout.variables.items() if variable.dimensions[0] == "cell"]
+        needed = layout.bytes_of({*kept, *of_cells}) + layout.cell_bytes
+        if needed > (most := free_memory() // 2):
             raise InputError(
                 f"{self.name}: group {group!r} holds {in_words(needed)}, and {in_words(most)} may be used: expected an "
                 "atlas whose layers fit in memory; read parts of it with xarray.open_zarr"
@@ -222,6 +236,8 @@ class Store:
                 places = {name: layout.place(name, cell, start) for name in names}
                 try:
                     part = {name: np.asarray(stored[name][places[name]]) for name in names}
+                except OipError:
+                    raise
                 except Exception:  # a chunk that is cut or changed: whatever zarr and its codecs raise
                     part = {}
                 hashed = {name: values for name, values in part.items() if name != "cell_seconds"}
@@ -235,6 +251,8 @@ class Store:
         """(cells, starts, 32): all markers; what cannot be read is none."""
         try:
             return np.asarray(array[...])
+        except OipError:
+            raise
         except Exception:
             marks = np.zeros(layout.shape("cell_sha256"), np.uint8)
             for cell, start in np.ndindex(marks.shape[:2]):
@@ -316,6 +334,12 @@ class Store:
                 f"{self.name}: {array.path} holds {array.dtype} in {', '.join(sorted(codecs))}: expected numbers, as "
                 "`oip atlas` writes them"
             )
+        if (size := math.prod(array.chunks) * array.dtype.itemsize) > MOST_CHUNK_BYTES:
+            raise InputError(
+                f"{self.name}: {array.path} is in chunks of {size} bytes: expected at most {MOST_CHUNK_BYTES}"
+            )
+        if array.nchunks > _MOST_CELLS:
+            raise InputError(f"{self.name}: {array.path} has {array.nchunks} chunks: expected at most {_MOST_CELLS}")
 
     def _check(self, array: zarr.Array[Any], name: str, layout: Layout, *, least: bool = False) -> None:
         """As the layout says; `least`: or with fewer starts."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import importlib.util
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,11 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from oip_torch.base.errors import ConversionError, InputError, VerificationError
+from oip_torch.base.errors import ConversionError, InputError, OipError, VerificationError
 from oip_torch.base.files import sha256
 from oip_torch.base.layouts import channels_first, channels_last
-from oip_torch.base.platform import matmul_precision
+from oip_torch.base.messages import one_line
+from oip_torch.base.platform import free_memory, in_words, matmul_precision
 from oip_torch.base.tensors import to_array, to_tensor
 from oip_torch.keras.convert import given_domain, output_file
 from oip_torch.keras.file import check_size
@@ -32,11 +35,13 @@ from oip_torch.keras.verify import (
 )
 from oip_torch.network.capture import capture
 from oip_torch.network.domain import find_domain
-from oip_torch.network.foreign import TO_LAST, ForeignLayer, find_layers, fix_reshapes, prepare
+from oip_torch.network.foreign import OPSET, TO_LAST, ForeignLayer, find_layers, fix_reshapes, prepare
 from oip_torch.network.load import resolve_device
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer, Network, graph_sha256, is_ours, read_graph, write
 from oip_torch.network.probes import digits, fingerprint, noise
+from oip_torch.network.safety import check_conversion, check_sizes
+from oip_torch.network.shapes import Shapes
 
 __all__ = ["import_onnx"]
 
@@ -91,13 +96,24 @@ def import_onnx(
     if importlib.util.find_spec("onnxruntime") is None:
         raise InputError('onnxruntime is not installed, but needed to import: run `pip install ".[compare]"`')
     given = given_domain(mean, std, data, value_range)
-    ready, shape = prepare(proto, check_size(size))
+    check_conversion(proto, path, OPSET)
+    with _told(path):
+        return _imported(proto, path, target, check_size(size), given).to(chosen)
+
+
+def _imported(
+    proto: onnx.ModelProto, path: Path, target: Path, size: tuple[int, int] | None, given: dict[str, Any]
+) -> FeatureModel:
+    """Of a graph that is safe and valid, the network, verified and written to `target`."""
+    ready, shape = prepare(proto, size)
     domain = find_domain(shape, **given)
     logger.warning("note: %s (mean, std, data and range say otherwise)", domain.source)
     shown = np.concatenate([domain.to_input(noise(NOISE_PROBES, shape)), digits(DIGIT_PROBES, shape, domain)])
     images = np.asarray(shown, np.float32)
-    fix_reshapes(ready, _shapes(ready, images))
-    found, result = find_layers(ready, _shapes(ready, images))
+    shapes = _of_each_image(check_sizes(ready, path))
+    fix_reshapes(ready, shapes)
+    found, result = find_layers(ready, shapes)
+    _check_memory(found, len(images))
     _make_outputs(ready, found)
     expected = _run(
         ready, images, list(dict.fromkeys(t for layer in found for t in (layer.tensor, layer.tensor_before)))
@@ -130,7 +146,30 @@ def import_onnx(
         verification["in_float64"] = checked
     network = dataclasses.replace(network, layers=layers, verification=verification)
     write(ready, network, target)
-    return FeatureModel.of_onnx(ready, network).to(chosen)
+    return FeatureModel.of_onnx(ready, network)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Whatever a reader of an untrusted graph raises is an `InputError`."""
+    try:
+        yield
+    except OipError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{path} cannot be taken in ({one_line(error)[:200]}): expected the graph of a CNN; export it anew"
+        ) from error
+
+
+def _check_memory(layers: Sequence[ForeignLayer], images: int) -> None:
+    """What ONNX Runtime gives and what torch gives is held of all layers at one time, to be compared."""
+    needed = 2 * 4 * images * sum(math.prod(layer.size) for layer in layers)
+    if needed > (most := free_memory()):
+        raise InputError(
+            f"the layers of {images} images take {in_words(needed)} to verify, and {in_words(most)} are free: expected "
+            "a network that fits in memory; free some, or take one of smaller images"
+        )
 
 
 def _layer(layer: ForeignLayer, values: Array) -> Layer:
@@ -159,18 +198,16 @@ def _make_outputs(proto: onnx.ModelProto, layers: Sequence[ForeignLayer]) -> Non
     try:
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:
-        raise ConversionError(f"the rewritten graph is not valid: {' '.join(str(error).split())[:160]}") from None
+        raise ConversionError(f"the rewritten graph is not valid: {' '.join(str(error).split())[:160]}") from error
 
 
-def _shapes(proto: onnx.ModelProto, images: Array) -> dict[str, tuple[int, ...]]:
-    """Tensor → its shape for one image, of all that have a row for each image, whatever their number."""
-    tensors = [name for node in proto.graph.node for name in node.output if name]
-    two, three = (
-        {name: values.shape for name, values in zip(tensors, _tensors(proto, images[:count], tensors), strict=True)}
-        for count in (2, 3)
-    )
-    alike = (name for name in tensors if two[name][:1] == (2,) and three[name] == (3, *two[name][1:]))
-    return {name: two[name][1:] for name in alike}
+def _of_each_image(shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Tensor → its shape for one image, of all that have a row for each image."""
+    return {
+        name: one[1:]
+        for name, (one, two) in shapes.items()
+        if one is not None and two is not None and (one[:1], two[:1]) == ((1,), (2,)) and one[1:] == two[1:]
+    }
 
 
 def _session(proto: onnx.ModelProto) -> Any:
@@ -182,7 +219,7 @@ def _session(proto: onnx.ModelProto) -> Any:
     try:
         return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of C++: its own kinds
-        raise ConversionError(f"ONNX Runtime cannot run this graph: {' '.join(str(error).split())[:160]}") from None
+        raise ConversionError(f"ONNX Runtime cannot run this graph: {' '.join(str(error).split())[:160]}") from error
 
 
 def _run(proto: onnx.ModelProto, images: Array, tensors: list[str]) -> dict[str, Array]:
@@ -203,7 +240,7 @@ def _tensors(proto: onnx.ModelProto, images: Array, tensors: list[str]) -> list[
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[-160:]
-        raise ConversionError(f"the graph does not run on {len(images)} images at once: {reason}") from None
+        raise ConversionError(f"the graph does not run on {len(images)} images at once: {reason}") from error
     return outputs
 
 

@@ -18,11 +18,11 @@ from onnx import numpy_helper
 
 from oip_torch.base.errors import ConversionError, InputError
 
-__all__ = ["TO_LAST", "ForeignLayer", "find_layers", "fix_reshapes", "prepare"]
+__all__ = ["OPSET", "TO_LAST", "ForeignLayer", "find_layers", "fix_reshapes", "prepare"]
 
 TO_LAST = "image_to_last"
 """The name of the transposition of images to channels last, where the graph wants them so."""
-_OPSET = 15  # where onnx2torch knows most
+OPSET = 15  # where onnx2torch knows most
 _OLDEST = 7
 _IR, _IR_WITHOUT_INPUTS = 8, 4  # versions of the file format; from 4 on weights need not be inputs
 _SPATIAL = frozenset(
@@ -75,7 +75,7 @@ def prepare(
         raise InputError(f"the file takes {len(inputs)} inputs: expected one, of images")
     if proto.ir_version >= _IR_WITHOUT_INPUTS:
         _hold_constants(proto.graph)  # the way down from later opsets knows no constants
-    if opset != _OPSET:
+    if opset != OPSET:
         proto = _converted(proto, opset)
     proto.ir_version = max(proto.ir_version, _IR)
     for value in [value for value in proto.graph.input if value.name != inputs[0].name]:
@@ -136,18 +136,18 @@ def _converted(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     are valid there: most differ in the types that they admit. What comes of it is compared with the file itself.
     """
     try:
-        return onnx.version_converter.convert_version(proto, _OPSET)
+        return onnx.version_converter.convert_version(proto, OPSET)
     except Exception as error:  # of C++: anything
-        if opset > _OPSET:
+        if opset > OPSET:
             return _relabelled(proto)
         reason = " ".join(str(error).split())[:160]
-        raise ConversionError(f"onnx cannot convert opset {opset} to {_OPSET}: {reason}") from None
+        raise ConversionError(f"onnx cannot convert opset {opset} to {OPSET}: {reason}") from error
 
 
 def _relabelled(proto: onnx.ModelProto) -> onnx.ModelProto:
     earlier = type(proto).FromString(proto.SerializeToString())
     del earlier.opset_import[:]
-    earlier.opset_import.append(onnx.helper.make_opsetid("", _OPSET))
+    earlier.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     try:
         onnx.checker.check_model(earlier, full_check=True)
     except Exception:
@@ -212,6 +212,12 @@ def find_layers(proto: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -
         if not (len(shape) == 1 or (len(shape) == 3 and layouts.get(tensor) == "first")):
             if tensor == output:
                 raise ConversionError(f"the output {tensor!r} is of shape {shape} per image: expected units or maps")
+            continue
+        if len(makers[tensor].output) > 1:
+            if tensor == output:
+                raise ConversionError(
+                    f"the output {tensor!r} is one of several of a {makers[tensor].op_type}: expected the only one"
+                )
             continue
         found[tensor] = ForeignLayer(
             name=tensor if several and _READABLE.fullmatch(tensor) else "output",

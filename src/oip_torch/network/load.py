@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 
 from oip_torch.base.checks import shown
-from oip_torch.base.errors import InputError
+from oip_torch.base.errors import InputError, OipError
+from oip_torch.base.messages import one_line
 from oip_torch.base.platform import matmul_precision
 from oip_torch.base.tensors import to_array, to_tensor
 from oip_torch.network.domain import Domain, check_domain
@@ -47,7 +48,12 @@ def load(
     proto, network = read(path, check_digest=check)
     if not check:  # results carry the digest of what is there, and not what the file says of itself
         network = dataclasses.replace(network, graph_sha256=graph_sha256(proto))
-    model = FeatureModel.of_onnx(proto, network)
+    try:
+        model = FeatureModel.of_onnx(proto, network)
+    except OipError:
+        raise
+    except Exception as error:  # of onnx2torch or torch, on a crafted graph: anything
+        raise _not_running(path, error) from error
     if check:
         _self_check(model, path)
     if domain is not None:
@@ -89,9 +95,8 @@ def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
             outputs = model.every_layer(probe)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except RuntimeError as error:  # shapes that do not fit, or more memory than there is
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: the network does not run ({reason}): the file is damaged; convert again") from None
+    except Exception as error:  # shapes that do not fit, more memory than there is, or whatever a module raises
+        raise _not_running(path, error) from error
     reference = "ONNX Runtime" if model.network.verification.get("reference") == "onnxruntime" else "Keras"
     for layer in model.layers:
         got = fingerprint(to_array(outputs[layer.name]))
@@ -104,6 +109,11 @@ def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
                 "the file is damaged, or a library here computes wrongly; convert again, and compare the installed "
                 "versions"
             )
+
+
+def _not_running(path: str | os.PathLike[str], error: Exception) -> InputError:
+    reason = one_line(error)[:200]
+    return InputError(f"{path}: the network does not run ({reason}): the file is damaged; convert again")
 
 
 def _short(values: Sequence[float]) -> str:

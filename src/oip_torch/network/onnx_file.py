@@ -1,16 +1,17 @@
 """Is this ONNX file safe and sound, and what do its layers say of themselves?
 
 An ONNX file is data, yet an untrusted file can still point to other files, ask for absurd amounts of memory or hide a
-program in control flow. `read` admits a single self-contained graph of plain operations and nothing else. What the
-torch side needs to know of the Keras network travels as JSON in the file's `metadata_props`, under the key `oip_torch`.
+program in control flow. `read` admits a single self-contained graph of plain operations and nothing else
+(`network.safety`). What the torch side needs to know of the Keras network travels as JSON in the file's
+`metadata_props`, under the key `oip_torch`, and has to agree with the graph (`network.metadata`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,20 +19,20 @@ from pathlib import Path
 from typing import Any, overload
 
 import onnx
-from google.protobuf.message import DecodeError
 
+from oip_torch.base.checks import is_whole, shown
 from oip_torch.base.errors import InputError, unknown_name
 from oip_torch.base.files import existing_file, replacing
+from oip_torch.base.messages import one_line
+from oip_torch.base.strict_json import strict_json
 from oip_torch.network.domain import Domain, check_domain, find_domain
+from oip_torch.network.metadata import check_against_graph, check_description, check_layer, check_scale
+from oip_torch.network.safety import HOW_TO_MAKE_ONE, MOST_METADATA_BYTES, check_sizes, check_static, parse
 
 __all__ = ["Layer", "Layers", "Network", "graph_sha256", "is_ours", "layer_from_dict", "read", "read_graph", "write"]
 
 _KEY = "oip_torch"
 _FORMAT = 3
-_MOST_FILE_BYTES = 2 << 30  # protobuf's own limit
-_MOST_NODES = 100_000
-_MOST_ELEMENTS = 1 << 28  # of one tensor for one image: 1 GiB in float32
-_HOW_TO_MAKE_ONE = "make one with `oip convert MODEL.keras`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,31 +175,31 @@ def read(path: str | os.PathLike[str], *, check_digest: bool = True) -> tuple[on
         InputError: missing, damaged, unsafe or foreign file.
     """
     proto, path = read_graph(path)
-    network = _description(proto, path)
+    with _damage_told(path):
+        data = _metadata(proto, path)
+        network = _description(data)
     if check_digest and graph_sha256(proto) != network.graph_sha256:
         raise InputError(
             f"{path} was changed or damaged after its conversion: its graph and weights do not match the digest "
-            f"stored in it; {_HOW_TO_MAKE_ONE}"
+            f"stored in it; {HOW_TO_MAKE_ONE}"
         )
+    shapes = check_sizes(proto, path)
+    with _damage_told(path):
+        check_against_graph(data, proto, shapes)
     return proto, network
 
 
 def read_graph(path: str | os.PathLike[str]) -> tuple[onnx.ModelProto, Path]:
-    """The graph of any ONNX file, ours or another program's, if it is safe; and the file's path.
+    """The graph of any ONNX file, ours or another program's, if it is plain; and the file's path.
+
+    What it costs to run is not known yet: see `safety.check_sizes`.
 
     Raises:
         InputError: missing, damaged or unsafe file.
     """
     path = existing_file(path, "an ONNX file")
-    if path.stat().st_size > _MOST_FILE_BYTES:
-        raise InputError(f"{path} has {path.stat().st_size} bytes: expected at most {_MOST_FILE_BYTES}")
-    try:
-        proto = onnx.ModelProto.FromString(path.read_bytes())
-    except DecodeError:
-        raise InputError(f"{path} is not readable as ONNX: damaged or of another kind; {_HOW_TO_MAKE_ONE}") from None
-    if not proto.graph.node:
-        raise InputError(f"{path} is not readable as ONNX: it holds no graph; {_HOW_TO_MAKE_ONE}")
-    _check_safe(proto, path)
+    proto = parse(path)
+    check_static(proto, path)
     return proto, path
 
 
@@ -226,105 +227,58 @@ def graph_sha256(proto: onnx.ModelProto) -> str:
     return hashlib.sha256(proto.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
-def _check_safe(proto: onnx.ModelProto, path: Path) -> None:
-    def refuse(what: str, expected: str) -> InputError:
-        return InputError(f"{path} is refused: it has {what}; expected {expected}; {_HOW_TO_MAKE_ONE}")
-
-    graph = proto.graph
-    if foreign := {node.domain for node in graph.node} - {"", "ai.onnx"}:
-        raise refuse(f"operations of the domain {sorted(foreign)[0]!r}", "ONNX's own operations")
-    if proto.functions:
-        raise refuse("functions of its own", "a plain graph")
-    if len(graph.node) > _MOST_NODES:
-        raise refuse(f"{len(graph.node)} nodes", f"at most {_MOST_NODES}")
-    if graph.sparse_initializer:
-        raise refuse("sparse weights", "dense ones")
-    tensors = list(graph.initializer)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g") or attribute.graphs:
-                raise refuse(f"control flow ({node.op_type})", "a plain graph")
-            if attribute.HasField("t"):
-                tensors.append(attribute.t)
-            tensors.extend(attribute.tensors)
-    for tensor in tensors:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise refuse(f"the weights {tensor.name!r} in another file", "all data inside")
-        if tensor.data_type == onnx.TensorProto.STRING:
-            raise refuse(f"text among its weights ({tensor.name!r})", "numbers")
-        if math.prod(tensor.dims) > _MOST_ELEMENTS:
-            raise refuse(f"the weights {tensor.name!r} of shape {list(tensor.dims)}", "a CNN's")
-    try:
-        onnx.checker.check_model(proto, full_check=True)
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except Exception as error:  # the checker raises its own, and what its C++ side throws
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is no valid ONNX graph ({reason}); {_HOW_TO_MAKE_ONE}") from None
-    for value in inferred.graph.value_info:
-        size = math.prod(max(1, dim.dim_value) for dim in value.type.tensor_type.shape.dim)
-        if size > _MOST_ELEMENTS:
-            raise refuse(f"a tensor of {size} elements per image ({value.name!r})", f"at most {_MOST_ELEMENTS}")
-
-
-def _description(proto: onnx.ModelProto, path: Path) -> Network:
-    """The metadata, every field checked: the file is untrusted."""
+def _metadata(proto: onnx.ModelProto, path: Path) -> dict[str, Any]:
+    """Every field checked, under the keys of today."""
     text = next((entry.value for entry in proto.metadata_props if entry.key == _KEY), None)
     if text is None:
-        raise InputError(
+        raise _OtherFileError(
             f"{path} was not made by oip_torch: the metadata {_KEY!r} that names its layers is missing; take it in "
             "with `oip import FILE.onnx`, or make one of a Keras file with `oip convert MODEL.keras`"
         )
-    try:
-        data = json.loads(text)
-        if data["format"] not in range(1, _FORMAT + 1):
-            raise _FormatError(
-                f"{path} has metadata of format {data['format']}: this version reads formats 1 to {_FORMAT}; "
-                f"{_HOW_TO_MAKE_ONE}"
-            )
-        data = _of_today(data)
-        layers = tuple(layer_from_dict(entry) for entry in data["layers"])
-        if any(layer.max_error is None for layer in layers):  # only modules of the user's own have none
-            raise ValueError("a layer without max_error")
-        height, width, channels = (int(n) for n in data["input_shape"])
-        network = Network(
-            layers=layers,
-            output=str(data["output"]),
-            input_shape=(height, width, channels),
-            domain=Domain.from_dict(data["domain"]),
-            source=str(data["source"]),
-            source_sha256=str(data["source_sha256"]),
-            graph_sha256=str(data["graph_sha256"]),
-            versions={str(key): str(value) for key, value in data["versions"].items()},
-            verification=dict(data["verification"]),
-            rewritten=dict(data.get("rewritten", {})),
-            probes_in_domain=bool(data["probes_in_domain"]),
+    if len(text) > MOST_METADATA_BYTES:
+        raise ValueError(f"{len(text)} characters: expected at most {MOST_METADATA_BYTES}")
+    data = strict_json(text)
+    if not is_whole(data["format"]) or data["format"] not in range(1, _FORMAT + 1):
+        raise _OtherFileError(
+            f"{path} has metadata of format {shown(data['format'])}: this version reads formats 1 to {_FORMAT}; "
+            f"{HOW_TO_MAKE_ONE}"
         )
-        check_domain(network.domain, channels)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        if isinstance(error, _FormatError):
-            raise
-        raise InputError(f"{path} has damaged metadata ({type(error).__name__}: {error}); {_HOW_TO_MAKE_ONE}") from None
-    tensors = {name for node in proto.graph.node for name in node.output}
-    for layer in layers:
-        if missing := {layer.tensor, layer.tensor_before} - tensors:
-            raise InputError(f"{path} has no tensor {missing.pop()!r} for layer {layer.name!r}; {_HOW_TO_MAKE_ONE}")
-    _check_layers(proto, network, path)
-    if not layers or network.output not in {layer.name for layer in layers}:
-        raise InputError(f"{path} has damaged metadata (no output layer); {_HOW_TO_MAKE_ONE}")
-    if [entry.name for entry in proto.graph.input] != ["image"]:
-        raise InputError(f"{path} does not take one input 'image'; {_HOW_TO_MAKE_ONE}")
-    if min(network.input_shape) < 1 or math.prod(network.input_shape) > _MOST_ELEMENTS:
-        raise InputError(f"{path} has an input of shape {network.input_shape}; {_HOW_TO_MAKE_ONE}")
-    if _sizes(proto.graph.input[0]) != [channels, height, width]:
-        raise InputError(
-            f"{path} has damaged metadata (input {network.input_shape}, where the graph takes "
-            f"{_sizes(proto.graph.input[0])}); {_HOW_TO_MAKE_ONE}"
-        )
+    data = _of_today(data)
+    check_description(data)
+    return data
+
+
+def _description(data: Mapping[str, Any]) -> Network:
+    layers = tuple(layer_from_dict(entry) for entry in data["layers"])
+    if any(layer.max_error is None for layer in layers):  # only modules of the user's own have none
+        raise ValueError("a layer without max_error")
+    height, width, channels = data["input_shape"]
+    network = Network(
+        layers=layers,
+        input_shape=(height, width, channels),
+        domain=Domain.from_dict(data["domain"]),
+        **{key: data[key] for key in ("output", "source", "source_sha256", "graph_sha256", "versions")},
+        verification=data["verification"],
+        rewritten=data.get("rewritten", {}),
+        probes_in_domain=data["probes_in_domain"],
+    )
+    check_domain(network.domain, channels)
     return network
 
 
-class _FormatError(InputError):
-    """Another version wrote the file."""
+@contextlib.contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _OtherFileError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"{path} has damaged metadata ({one_line(reason)}); {HOW_TO_MAKE_ONE}") from error
+
+
+class _OtherFileError(InputError):
+    """Another program or version wrote the file."""
 
 
 def _of_today(data: dict[str, Any]) -> dict[str, Any]:
@@ -333,6 +287,7 @@ def _of_today(data: dict[str, Any]) -> dict[str, Any]:
         layers = [{**entry, "fingerprint": entry["figures"]} for entry in data["layers"]]
         data = {**data, "verification": data["proof"], "layers": layers}
     if data["format"] < 3:  # mean and std alone, or nothing, said what was done to the pixels
+        check_scale(data)
         scale = None if data["mean"] is None or data["std"] is None else (data["mean"], data["std"])
         height, width, channels = (int(n) for n in data["input_shape"])
         domain = find_domain((height, width, channels), scale=scale)
@@ -340,48 +295,16 @@ def _of_today(data: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _check_layers(proto: onnx.ModelProto, network: Network, path: Path) -> None:
-    """What runs the network relies on each layer being an output of the graph, with as many maps as it says."""
-    sizes = {value.name: _sizes(value) for value in proto.graph.output}
-    if sorted(sizes) != sorted(layer.tensor for layer in network.layers):
-        raise InputError(f"{path} has damaged metadata (its layers are not the graph's outputs); {_HOW_TO_MAKE_ONE}")
-    if len({layer.name for layer in network.layers}) != len(network.layers):
-        raise InputError(f"{path} has damaged metadata (two layers of one name); {_HOW_TO_MAKE_ONE}")
-    for layer in network.layers:
-        size = sizes[layer.tensor]
-        maps = 0 if not size else size[0] if len(size) == 3 else size[-1]
-        if layer.maps < 1 or maps not in (0, layer.maps):
-            raise InputError(
-                f"{path} has damaged metadata (layer {layer.name!r} with {layer.maps} maps, where the graph gives "
-                f"{maps}); {_HOW_TO_MAKE_ONE}"
-            )
+def layer_from_dict(entry: Any) -> Layer:
+    """The layer that `dataclasses.asdict` gave, also after a way through JSON.
 
-
-def _sizes(value: onnx.ValueInfoProto) -> list[int]:
-    """A tensor's size without the batch, channels first; 0 where it is open."""
-    return [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
-
-
-def layer_from_dict(entry: dict[str, Any]) -> Layer:
-    """The layer that `dataclasses.asdict` gave, also after a way through JSON."""
-
-    def size(value: Any) -> int | None:
-        return None if value is None else int(value)
-
+    Raises:
+        ValueError, KeyError: a field is missing, or of another type or range (see `metadata.check_layer`).
+    """
+    check_layer(entry)
     return Layer(
-        name=str(entry["name"]),
-        kind=str(entry["kind"]),
-        maps=int(entry["maps"]),
-        height=size(entry["height"]),
-        width=size(entry["width"]),
-        activation=None if entry["activation"] is None else str(entry["activation"]),
-        tensor=str(entry["tensor"]),
-        tensor_before=str(entry["tensor_before"]),
-        max_error=None if entry["max_error"] is None else float(entry["max_error"]),
-        error_float64=None if entry.get("error_float64") is None else float(entry["error_float64"]),
-        fingerprint=_floats(entry["fingerprint"]) or (),
+        **{key: entry[key] for key in ("name", "kind", "maps", "height", "width", "activation")},
+        **{key: entry[key] for key in ("tensor", "tensor_before", "max_error")},
+        error_float64=entry.get("error_float64"),
+        fingerprint=tuple(map(float, entry["fingerprint"])),
     )
-
-
-def _floats(values: Any) -> tuple[float, ...] | None:
-    return None if values is None else tuple(float(value) for value in values)

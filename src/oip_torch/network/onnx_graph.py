@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import re
 import threading
@@ -14,6 +13,7 @@ from unittest import mock
 from torch import Tensor, fx, nn
 
 from oip_torch.base.errors import ConversionError
+from oip_torch.network.light import light_model
 
 if TYPE_CHECKING:
     import onnx
@@ -52,7 +52,6 @@ class Resize(nn.Module):
         return nn.functional.interpolate(x, self.size, self.factors, self.mode, self.align_corners)
 
 
-_LARGE = 1 << 10  # elements; of a larger constant no shape depends on the values
 _alone = threading.Lock()  # for what is changed for the time of a conversion
 
 
@@ -83,7 +82,7 @@ def to_torch(proto: onnx.ModelProto) -> fx.GraphModule:
                 module: fx.GraphModule = onnx2torch.convert(proto, attach_onnx_mapping=True)
         except Exception as error:  # on a valid graph NotImplementedError; on a crafted one anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ConversionError(f"onnx2torch cannot convert this network: {reason}") from None
+            raise ConversionError(f"onnx2torch cannot convert this network: {reason}") from error
         finally:
             for node, name in zip(graph.node, names, strict=True):
                 node.ClearField("name") if name is None else setattr(node, "name", name)
@@ -97,19 +96,8 @@ def _shapes(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """Of all tensors, as ONNX infers them; large weights count as inputs there, since it copies a graph four times."""
     import onnx
 
-    graph = proto.graph
-    light = onnx.ModelProto(ir_version=max(4, proto.ir_version), opset_import=proto.opset_import)
-    light.graph.name = graph.name
-    light.graph.node.extend(graph.node)
-    light.graph.input.extend(graph.input)
-    light.graph.output.extend(graph.output)
-    light.graph.value_info.extend(graph.value_info)
-    inputs = {value.name for value in graph.input}
-    for tensor in graph.initializer:
-        if math.prod(tensor.dims) <= _LARGE:
-            light.graph.initializer.append(tensor)
-        elif tensor.name not in inputs:
-            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    light = light_model(proto)
+    light.graph.value_info.extend(proto.graph.value_info)
     return list(onnx.shape_inference.infer_shapes(light).graph.value_info)
 
 
