@@ -30,7 +30,6 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,6 +39,7 @@ from oip_torch.base.child import Child
 from oip_torch.base.errors import InputError, OipError
 from oip_torch.base.limits import Limits
 from oip_torch.base.messages import one_line
+from oip_torch.base.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -86,8 +86,7 @@ def run_bounded(function: str, arguments: Mapping[str, Any], limits: Limits) -> 
         InputError: the function raised one.
         BoundedError: it raised something else, crashed, went beyond a limit, or its answer is none.
     """
-    with tempfile.TemporaryDirectory(prefix="oip-read-") as name:
-        folder = Path(name)
+    with temporary_folder("read") as folder:
         (folder / _JOB).write_text(json.dumps({"function": function, "arguments": dict(arguments)}))
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         late = threading.Event()

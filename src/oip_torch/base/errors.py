@@ -16,6 +16,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from oip_torch.base.messages import whole_line
+
 __all__ = [
     "CaptureError",
     "ConversionError",
@@ -28,7 +30,13 @@ __all__ = [
 
 
 class OipError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    Its message is one printable line of at most 500 characters, whatever names of files and layers it repeats.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(whole_line(message))
 
 
 class InputError(OipError, ValueError):

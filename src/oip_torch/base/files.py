@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError, OipError
 from oip_torch.base.limits import most_unpacked
 from oip_torch.base.messages import one_line
+from oip_torch.base.temporary import folder_beside
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -74,7 +74,7 @@ def check_output_folder(path: str | os.PathLike[str], names: Iterable[str] = ())
         with contextlib.suppress(FileNotFoundError):
             os.stat(path)  # a name that is too long, or that leads through a file
         # The access bits mislead (root, read-only mounts): what counts is whether a file can be made.
-        with tempfile.NamedTemporaryFile(dir=nearest, prefix=".oip-"):
+        with tempfile.TemporaryFile(dir=nearest):  # without a name, so that nothing stays of it
             pass
     except OSError as error:
         raise InputError(
@@ -107,18 +107,20 @@ def replacing_in(folder: str | os.PathLike[str], names: Sequence[str]) -> Iterat
     folder = Path(folder)
     target = folder / names[0] if len(names) == 1 else folder
     check_output_folder(folder, names)
-    temporary = None
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".oip-"))
-        yield temporary
-        for name in names:
-            os.replace(temporary / name, folder / name)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or error}; choose another output") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with folder_beside(folder) as temporary:
+            yield temporary
+            for name in names:
+                os.replace(temporary / name, folder / name)
+    except BaseException as error:
+        for each in missing:
+            with contextlib.suppress(OSError):  # something else was written there
+                each.rmdir()
+        if isinstance(error, OSError):
+            raise InputError(f"cannot write {target}: {error.strerror or error}; choose another output") from error
+        raise
 
 
 def write_netcdf(dataset: xr.Dataset, path: str | os.PathLike[str], compressed: Iterable[str]) -> Path:

@@ -1,17 +1,44 @@
-"""How does what another library says become part of one line of ours?"""
+"""How does text of others (libraries, files, names in files) become part of one line of ours?
+
+Whatever is shown goes through here: errors when they are made (`base.errors`), warnings and tables when they are
+written (`cli`).
+"""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["last_words", "one_line"]
+__all__ = ["MOST", "last_words", "one_line", "printable", "whole_line"]
 
-_MOST = 400  # characters, so that a whole message stays near 500
+MOST = 500
+"""Characters of a message."""
+
+_MOST = 400  # of what it repeats of others, so that there is room for ours
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # controls, all but tab and newline
+    "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"  # directions, joiners, separators
+    "\U000e0000-\U000e0fff"  # tags
+    "\ud800-\udfff]"  # halves of characters, which no stream takes
+)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _KERAS_WRAPPING = "Exception encountered: "  # after a layer's or model's whole configuration
 _KERAS_CALL = re.compile(r"Exception encountered when calling [^\n]*\n+(.+?)\n+Arguments received by ", re.DOTALL)
 _LOG_LINE = re.compile(r"[IW]\d{4} |\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IW] |WARNING|\s*warnings\.warn\(")
 _EXCEPTION_LINE = re.compile(r"^[\w.]+(?:Error|Exception|Interrupt)\b", re.MULTILINE)
+
+
+def printable(text: str) -> str:
+    """The text with what a terminal would obey, hide or refuse shown as its number, `\\x1b`; lines stay lines."""
+    return _INVISIBLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def whole_line(text: str, most: int = MOST) -> str:
+    """The text in one printable line of at most so many characters; where it is longer, its middle is left out."""
+    text = printable(" ".join(text.split()))
+    if len(text) <= most:
+        return text
+    end = most // 2
+    return f"{text[: most - end - 3]} … {text[-end:]}"
 
 
 def one_line(error: BaseException | str) -> str:
@@ -26,10 +53,7 @@ def one_line(error: BaseException | str) -> str:
     text = " ".join(text.split())
     if isinstance(error, LookupError) or (not text and isinstance(error, BaseException)):
         text = f"{type(error).__name__} {text}".strip()  # a KeyError says the key alone
-    if len(text) <= _MOST:
-        return text
-    end = _MOST // 2
-    return f"{text[: _MOST - end - 3]} … {text[-end:]}"
+    return whole_line(text, _MOST)
 
 
 def last_words(stderr: str) -> str:

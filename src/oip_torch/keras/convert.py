@@ -17,7 +17,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -35,6 +34,8 @@ from oip_torch.base.files import check_output_folder, sha256
 from oip_torch.base.image_files import check_pixels, pixel_statistics
 from oip_torch.base.platform import matmul_precision, recorded_gradients
 from oip_torch.base.progress import stages
+from oip_torch.base.temporary import temporary_folder
+from oip_torch.base.watchdog import did_nothing, patience, watched
 from oip_torch.keras.file import KerasFile, check_size, read_keras_file
 from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES, Answer, verify
 from oip_torch.network.domain import Domain, find_domain
@@ -44,7 +45,7 @@ from oip_torch.network.onnx_file import Layer, Network, graph_sha256, write
 
 __all__ = ["convert", "given_domain", "output_file"]
 
-_TIMEOUT_SECONDS = 1800
+_TIMES_PATIENCE = 15  # that an export may take in all, while it gets on: half an hour by default
 _MOST_PROBES = 32  # that users give
 _WEIGHTS = "weights.bin"  # as `keras.aside.FILE`, which belongs to the process of TensorFlow
 _ANSWER = "\x1f"  # as `keras.export.ANSWER`, which this process does not import
@@ -107,8 +108,7 @@ def convert(
     if file.input_shape is not None:
         find_domain(file.input_shape, **given)  # refuses before TensorFlow starts
     _check_tensorflow()
-    with tempfile.TemporaryDirectory(prefix="oip-convert-") as name, stages(progress) as say:
-        folder = Path(name)
+    with temporary_folder("convert") as folder, stages(progress) as say:
         job: dict[str, Any] = {
             "model": str(file.path.resolve() if file.architecture is None else file.for_keras(folder)),
             "size": None if size is None or file.input_shape is None else file.input_shape[:2],
@@ -250,16 +250,21 @@ def _export(
     environment = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", **(more or {})}
     stage = "starting TensorFlow"
     say(stage)
+    limit = _TIMES_PATIENCE * patience()
     with Child(
         "oip_torch.keras.export", str(folder), folder=folder, environment=environment, stdin=subprocess.PIPE
     ) as child:
-        timer = threading.Timer(_TIMEOUT_SECONDS, child.kill)
+        timer = threading.Timer(limit, child.kill)
         timer.daemon = True
         try:
             timer.start()
             assert child.process.stdout is not None
             assert child.process.stdin is not None
-            for line in child.process.stdout:
+            while True:
+                with watched(child.process, limit / _TIMES_PATIENCE) as stuck:
+                    line = child.process.stdout.readline()
+                if not line:
+                    break
                 if not line.startswith(_ANSWER):
                     stage = line.strip()
                     say(stage)
@@ -272,9 +277,12 @@ def _export(
         finally:
             timed_out = not timer.is_alive()
             timer.cancel()
+    if stuck.is_set():
+        raise ConversionError(f"the TensorFlow process that exports {source.name} {did_nothing(patience())}")
     if timed_out:
         raise ConversionError(
-            f"exporting {source.name} took more than {_TIMEOUT_SECONDS} s, and was given up while {stage}"
+            f"exporting {source.name} took more than {limit:.0f} s, and was given up while {stage}; on a slow machine "
+            "OIP_PATIENCE=SECONDS, a fifteenth of that, gives it longer"
         )
     if (folder / "error.json").exists():
         error = json.loads((folder / "error.json").read_text())

@@ -13,7 +13,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -26,6 +25,8 @@ import numpy as np
 from oip_torch.base.child import Child
 from oip_torch.base.errors import RuntimeProcessError
 from oip_torch.base.messages import one_line
+from oip_torch.base.temporary import temporary_folder
+from oip_torch.base.watchdog import did_nothing, patience, watched
 from oip_torch.comparison.runtimes import RUNTIMES, Array, Dtype
 
 __all__ = ["RuntimeProcess"]
@@ -49,12 +50,13 @@ class RuntimeProcess:
         self._files = str(keras_file.resolve()), str(onnx_file.resolve())
         self._threads = threads
         self._child: Child | None = None
+        self._patience = patience()
         self._stopped = False
         self._lock = threading.Lock()  # of the two above: another thread may stop it
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> RuntimeProcess:
-        self._folder = Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="oip-runtime-")))
+        self._folder = self._cleanup.enter_context(temporary_folder("compare"))
         return self
 
     def __exit__(
@@ -116,12 +118,15 @@ class RuntimeProcess:
         np.savez(self._folder / "question.npz", allow_pickle=False, **arrays)
         assert child.process.stdin is not None
         assert child.process.stdout is not None
-        try:
-            child.process.stdin.write(json.dumps({"method": method, "options": options}) + "\n")
-            child.process.stdin.flush()
-            line = child.process.stdout.readline()
-        except OSError:
-            line = ""
+        with watched(child.process, self._patience) as stuck:
+            try:
+                child.process.stdin.write(json.dumps({"method": method, "options": options}) + "\n")
+                child.process.stdin.flush()
+                line = child.process.stdout.readline()
+            except OSError:
+                line = ""
+        if stuck.is_set():
+            raise RuntimeProcessError(f"{self.name} {did_nothing(self._patience)}")
         if not line:
             raise RuntimeProcessError(f"{self.name} stopped {child.why_it_ended()}")
         answer = json.loads(line)
