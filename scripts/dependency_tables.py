@@ -21,11 +21,27 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "<!-- what follows is written by scripts/dependency_tables.py -->\n"
 SHORT = (  # of licences that are told as texts
-    ("Apache", "Apache-2.0"), ("BSD 3", "BSD-3-Clause"), ("BSD-3", "BSD-3-Clause"), ("BSD 2", "BSD-2-Clause"), ("BSD", "BSD"),
-    ("MIT", "MIT"), ("Mozilla", "MPL-2.0"), ("MPL", "MPL-2.0"), ("Lesser", "LGPL"), ("LGPL", "LGPL"), ("GPL", "GPL"),
-    ("PSF", "PSF-2.0"), ("Python Software", "PSF-2.0"), ("ISC", "ISC"), ("Unlicense", "Unlicense"), ("NVIDIA", "NVIDIA (proprietary)"),
-    ("Proprietary", "proprietary"), ("HPND", "HPND"), ("Zlib", "Zlib"), ("Public Domain", "public domain"),
-)  # fmt: skip
+    ("Apache", "Apache-2.0"),
+    ("BSD 3", "BSD-3-Clause"),
+    ("BSD-3", "BSD-3-Clause"),
+    ("BSD 2", "BSD-2-Clause"),
+    ("BSD", "BSD"),
+    ("MIT", "MIT"),
+    ("Mozilla", "MPL-2.0"),
+    ("MPL", "MPL-2.0"),
+    ("Lesser", "LGPL"),
+    ("LGPL", "LGPL"),
+    ("GPL", "GPL"),
+    ("PSF", "PSF-2.0"),
+    ("Python Software", "PSF-2.0"),
+    ("ISC", "ISC"),
+    ("Unlicense", "Unlicense"),
+    ("NVIDIA", "NVIDIA (proprietary)"),
+    ("Proprietary", "proprietary"),
+    ("HPND", "HPND"),
+    ("Zlib", "Zlib"),
+    ("Public Domain", "public domain"),
+)
 COPYLEFT = re.compile("GPL|MPL|EPL|CC-BY-SA|proprietary|unknown", re.IGNORECASE)
 
 
@@ -34,7 +50,9 @@ def licence(name: str) -> str:
     data = distribution(name).metadata
     if expression := data.get("License-Expression"):
         return expression
-    classes = [entry.rpartition(" :: ")[2] for entry in data.get_all("Classifier", []) if entry.startswith("License ::")]
+    classes = [
+        entry.rpartition(" :: ")[2] for entry in data.get_all("Classifier", []) if entry.startswith("License ::")
+    ]
     told = [*classes, (data.get("License") or "").partition("\n")[0]]
     for text in told:
         for word, short in SHORT:
@@ -64,7 +82,12 @@ def direct() -> dict[str, list[Requirement]]:
 def tables() -> str:
     """Both tables, and what is to be looked at."""
     versions, lowest = locked(ROOT / "requirements.lock"), locked(ROOT / "requirements-lowest.lock")
-    lines = ["## What is asked for", "", "| package | for | bound | lowest tested | locked | licence |", "|---|---|---|---|---|---|"]
+    lines = [
+        "## What is asked for",
+        "",
+        "| package | for | bound | lowest tested | locked | licence |",
+        "|---|---|---|---|---|---|",
+    ]
     for group, requirements in direct().items():
         for one in sorted(requirements, key=lambda requirement: requirement.name.lower()):
             name = canonicalize_name(one.name)
@@ -72,16 +95,19 @@ def tables() -> str:
                 own = licence(name)
             except PackageNotFoundError:
                 own = "not installed here"
-            lines.append(
-                f"| {one.name} | {group} | {one.specifier or 'any'} | {lowest.get(name, '')} | {versions.get(name, '')} | {own} |"
-            )
+            bound = str(one.specifier) or "any"
+            cells = [one.name, group, bound, lowest.get(name, ""), versions.get(name, ""), own]
+            lines.append(f"| {' | '.join(cells)} |")
     licences = {
         canonicalize_name(each.metadata["Name"]): licence(each.metadata["Name"])
         for each in distributions()
         if canonicalize_name(each.metadata["Name"]) in versions
     }
     lines += ["", "## Licences of all that is installed with it", "", "| licence | packages |", "|---|---|"]
-    lines += [f"| {name} | {count} |" for name, count in sorted(Counter(licences.values()).items(), key=lambda pair: (-pair[1], pair[0]))]
+    lines += [
+        f"| {name} | {count} |"
+        for name, count in sorted(Counter(licences.values()).items(), key=lambda pair: (-pair[1], pair[0]))
+    ]
     lines += ["", "Of these are not plainly permissive, or do not say what they are:", ""]
     lines += [f"- {name}: {own}" for name, own in sorted(licences.items()) if COPYLEFT.search(own)]
     return "\n".join(lines) + "\n"

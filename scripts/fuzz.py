@@ -1,13 +1,13 @@
-"""Feed the readers of files with damaged ones, for minutes or days: whatever comes, they take it or refuse it in one line.
+"""Feed the readers of files with damaged ones, for minutes or days: whatever comes, they take it or refuse it.
 
     python scripts/fuzz.py --seconds 7200 --seed 1 --findings out/fuzz        # one process
     python scripts/fuzz.py --inputs 200 --only onnx,npz                       # so many inputs for each reader
 
-A reader is given mutations of sound files: bits and bytes changed, parts cut, doubled, swapped, numbers made extreme; in
-zips the members are changed as well, with checksums that fit, and in JSON the values. It may return, or raise an
+A reader is given mutations of sound files: bits and bytes changed, parts cut, doubled, swapped, numbers made extreme;
+in zips the members are changed as well, with checksums that fit, and in JSON the values. It may return, or raise an
 `InputError` whose message is one printable line. Everything else is a finding: another exception, a crash, more than
-`--limit` seconds or 2 GiB. The input of a finding is kept in the folder, with a line about it in findings.jsonl. The same
-seed makes the same inputs.
+`--limit` seconds or 2 GiB. The input of a finding is kept in the folder, with a line about it in findings.jsonl. The
+same seed makes the same inputs.
 
 A fork reads many inputs, so that a crash ends the fork alone. The counts are printed as JSON at the end, or when it is
 interrupted: {reader: {inputs, taken, refused, findings, seconds}}.
@@ -43,10 +43,38 @@ MEMORY = 2 << 30
 BATCH = 100  # inputs of one fork
 EXTREME = [0, 1, 2, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**63 - 1, 2**64 - 1]
 VALUES: list[Any] = [
-    None, True, False, 0, -1, 1, 3, 2**31, 2**63, 10**30, 0.5, -0.0, 1e300, float("inf"), float("nan"), "", "x", "\ud800", "\x1b[31m",
-    "../../etc/passwd", "Lambda", "function", "__lambda__", "a\nb", [], {}, [[]], [0] * 50, {"class_name": "Lambda", "config": {}},
-    {"class_name": "function", "module": "os", "config": "system"}, {"name": []},
-]  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    3,
+    2**31,
+    2**63,
+    10**30,
+    0.5,
+    -0.0,
+    1e300,
+    float("inf"),
+    float("nan"),
+    "",
+    "x",
+    "\ud800",
+    "\x1b[31m",
+    "../../etc/passwd",
+    "Lambda",
+    "function",
+    "__lambda__",
+    "a\nb",
+    [],
+    {},
+    [[]],
+    [0] * 50,
+    {"class_name": "Lambda", "config": {}},
+    {"class_name": "function", "module": "os", "config": "system"},
+    {"name": []},
+]
 
 
 @dataclass(frozen=True)
@@ -178,8 +206,13 @@ def readers(folder: Path) -> list[Reader]:
     from oip_torch.network.onnx_file import read, read_graph
 
     sound.make(folder)
-    functional = json.dumps(sound.config_of(sound.CONV, sound.layer("Flatten", "f"), sound.layer("Dense", "d", {"units": 3})))
-    keras = [sound.keras_file(folder / "x.keras").read_bytes(), sound.keras_file(folder / "y.keras", functional).read_bytes()]
+    functional = json.dumps(
+        sound.config_of(sound.CONV, sound.layer("Flatten", "f"), sound.layer("Dense", "d", {"units": 3}))
+    )
+    keras = [
+        sound.keras_file(folder / "x.keras").read_bytes(),
+        sound.keras_file(folder / "y.keras", functional).read_bytes(),
+    ]
     of_ours, foreign = (onnx.load(folder / name) for name in ("net.onnx", "foreign.onnx"))
     (entry,) = of_ours.metadata_props
 
@@ -222,20 +255,34 @@ def readers(folder: Path) -> list[Reader]:
         "compare\nno.keras\nno.onnx\n--runtimes\ntensorflow,jax\n--maps\n1-3\n--steps\n5\n--layer\nx",
         "atlas\nno.onnx\nx\n--starts\n2\n--engine\nlocal\n--settings\narticle\n--resume",
         "gallery\nno.zarr\n-o\npage.html\n--report\nnothing",
-        "export-atlas\nno.zarr\n-o\nout", "layers\nno.onnx\n--json", "import\nno.onnx\n--mean\n1,2,3\n--std\n1,2,3",
-    ]  # fmt: skip
+        "export-atlas\nno.zarr\n-o\nout",
+        "layers\nno.onnx\n--json",
+        "import\nno.onnx\n--mean\n1,2,3\n--std\n1,2,3",
+    ]
     return [
-        Reader("onnx", ".onnx", [of_ours.SerializeToString(), foreign.SerializeToString()], lambda p: read_graph(p), damaged),
+        Reader(
+            "onnx",
+            ".onnx",
+            [of_ours.SerializeToString(), foreign.SerializeToString()],
+            lambda p: read_graph(p),
+            damaged,
+        ),
         Reader("graph", ".onnx", [of_ours.SerializeToString()], lambda p: read(p), changed_graph),
         Reader("metadata", ".onnx", [of_ours.SerializeToString()], lambda p: read(p), changed_metadata),
-        Reader("config", ".json", [functional.encode(), json.dumps(sound.config_of(sound.CONV)).encode()], in_archive, changed_config),
+        Reader(
+            "config",
+            ".json",
+            [functional.encode(), json.dumps(sound.config_of(sound.CONV)).encode()],
+            in_archive,
+            changed_config,
+        ),
         Reader("keras", ".keras", keras, lambda p: read_keras_file(p), damaged_zip),
         Reader("hdf5", ".h5", [sound.model_h5(folder / "x.h5").read_bytes()], lambda p: read_keras_file(p), damaged),
         Reader("npz", ".npz", [(folder / "images.npz").read_bytes()], lambda p: read_images(p), damaged_zip),
         Reader("oips", ".nc", [(folder / "oips.nc").read_bytes()], oip_torch.Oips.load, damaged),
         Reader("calibration", ".nc", [(folder / "calibration.nc").read_bytes()], oip_torch.Calibration.load, damaged),
         Reader("command", ".txt", [text.encode() for text in commands], command, damaged),
-    ]  # fmt: skip
+    ]
 
 
 # The hunt
@@ -306,8 +353,10 @@ def hunt(
     counts.seconds += time.monotonic() - began
 
 
-def _watch(pipe: int, child: int, number: int, limit: float, note: Callable[[int, str], None], counts: Counts) -> tuple[int, str]:
-    """Follow a child to its end; returns the number of the input at which it ended, and why, or "" where all is done."""
+def _watch(
+    pipe: int, child: int, number: int, limit: float, note: Callable[[int, str], None], counts: Counts
+) -> tuple[int, str]:
+    """Follow a child to its end; returns the number of the input at which it ended, and why, or "" if all is done."""
     buffer, begun, why = b"", False, ""
     while True:
         ready, _, _ = select.select([pipe], [], [], limit if begun else None)
@@ -381,7 +430,13 @@ def _turns(given: argparse.Namespace, chosen: list[Reader], counts: dict[str, Co
                 path = given.findings / f"{reader.name}_{hashlib.sha256(content).hexdigest()[:12]}{reader.suffix}"
                 path.write_bytes(content)
                 with (given.findings / "findings.jsonl").open("a") as file:
-                    entry = {"reader": reader.name, "seed": given.seed, "number": number, "what": what, "file": path.name}
+                    entry = {
+                        "reader": reader.name,
+                        "seed": given.seed,
+                        "number": number,
+                        "what": what,
+                        "file": path.name,
+                    }
                     file.write(json.dumps(entry) + "\n")
 
             hunt(reader, given.seed, first, count, given.limit, note, counts[reader.name])

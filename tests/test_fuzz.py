@@ -12,12 +12,27 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-INPUTS = {"onnx": 150, "graph": 100, "metadata": 150, "config": 300, "keras": 60, "hdf5": 60, "npz": 150, "oips": 40, "calibration": 40, "command": 200}  # fmt: skip
+INPUTS = {
+    "onnx": 150,
+    "graph": 100,
+    "metadata": 150,
+    "config": 300,
+    "keras": 60,
+    "hdf5": 60,
+    "npz": 150,
+    "oips": 40,
+    "calibration": 40,
+    "command": 200,
+}
 
 
 def fuzz(folder: Path, *words: str) -> dict[str, Any]:
     """The counts of a run."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
+    }
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "fuzz.py", "--seed", "0", "--findings", folder, *words],
         capture_output=True, text=True, env=environment, check=False,

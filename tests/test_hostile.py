@@ -39,7 +39,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     paths = [str(tests), str(tests.parent / "src"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, "-m", "hostile.runner"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "hostile.runner"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -54,14 +58,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
             os.utime(place.secret, (0, 1e9))  # so that reading it shows, where file systems note it
             before = _listing(place.folder)
             folder, temporary = place.folder, place.folder.parent / "tmp"
-            names = {"LOG": folder.parent / "log", "SECRET": place.secret, "CANARY": place.canary}
+            names = {"LOG": folder.parent / "log", "HIDDEN": place.secret, "CANARY": place.canary}
             variables = {f"OIP_CORPUS_{name}": str(value) for name, value in names.items()}
             job = {"folder": str(folder), "words": words, "aside": case.aside}
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write(json.dumps(job | {"environment": variables | {"TMPDIR": str(temporary)}}) + "\n")
             process.stdin.flush()
-            outcome = json.loads(process.stdout.readline())
+            outcome = json.loads(process.stdout.readline()) | {"words": words}
             outcome["left"] = sorted(_listing(folder).items() ^ before.items()) if case.code else []
             outcome["left"] += [str(path.name) for path in temporary.iterdir()]
             outcome["ran"] = [str(path) for path in (place.canary,) if path.exists()]
@@ -122,12 +126,40 @@ def faults(case: Case, outcome: Outcome) -> list[str]:
     return found
 
 
+FOUND_OUT = {
+    "secret": "ran: ",
+    "child": "ran: ",
+    "shell": "ran: os.system",
+    "canary": "ran: ",
+    "left": "left: ",
+    "temporary": "left: ",
+    "orphan": "orphan: ",
+    "memory": "exit code MEMORY",
+    "loop": "exit code HANG",
+    "lines": "no single line",
+    "code": "exit code 1",
+    "pickle": "ran: pickle.find_class",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", FOUND_OUT)
+def test_what_no_file_may_do_is_found_out(run: Run, how: str) -> None:
+    """Else the tests below would show nothing."""
+    case = Case("none", how, lambda place: ["misbehave", how])
+    found = faults(case, run(case)[0])
+    assert any(fault.startswith(FOUND_OUT[how]) for fault in found), found
+
+
+def test_the_runner_finds_nothing_where_nothing_is_wrong(run: Run) -> None:
+    case = Case("none", "nothing", lambda place: ["misbehave", "nothing"])
+    assert faults(case, run(case)[0]) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_hostile_files(run: Run, case: Case) -> None:
-    outcome, _ = run(case)
-    outcome["words"] = []
-    assert faults(case, outcome) == []
+    assert faults(case, run(case)[0]) == []
 
 
 def test_there_are_enough_and_of_every_family() -> None:

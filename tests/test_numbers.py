@@ -43,7 +43,12 @@ def saved(model: FeatureModel, settings: AscentSettings, folder: Path) -> tuple[
     back = oip.Oips.load(made.save(folder / "oips.nc"))
     assert back.settings == made.settings
     assert back.provenance == made.provenance
-    return [made.images, made.scores, made.traces, made.snapshots], [back.images, back.scores, back.traces, back.snapshots]
+    return [made.images, made.scores, made.traces, made.snapshots], [
+        back.images,
+        back.scores,
+        back.traces,
+        back.snapshots,
+    ]
 
 
 def other_maps(model: FeatureModel, settings: AscentSettings, folder: Path) -> tuple[Arrays, Arrays]:

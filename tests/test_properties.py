@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,8 +40,11 @@ def test_an_image_of_one_value_is_refused() -> None:
         oip.wrap(nn.Conv2d(1, 1, 1), (1, 1, 1), domain=PLAIN)
 
 
+SCALES = st.sampled_from([1e-3, 1.0, 1e3])
+
+
 @st.composite
-def networks(draw: st.DrawFn, scales: Any = st.sampled_from([1e-3, 1.0, 1e3])) -> tuple[nn.Module, tuple[int, int, int]]:
+def networks(draw: st.DrawFn, scales: Any = SCALES) -> tuple[nn.Module, tuple[int, int, int]]:
     """A module of one or two convolutions, and the shape (channels, height, width) of its images."""
     channels, height, width = draw(st.integers(1, 4)), draw(st.integers(1, 9)), draw(st.integers(1, 9))
     assume(channels * height * width > 1)  # one value has no contrast, which `wrap` says
@@ -134,8 +136,9 @@ def test_weights_of_any_size_give_finite_results_or_an_error(network: Any, expon
         model = oip.wrap(module, shape, domain=PLAIN)
         made = oip.ascend(model, model.layers.names[-1], settings=AscentSettings(**QUICK))
     except OipError as error:
-        assert exponent > 0, error
-        assert "finite" in str(error), error
+        told = str(error)
+        assert exponent > 0
+        assert "finite" in told
         return
     for values in (made.images, made.scores, made.max_preactivation):
         assert np.isfinite(values).all()
@@ -185,7 +188,12 @@ shapes = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.i
 
 
 @many
-@given(shape=shapes, value=st.floats(-(2.0**100), 2.0**100, width=32), exponent=st.integers(-30, 15), constant=st.booleans())
+@given(
+    shape=shapes,
+    value=st.floats(-(2.0**100), 2.0**100, width=32),
+    exponent=st.integers(-30, 15),
+    constant=st.booleans(),
+)
 def test_standardising_is_finite(shape: tuple[int, ...], value: float, exponent: int, constant: bool) -> None:
     """Also of constant images, which have no contrast that could be made 1."""
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 10.0**exponent
@@ -221,7 +229,11 @@ def test_calibrations_and_captures(network: Any, value: int, count: int, constan
 
 
 @many
-@given(shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)), seed=st.integers(0, 2**40), count=st.integers(1, 5))
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
+    seed=st.integers(0, 2**40),
+    count=st.integers(1, 5),
+)
 def test_start_images(shape: tuple[int, int, int], seed: int, count: int) -> None:
     assume(np.prod(shape) > 1)
     keys = [(number, start) for number in range(count) for start in range(2)]

@@ -89,7 +89,7 @@ class Cases:
 
 def all_cases() -> list[Case]:
     """Every case of every family."""
-    from hostile import keras_config, keras_zip, hdf5, netcdf, npz, onnx_graph, onnx_metadata, reports, zarr_atlas
+    from hostile import hdf5, keras_config, keras_zip, netcdf, npz, onnx_graph, onnx_metadata, reports, zarr_atlas
 
     families = (keras_config, keras_zip, hdf5, netcdf, npz, onnx_graph, onnx_metadata, reports, zarr_atlas)
     return [case for family in families for case in family.CASES]

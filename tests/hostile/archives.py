@@ -59,8 +59,8 @@ def write_zip(path: Path, entries: list[Entry], *, directory: list[Entry] | None
                                len(entry.data), entry.size & 0xFFFFFFFF, len(entry.name), 0)  # fmt: skip
         content += entry.name + entry.data
         central += struct.pack("<IHHHHHHIIIHHHHHII", 0x02014B50, 0x0314, 20, told.flags, told.method, 0, 33,
-                               told.crc & 0xFFFFFFFF, len(told.data), told.size & 0xFFFFFFFF, len(told.name), 0, 0, 0, 0,
-                               told.attributes, place & 0xFFFFFFFF) + told.name  # fmt: skip
+                               told.crc & 0xFFFFFFFF, len(told.data), told.size & 0xFFFFFFFF, len(told.name), 0, 0,
+                               0, 0, told.attributes, place & 0xFFFFFFFF) + told.name  # fmt: skip
     count = min(len(entries), 0xFFFF)
     end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, count, count, len(central), len(content), 0)
     path.write_bytes(bytes(content) + bytes(central) + end)

@@ -6,13 +6,13 @@ calibration (.nc).
 
 from __future__ import annotations
 
-import io
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
+
 from hostile import Cases, Place
 from hostile.keras_config import pickled
 from hostile.sound import keras_file, model_h5, weights_h5
@@ -298,7 +298,11 @@ _bytes("end_beyond", lambda data: data.__setitem__(slice(40, 48), b"\xff" * 8), 
 _bytes("tree_is_its_child", _own_child, kinds="h5 keras")
 _bytes("tree_level", _after(b"TREE", 5, b"\xff"), kinds="h5 keras")
 _bytes("tree_entries", _after(b"TREE", 6, b"\xff\xff"), kinds="h5 keras")
-_bytes("tree_sibling_is_itself", lambda data: _after(b"TREE", 8, data.find(b"TREE").to_bytes(8, "little"))(data), kinds="h5 keras")
+_bytes(
+    "tree_sibling_is_itself",
+    lambda data: _after(b"TREE", 8, data.find(b"TREE").to_bytes(8, "little"))(data),
+    kinds="h5 keras",
+)
 _bytes("symbols", _after(b"SNOD", 6, b"\xff\xff"), kinds="h5 keras")
 _bytes("symbol_offset", _after(b"SNOD", 8, b"\xff" * 8), kinds="h5 keras")
 _bytes("heap_size", _after(b"HEAP", 8, b"\xff" * 7), kinds="h5 keras")

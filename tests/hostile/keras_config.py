@@ -74,12 +74,14 @@ def pickled(place: Place) -> bytes:
 
 _both("lambda", lambda p: config_of(CONV, layer("Lambda", "l", {"function": _lambda3(p)})), match="Lambda")  # 2024-3660
 _both("lambda_of_keras_2", lambda p: config_of(CONV, layer("Lambda", "l", _lambda2(p))), match="Lambda")  # 2025-9905
-for spelling in (
-    "LAMBDA", "lambda", "layers.Lambda", "keras.layers.Lambda", "Lambda\0", " Lambda", "\uff2cambda", "Lambda_1",
-    "keras>Lambda", "../Lambda", "__lambda__",
-):  # fmt: skip
+SPELLINGS = {
+    "capitals": "LAMBDA", "small": "lambda", "dotted": "layers.Lambda", "path": "keras.layers.Lambda", "zero": "Lambda\0",
+    "blank": " Lambda", "wide": "\uff2cambda", "numbered": "Lambda_1", "registered": "keras>Lambda", "folder": "../Lambda",
+    "mark": "__lambda__",
+}  # fmt: skip
+for name, spelling in SPELLINGS.items():
     _both(
-        f"lambda_spelt_{spelling.encode('ascii', 'replace').decode().strip('./_>').replace(chr(0), '0')}_{len(spelling)}",
+        f"lambda_spelt_{name}",
         lambda p, spelling=spelling: config_of(CONV, layer(spelling, "l", {"function": _lambda3(p)})),
         match="layer 'l' uses",
         only=".keras",
@@ -148,7 +150,7 @@ for name, (module, own) in FUNCTIONS.items():
     _both(
         f"function_{name}",
         lambda p, module=module, own=own: functional(called(module, own, p.code, str(p.canary))),
-        match="uses",
+        match=f"'{own}'",
         only=".keras",
     )
     _both(
@@ -317,7 +319,9 @@ for name, (kind, options) in NUMBERS.items():
     base = CONV["config"] if kind == "Conv2D" else {}
     _both(
         f"number_{name}",
-        lambda p, kind=kind, options=options, base=base: config_of(CONV, layer(kind, "n", {**base, "name": "n", **options})),
+        lambda p, kind=kind, options=options, base=base: config_of(
+            CONV, layer(kind, "n", {**base, "name": "n", **options})
+        ),
         only=".keras",
     )
 for name, shape in {
@@ -351,11 +355,15 @@ TEXTS: dict[str, Callable[[], str]] = {
     "config_list_of_lists": lambda: json.dumps(config_of(CONV) | {"config": [[[]]]}),
     "class_list": lambda: json.dumps(config_of(CONV) | {"class_name": ["Sequential"]}),
     "no_convolution": lambda: json.dumps(config_of(layer("Flatten", "f"))),
-    "surrogate": lambda: json.dumps(config_of(layer("Conv2D", "\ud800", CONV["config"] | {"name": "\ud800", "filters": -1}))),
+    "surrogate": lambda: json.dumps(
+        config_of(layer("Conv2D", "\ud800", CONV["config"] | {"name": "\ud800", "filters": -1}))
+    ),
     "escape": lambda: json.dumps(config_of(CONV, layer("Lambda", "\x1b[31mred\x1b]0;x\x07\n\n", {}))),
     "long_name": lambda: json.dumps(config_of(CONV, layer("Lambda", "n" * 3_000_000, {}))),
     "long_class": lambda: json.dumps(config_of(CONV, layer("C" * 3_000_000, "n", {}))),
-    "many_layers": lambda: json.dumps(config_of(*[CONV | {"config": CONV["config"] | {"name": f"c{n}"}} for n in range(50_000)])),
+    "many_layers": lambda: json.dumps(
+        config_of(*[CONV | {"config": CONV["config"] | {"name": f"c{n}"}} for n in range(50_000)])
+    ),
     "same_names": lambda: json.dumps(config_of(CONV, CONV)),
     "unnamed": lambda: json.dumps(config_of({"class_name": "Conv2D", "module": "keras.layers", "config": {}})),
 }
@@ -397,8 +405,13 @@ CASES.add(
     match="Lambda",
 )
 CASES.add("architecture_deep", _architecture(lambda p: "[" * 30_000))
-CASES.add("architecture_other_shapes", _architecture(lambda p: json.dumps(config_of(CONV)).replace('filters": 2', 'filters": 3')))
-CASES.add("architecture_other_layers", _architecture(lambda p: json.dumps(config_of(CONV, layer("Dense", "d", {"units": 3})))))
+CASES.add(
+    "architecture_other_shapes",
+    _architecture(lambda p: json.dumps(config_of(CONV)).replace('filters": 2', 'filters": 3')),
+)
+CASES.add(
+    "architecture_other_layers", _architecture(lambda p: json.dumps(config_of(CONV, layer("Dense", "d", {"units": 3}))))
+)
 CASES.add("architecture_surrogate", _architecture(lambda p: '{"class_name": "\ud800", "config": {}}'))
 
 

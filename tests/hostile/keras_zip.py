@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import h5py
 import numpy as np
+
 from hostile import Cases, Place
 from hostile.archives import Entry, bomb, write_zip
 from hostile.keras_config import pickled
@@ -68,16 +69,31 @@ for position in (0.001, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95):
 
     _file(f"flipped_{position}", _flipped)
 for name, content in {
-    "empty": b"", "text": b"hello\n", "zip_start": b"PK\x03\x04" + bytes(range(256)) * 9, "empty_zip": b"PK\5\6" + bytes(18),
-    "zeros": bytes(5000), "pickle": b"\x80\x04" + b"cos\nsystem\n(S'true'\ntR.", "html": b"<script>alert(1)</script>",
+    "empty": b"",
+    "text": b"hello\n",
+    "zip_start": b"PK\x03\x04" + bytes(range(256)) * 9,
+    "empty_zip": b"PK\5\6" + bytes(18),
+    "zeros": bytes(5000),
+    "pickle": b"\x80\x04" + b"cos\nsystem\n(S'true'\ntR.",
+    "html": b"<script>alert(1)</script>",
     "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
-}.items():  # fmt: skip
+}.items():
     _file(f"is_{name}", lambda p, content=content: p.write("x.keras", content))
 for name, inner in {
-    "parent": "../x", "absolute": "/tmp/x", "windows": "..\\x", "assets": "assets/vocabulary.txt", "slash": "a/",
-    "dot": "./config.json", "capital": "CONFIG.JSON", "pickle": "model.pkl", "npz": "model.weights.npz", "zero": "config.json\0x",
-    "long": "n" * 60_000, "escape": "\x1b[31mx", "lines": "a\nb\nerror: c",
-}.items():  # fmt: skip
+    "parent": "../x",
+    "absolute": "/tmp/x",
+    "windows": "..\\x",
+    "assets": "assets/vocabulary.txt",
+    "slash": "a/",
+    "dot": "./config.json",
+    "capital": "CONFIG.JSON",
+    "pickle": "model.pkl",
+    "npz": "model.weights.npz",
+    "zero": "config.json\0x",
+    "long": "n" * 60_000,
+    "escape": "\x1b[31mx",
+    "lines": "a\nb\nerror: c",
+}.items():
     _zip(f"member_{name}", Entry.stored(inner, b"x"))
 
 
@@ -101,7 +117,10 @@ _zip("empty_weights", **{"model.weights.h5": Entry.stored("model.weights.h5", b"
 _zip("weights_text", **{"model.weights.h5": Entry.stored("model.weights.h5", b"hello" * 100)})
 _zip("weights_zip", **{"model.weights.h5": Entry.stored("model.weights.h5", b"PK\5\6" + bytes(18))})
 _zip("config_latin1", **{"config.json": Entry.stored("config.json", CONFIG.replace(b'"s"', b'"\xe9"'))})
-_zip("config_symlink", **{"config.json": Entry.stored("config.json", b"/etc/passwd", attributes=(stat.S_IFLNK | 0o777) << 16)})
+_zip(
+    "config_symlink",
+    **{"config.json": Entry.stored("config.json", b"/etc/passwd", attributes=(stat.S_IFLNK | 0o777) << 16)},
+)
 _zip("encrypted", **{"config.json": dataclasses.replace(Entry.stored("config.json", CONFIG), flags=1)})
 for method in (1, 9, 12, 14, 93, 99):
     _zip(f"method_{method}", **{"config.json": dataclasses.replace(Entry.stored("config.json", CONFIG), method=method)})

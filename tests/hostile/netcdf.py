@@ -8,6 +8,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from hostile import Cases, Place
 
 CASES = Cases("nc")
@@ -42,7 +43,12 @@ def _values(name: str, change: Callable[[Any], Any]) -> Callable[[h5py.File], ob
 
 for missing in ("oip_torch_format", "layer", "settings", "provenance"):
     _changed(OIPS, f"no_{missing}", lambda f, missing=missing: f.attrs.__delitem__(missing))
-for name, value in {"format_text": "2", "format_huge": 10**9, "format_array": np.arange(3), "format_nan": float("nan")}.items():
+for name, value in {
+    "format_text": "2",
+    "format_huge": 10**9,
+    "format_array": np.arange(3),
+    "format_nan": float("nan"),
+}.items():
     _changed(OIPS, name, _attribute("oip_torch_format", value))
 for name in ("settings", "provenance"):
     _changed(OIPS, f"{name}_no_json", _attribute(name, "{"))
@@ -66,19 +72,29 @@ _changed(OIPS, "layer_number", _attribute("layer", np.arange(3)))
 
 def _text(file: h5py.File, name: str) -> None:
     shape = file[name].shape
-    dimensions = [[reference for reference in axis] for axis in file[name].attrs["DIMENSION_LIST"]]
+    dimensions = [list(axis) for axis in file[name].attrs["DIMENSION_LIST"]]
     del file[name]
     made = file.create_dataset(name, shape, h5py.string_dtype(), fillvalue="cured")
     kind = h5py.vlen_dtype(h5py.ref_dtype)
-    made.attrs.create("DIMENSION_LIST", np.array([np.array(axis, h5py.ref_dtype) for axis in dimensions] + [None], object)[:-1], dtype=kind)
+    made.attrs.create(
+        "DIMENSION_LIST",
+        np.array([np.array(axis, h5py.ref_dtype) for axis in dimensions] + [None], object)[:-1],
+        dtype=kind,
+    )
 
 
 for missing in ("oip_torch_calibration_format", "layers", "count", "graph_sha256"):
     _changed(CALIBRATION, f"no_{missing}", lambda f, missing=missing: f.attrs.__delitem__(missing))
 for name, value in {
-    "deep": "[" * 30_000, "object": "{}", "numbers": "[1, 2]", "negative": '[["wide", -8]]', "huge": '[["wide", 1e999]]',
-    "other": '[["wide", 9]]', "twice": '[["wide", 4], ["wide", 4]]', "nan": "NaN",
-}.items():  # fmt: skip
+    "deep": "[" * 30_000,
+    "object": "{}",
+    "numbers": "[1, 2]",
+    "negative": '[["wide", -8]]',
+    "huge": '[["wide", 1e999]]',
+    "other": '[["wide", 9]]',
+    "twice": '[["wide", 4], ["wide", 4]]',
+    "nan": "NaN",
+}.items():
     _changed(CALIBRATION, f"layers_{name}", _attribute("layers", value))
 _changed(CALIBRATION, "domain_deep", _attribute("domain", "[" * 30_000))
 _changed(CALIBRATION, "domain_text", _attribute("domain", '{"mean": "x"}'))

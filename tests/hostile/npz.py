@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
 from hostile import Cases, Place
 from hostile.archives import Entry, bomb, write_zip
 from hostile.keras_config import pickled
@@ -85,13 +86,20 @@ _array("other_channels", lambda: np.full((2, 20, 32, 5), 100, np.uint8))
 _array("name_out_of_the_folder", lambda: np.zeros(9), key="../../x")
 _file("two_others", lambda p: np.savez(p.folder / "x.npz", a=np.zeros(3), b=np.zeros(3)))
 _file("npy", lambda p: np.save(p.write("x.npz", b"").open("wb"), np.zeros((2, 20, 32, 3), np.uint8)))
-_file("npy_pickle", lambda p: p.write("x.npz", npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", pickled(p))))
+_file(
+    "npy_pickle", lambda p: p.write("x.npz", npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", pickled(p)))
+)
 for share in (1, 50, 99):
     _file(
         f"cut_{share}",
         lambda p, share=share: p.write("x.npz", (d := (p.sound / "images.npz").read_bytes())[: len(d) * share // 100]),
     )
-for name, content in {"empty": b"", "text": b"hello\n", "pickle_file": b"\x80\4N.", "empty_zip": b"PK\5\6" + bytes(18)}.items():
+for name, content in {
+    "empty": b"",
+    "text": b"hello\n",
+    "pickle_file": b"\x80\4N.",
+    "empty_zip": b"PK\5\6" + bytes(18),
+}.items():
     _file(f"is_{name}", lambda p, content=content: p.write("x.npz", content))
 
 

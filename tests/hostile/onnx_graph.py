@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from hostile import Cases, Place
 from onnx import TensorProto, helper, numpy_helper
+
+from hostile import Cases, Place
 
 CASES = Cases("onnx")
 Proto = onnx.ModelProto
@@ -84,12 +85,26 @@ def _linked_folder(place: Place) -> str:
 
 
 for name, location in {
-    "absolute": lambda p: str(p.secret), "parent": lambda p: "../../secret", "through_a_folder": lambda p: "x/../../../secret",
-    "dots": lambda p: "....//secret", "backslash": lambda p: "..\\..\\secret", "zero": lambda p: "weights\0/../secret",
-    "empty": lambda p: "", "symlink": lambda p: _link(p, False), "hardlink": lambda p: _link(p, True),
-    "linked_folder": _linked_folder, "proc": lambda p: "/proc/self/environ", "long": lambda p: "a/" * 4000, "itself": lambda p: "x.onnx",
-}.items():  # fmt: skip
-    _spoiled(f"external_{name}", _external(location), match="another file|external", ways="layers import" if name in ("absolute", "parent", "symlink") else "layers")
+    "absolute": lambda p: str(p.secret),
+    "parent": lambda p: "../../secret",
+    "through_a_folder": lambda p: "x/../../../secret",
+    "dots": lambda p: "....//secret",
+    "backslash": lambda p: "..\\..\\secret",
+    "zero": lambda p: "weights\0/../secret",
+    "empty": lambda p: "",
+    "symlink": lambda p: _link(p, False),
+    "hardlink": lambda p: _link(p, True),
+    "linked_folder": _linked_folder,
+    "proc": lambda p: "/proc/self/environ",
+    "long": lambda p: "a/" * 4000,
+    "itself": lambda p: "x.onnx",
+}.items():
+    _spoiled(
+        f"external_{name}",
+        _external(location),
+        match="another file|external",
+        ways="layers import" if name in ("absolute", "parent", "symlink") else "layers",
+    )
 
 
 def _external_without_place(proto: Proto, place: Place) -> None:
@@ -106,7 +121,9 @@ def _external_in_a_branch(proto: Proto, place: Place) -> None:
     tensor = numpy_helper.from_array(np.zeros(2, np.float32), "t")
     tensor.data_location = TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="../secret")
-    graph = helper.make_graph([helper.make_node("Identity", ["t"], ["o"])], "b", [], [helper.make_tensor_value_info("o", 1, [2])], [tensor])
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["t"], ["o"])], "b", [], [helper.make_tensor_value_info("o", 1, [2])], [tensor]
+    )
     _constant(proto, "yes", True)
     _node(proto, "If", ["yes"], ["c"], then_branch=graph, else_branch=graph)
 
@@ -123,7 +140,9 @@ def _domain(proto: Proto, place: Place) -> None:
 
 
 def _branch(proto: Proto, place: Place) -> None:
-    graph = helper.make_graph([helper.make_node("Constant", [], ["b"], value_float=1.0)], "b", [], [helper.make_tensor_value_info("b", 1, [])])
+    graph = helper.make_graph(
+        [helper.make_node("Constant", [], ["b"], value_float=1.0)], "b", [], [helper.make_tensor_value_info("b", 1, [])]
+    )
     _constant(proto, "yes", True)
     _node(proto, "If", ["yes"], ["c"], then_branch=graph, else_branch=graph)
 
@@ -132,7 +151,11 @@ def _endless(proto: Proto, place: Place) -> None:
     """A loop of 2⁶² rounds."""
     true = helper.make_node("Constant", [], ["go"], value=numpy_helper.from_array(np.array(True)))
     again = helper.make_node("Identity", ["v_in"], ["v_out"])
-    ins = [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("c", TensorProto.BOOL, []), helper.make_tensor_value_info("v_in", 1, [])]
+    ins = [
+        helper.make_tensor_value_info("i", TensorProto.INT64, []),
+        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("v_in", 1, []),
+    ]
     outs = [helper.make_tensor_value_info("go", TensorProto.BOOL, []), helper.make_tensor_value_info("v_out", 1, [])]
     body = helper.make_graph([true, again], "body", ins, outs)
     _constant(proto, "many", 1 << 62)
@@ -142,20 +165,30 @@ def _endless(proto: Proto, place: Place) -> None:
 
 
 def _function(proto: Proto, place: Place) -> None:
-    proto.functions.append(helper.make_function("own", "F", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], [helper.make_opsetid("", 15)]))
+    proto.functions.append(
+        helper.make_function(
+            "own", "F", ["x"], ["y"], [helper.make_node("Relu", ["x"], ["y"])], [helper.make_opsetid("", 15)]
+        )
+    )
     proto.opset_import.append(helper.make_opsetid("own", 1))
 
 
 def _recursive_function(proto: Proto, place: Place) -> None:
     own = helper.make_opsetid("own", 1)
-    proto.functions.append(helper.make_function("own", "F", ["x"], ["y"], [helper.make_node("F", ["x"], ["y"], domain="own")], [own]))
+    proto.functions.append(
+        helper.make_function("own", "F", ["x"], ["y"], [helper.make_node("F", ["x"], ["y"], domain="own")], [own])
+    )
     _node(proto, "F", ["wide"], ["c"], domain="own")
     proto.opset_import.append(own)
 
 
 def _shadowing_function(proto: Proto, place: Place) -> None:
     """A function of ONNX's own domain, in the place of Relu."""
-    proto.functions.append(helper.make_function("", "Relu", ["x"], ["y"], [helper.make_node("Neg", ["x"], ["y"])], [helper.make_opsetid("", 15)]))
+    proto.functions.append(
+        helper.make_function(
+            "", "Relu", ["x"], ["y"], [helper.make_node("Neg", ["x"], ["y"])], [helper.make_opsetid("", 15)]
+        )
+    )
 
 
 def _sparse(proto: Proto, place: Place) -> None:
@@ -183,7 +216,11 @@ def _optional(proto: Proto, place: Place) -> None:
 
 for one in (_domain, _branch, _endless, _function, _recursive_function, _shadowing_function, _sparse, _sparse_constant,
             _training, _text, _optional):  # fmt: skip
-    _spoiled(one.__name__.strip("_"), one, ways="layers" if one in (_training, _optional, _shadowing_function) else "layers import")
+    _spoiled(
+        one.__name__.strip("_"),
+        one,
+        ways="layers" if one in (_training, _optional, _shadowing_function) else "layers import",
+    )
 _spoiled("unknown_operation", lambda m, p: _node(m, "Exec", ["wide"], ["c"]))
 _spoiled("loose_end", lambda m, p: _node(m, "Relu", ["nowhere"], ["c"]))
 _spoiled("cycle", lambda m, p: (_node(m, "Relu", ["b"], ["a"]), _node(m, "Relu", ["a"], ["b"])))
@@ -204,7 +241,15 @@ _spoiled("weights_twice", lambda m, p: m.graph.initializer.append(m.graph.initia
 _spoiled("weights_cut", lambda m, p: setattr(m.graph.initializer[0], "raw_data", m.graph.initializer[0].raw_data[:8]))
 _spoiled("weights_in_both_fields", lambda m, p: m.graph.initializer[0].float_data.extend([1.0, 2.0]))
 _spoiled("weights_of_no_type", lambda m, p: setattr(m.graph.initializer[0], "data_type", 99))
-_spoiled("weights_of_nan", lambda m, p: m.graph.initializer[0].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(m.graph.initializer[0]) * np.float32("nan"), m.graph.initializer[0].name)), ways="ascend import")
+_spoiled(
+    "weights_of_nan",
+    lambda m, p: m.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(
+            numpy_helper.to_array(m.graph.initializer[0]) * np.float32("nan"), m.graph.initializer[0].name
+        )
+    ),
+    ways="ascend import",
+)
 _spoiled("dims_negative", lambda m, p: m.graph.initializer[0].dims.__setitem__(0, -8))
 _spoiled("dims_huge", lambda m, p: m.graph.initializer[0].dims.__setitem__(0, 1 << 40))
 _spoiled("dims_overflow", lambda m, p: m.graph.initializer[0].dims.extend([1 << 32, 1 << 32]))
@@ -306,8 +351,24 @@ def _slow(proto: Proto, place: Place) -> None:
     _used(proto, proto.graph.node[-1])
 
 
-for one in (_expanded, _ranged, _tiled, _padded, _filled, _filled_at_once, _resized, _one_hot, _outer, _sum_of_outputs, _slow):
-    _spoiled(f"size_{one.__name__.strip('_')}", one, ways="ascend import" if one in (_expanded, _tiled, _slow, _sum_of_outputs) else "ascend")
+for one in (
+    _expanded,
+    _ranged,
+    _tiled,
+    _padded,
+    _filled,
+    _filled_at_once,
+    _resized,
+    _one_hot,
+    _outer,
+    _sum_of_outputs,
+    _slow,
+):
+    _spoiled(
+        f"size_{one.__name__.strip('_')}",
+        one,
+        ways="ascend import" if one in (_expanded, _tiled, _slow, _sum_of_outputs) else "ascend",
+    )
 
 
 # Other things of the graph
@@ -332,9 +393,21 @@ def _split(proto: Proto, place: Place) -> None:
 
 _spoiled("batch_of_one", _batch_of_one, ways="ascend")
 _spoiled("split", _split, ways="ascend import")
-_spoiled("many_nodes", lambda m, p: m.graph.node.extend(helper.make_node("Relu", ["wide"], [f"o{n}"]) for n in range(120_000)), ways="layers")
-_spoiled("many_weights", lambda m, p: m.graph.initializer.extend(TensorProto(name=f"w{n}", data_type=1, dims=[0]) for n in range(200_000)), ways="layers")
-_spoiled("many_attributes", lambda m, p: m.graph.node[0].attribute.extend(helper.make_attribute(f"a{n}", n) for n in range(200_000)), ways="layers")
+_spoiled(
+    "many_nodes",
+    lambda m, p: m.graph.node.extend(helper.make_node("Relu", ["wide"], [f"o{n}"]) for n in range(120_000)),
+    ways="layers",
+)
+_spoiled(
+    "many_weights",
+    lambda m, p: m.graph.initializer.extend(TensorProto(name=f"w{n}", data_type=1, dims=[0]) for n in range(200_000)),
+    ways="layers",
+)
+_spoiled(
+    "many_attributes",
+    lambda m, p: m.graph.node[0].attribute.extend(helper.make_attribute(f"a{n}", n) for n in range(200_000)),
+    ways="layers",
+)
 _spoiled("many_inputs", lambda m, p: _node(m, "Concat", ["wide"] * 300_000, ["c"], axis=1), ways="layers")
 
 
@@ -369,9 +442,14 @@ def _unknown_field(place: Place, size: int) -> list[str]:
 for share in (1, 50, 99):
     _raw(f"cut_{share}", lambda d, p, share=share: d[: len(d) * share // 100])
 for name, content in {
-    "empty": b"", "text": b"hello\n", "zeros": bytes(9999), "random": np.random.default_rng(0).bytes(9999), "zip": b"PK\3\4" + bytes(99),
-    "groups": b"\x0b" * 200_000, "nested": b"",
-}.items():  # fmt: skip
+    "empty": b"",
+    "text": b"hello\n",
+    "zeros": bytes(9999),
+    "random": np.random.default_rng(0).bytes(9999),
+    "zip": b"PK\3\4" + bytes(99),
+    "groups": b"\x0b" * 200_000,
+    "nested": b"",
+}.items():
     if name != "nested":
         _raw(f"is_{name}", lambda d, p, content=content: content, ways="layers")
 _raw("length_huge", lambda d, p: b"\x3a" + b"\xff" * 9 + b"\x01" + d)

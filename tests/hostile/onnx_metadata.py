@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import onnx
+
 from hostile import Cases, Place
 from hostile.onnx_graph import metadata, written
 
@@ -41,7 +42,17 @@ def _layer(**changes: Any) -> Change:
 
 
 INFINITE, NAN = float("inf"), float("nan")
-for key in ("format", "layers", "output", "input_shape", "source", "source_sha256", "graph_sha256", "versions", "proof"):
+for key in (
+    "format",
+    "layers",
+    "output",
+    "input_shape",
+    "source",
+    "source_sha256",
+    "graph_sha256",
+    "versions",
+    "proof",
+):
     _changed(f"no_{key}", lambda d, key=key: {name: value for name, value in d.items() if name != key})
     if key not in ("proof",):
         _changed(f"{key}_null", lambda d, key=key: d | {key: None})
@@ -56,32 +67,74 @@ def _nested(depth: int) -> Any:
 
 
 for name, value in {
-    "format_0": 0, "format_99": 99, "format_text": "3", "format_infinite": INFINITE, "format_list": [1], "format_true": 1.5,
-}.items():  # fmt: skip
+    "format_0": 0,
+    "format_99": 99,
+    "format_text": "3",
+    "format_infinite": INFINITE,
+    "format_list": [1],
+    "format_true": 1.5,
+}.items():
     _changed(name, lambda d, value=value: d | {"format": value})
 for name, value in {
-    "shape_short": [20, 32], "shape_infinite": [20, 32, INFINITE], "shape_nan": [20, NAN, 3], "shape_zero": [0, 32, 3],
-    "shape_negative": [-20, 32, 3], "shape_huge": [1 << 30, 1 << 30, 3], "shape_other": [21, 32, 3], "shape_text": "abc",
-    "shape_300_digits": [20, 32, 10**300], "shape_fraction": [20.5, 32, 3], "shape_numerals": ["20", "32", "3"],
-}.items():  # fmt: skip
+    "shape_short": [20, 32],
+    "shape_infinite": [20, 32, INFINITE],
+    "shape_nan": [20, NAN, 3],
+    "shape_zero": [0, 32, 3],
+    "shape_negative": [-20, 32, 3],
+    "shape_huge": [1 << 30, 1 << 30, 3],
+    "shape_other": [21, 32, 3],
+    "shape_text": "abc",
+    "shape_300_digits": [20, 32, 10**300],
+    "shape_fraction": [20.5, 32, 3],
+    "shape_numerals": ["20", "32", "3"],
+}.items():
     _changed(name, lambda d, value=value: d | {"input_shape": value})
 for name, changes in {
-    "maps_infinite": {"maps": INFINITE}, "maps_huge": {"maps": 10**30}, "maps_other": {"maps": 9}, "maps_negative": {"maps": -8},
-    "maps_text": {"maps": "8"}, "maps_true": {"maps": True}, "maps_fraction": {"maps": 8.5}, "height_huge": {"height": 1e300},
-    "height_negative": {"height": -9}, "height_other": {"height": 10}, "height_nan": {"height": NAN}, "width_null": {"width": None},
-    "error_negative": {"max_error": -1.0}, "error_nan": {"max_error": NAN}, "error_infinite": {"max_error": INFINITE},
-    "error_null": {"max_error": None}, "error_text": {"max_error": "0"}, "tensor_missing": {"tensor": "nowhere"},
-    "tensor_image": {"tensor": "image"}, "tensor_before_other": {"tensor_before": "logits"}, "tensor_list": {"tensor": ["wide"]},
-    "name_of_another": {"name": "narrow"}, "name_number": {"name": 3}, "name_empty": {"name": ""}, "name_long": {"name": "n" * 3_000_000},
-    "name_surrogate": {"name": "\ud800"}, "name_escape": {"name": "\x1b[31m\x1b]0;x\x07"}, "name_lines": {"name": "a\nerror: b"},
-    "kind_list": {"kind": [1]}, "kind_escape": {"kind": "\x1b[31m"}, "activation_number": {"activation": 3},
-    "activation_unknown": {"activation": "os.system"}, "surplus": {"__class__": "os.system"},
-}.items():  # fmt: skip
+    "maps_infinite": {"maps": INFINITE},
+    "maps_huge": {"maps": 10**30},
+    "maps_other": {"maps": 9},
+    "maps_negative": {"maps": -8},
+    "maps_text": {"maps": "8"},
+    "maps_true": {"maps": True},
+    "maps_fraction": {"maps": 8.5},
+    "height_huge": {"height": 1e300},
+    "height_negative": {"height": -9},
+    "height_other": {"height": 10},
+    "height_nan": {"height": NAN},
+    "width_null": {"width": None},
+    "error_negative": {"max_error": -1.0},
+    "error_nan": {"max_error": NAN},
+    "error_infinite": {"max_error": INFINITE},
+    "error_null": {"max_error": None},
+    "error_text": {"max_error": "0"},
+    "tensor_missing": {"tensor": "nowhere"},
+    "tensor_image": {"tensor": "image"},
+    "tensor_before_other": {"tensor_before": "logits"},
+    "tensor_list": {"tensor": ["wide"]},
+    "name_of_another": {"name": "narrow"},
+    "name_number": {"name": 3},
+    "name_empty": {"name": ""},
+    "name_long": {"name": "n" * 3_000_000},
+    "name_surrogate": {"name": "\ud800"},
+    "name_escape": {"name": "\x1b[31m\x1b]0;x\x07"},
+    "name_lines": {"name": "a\nerror: b"},
+    "kind_list": {"kind": [1]},
+    "kind_escape": {"kind": "\x1b[31m"},
+    "activation_number": {"activation": 3},
+    "activation_unknown": {"activation": "os.system"},
+    "surplus": {"__class__": "os.system"},
+}.items():
     _changed(f"layer_{name}", _layer(**changes))
 for name, figures in {
-    "infinite": [0, INFINITE, 0, 0], "nan": [NAN] * 4, "huge": [1e300] * 4, "none": [], "short": [0.4], "other": [0.0, 0.0, 0.0, 0.0],
-    "text": ["a", "b", "c", "d"], "negative_spread": [0.43, -1.0, 7.46, -1.02],
-}.items():  # fmt: skip
+    "infinite": [0, INFINITE, 0, 0],
+    "nan": [NAN] * 4,
+    "huge": [1e300] * 4,
+    "none": [],
+    "short": [0.4],
+    "other": [0.0, 0.0, 0.0, 0.0],
+    "text": ["a", "b", "c", "d"],
+    "negative_spread": [0.43, -1.0, 7.46, -1.02],
+}.items():
     _changed(f"figures_{name}", _layer(figures=figures), words=ASCEND)
 _changed("empty_layers", lambda d: d | {"layers": []})
 _changed("layers_object", lambda d: d | {"layers": {"wide": 1}})

@@ -50,11 +50,16 @@ _json("sound", SOUND, code=0)
 for key in SOUND:
     _json(f"no_{key}", {name: value for name, value in SOUND.items() if name != key})
 for name, changes in {
-    "maps_text": {"maps": "many"}, "maps_infinite": {"maps": [float("inf")]}, "steps_infinite": {"steps": 1e999}, "steps_list": {"steps": [1]},
-    "runtimes_list": {"runtimes": [1]}, "runtimes_null": {"runtimes": {"torch": None}}, "layer_other": {"layer": "nowhere"},
+    "maps_text": {"maps": "many"},
+    "maps_infinite": {"maps": [float("inf")]},
+    "steps_infinite": {"steps": 1e999},
+    "steps_list": {"steps": [1]},
+    "runtimes_list": {"runtimes": [1]},
+    "runtimes_null": {"runtimes": {"torch": None}},
+    "layer_other": {"layer": "nowhere"},
     "layers_other": {"runtimes": {"torch": ENTRY | {"layers": {"<script>alert(1)</script>": 1}}}},
     "error_text": {"runtimes": {"torch": ENTRY | {"image_correlation": "high"}}},
-}.items():  # fmt: skip
+}.items():
     _json(name, SOUND | changes)
 _bytes("empty", b"")
 _bytes("no_json", b"{")

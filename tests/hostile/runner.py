@@ -13,9 +13,12 @@ import gc
 import importlib
 import json
 import os
+import pickle
 import resource
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,12 +32,14 @@ machine; by the clock a job has five times as long, after which it is said to ha
 MEMORY = 2 << 30
 """Bytes that all processes of a job may hold at once; each page that several share is counted in parts."""
 
-_IMPORTED = """oip_torch.analysis.calibration oip_torch.atlas.atlas oip_torch.atlas.making oip_torch.atlas.exports
-oip_torch.cli.commands oip_torch.cli.ascent_files oip_torch.gallery.page oip_torch.gallery.reports oip_torch.keras.convert
-oip_torch.keras.importing oip_torch.network.load oip_torch.results.oips oip_torch.search.search oip_torch.plots
-oip_torch.analysis.quality xarray xarray.backends.zarr xarray.backends.h5netcdf_ h5netcdf h5py zarr onnx.checker onnxruntime
-onnx2torch zarr.codecs zarr.storage jinja2 matplotlib.pyplot PIL.PngImagePlugin numpy.lib.format pandas pydantic
-encodings.ascii h5netcdf.legacyapi""".split()
+_IMPORTED = """
+zarr.storage oip_torch.analysis.calibration oip_torch.analysis.quality oip_torch.atlas.atlas
+oip_torch.atlas.exports oip_torch.atlas.making oip_torch.cli.ascent_files oip_torch.cli.commands oip_torch.gallery.page
+oip_torch.gallery.reports oip_torch.keras.convert oip_torch.keras.importing oip_torch.network.load oip_torch.plots
+oip_torch.results.oips oip_torch.search.search encodings.ascii h5netcdf h5netcdf.legacyapi h5py jinja2 matplotlib.pyplot
+numpy.lib.format onnx.checker onnx2torch onnxruntime pandas PIL.PngImagePlugin pydantic xarray xarray.backends.h5netcdf_
+xarray.backends.zarr zarr zarr.codecs
+""".split()
 
 _WATCH = Path(__file__).resolve().parent / "watch"
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
@@ -124,12 +129,10 @@ def _become(job: dict[str, Any], folder: Path, out: Path, err: Path) -> NoReturn
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if job["aside"]:
             os.execv(sys.executable, [sys.executable, "-m", "oip_torch", *job["words"]])
-        import tempfile
-
         import sitecustomize
 
         tempfile.tempdir = None
-        sitecustomize.install(*(os.environ[f"OIP_CORPUS_{name}"] for name in ("LOG", "SECRET", "CANARY")))
+        sitecustomize.install(*(os.environ[f"OIP_CORPUS_{name}"] for name in ("LOG", "HIDDEN", "CANARY")))
         code = _call(job["words"])
         sys.stdout.flush()
         sys.stderr.flush()
@@ -147,6 +150,9 @@ def _call(words: list[str]) -> int:
     import oip_torch
     from oip_torch import cli
 
+    if words[0] == "misbehave":
+        _misbehave(words[1])
+        return 2
     readers = {"Oips.load": oip_torch.Oips.load, "Calibration.load": oip_torch.Calibration.load}
     if words[0] not in readers:
         return cli.main(words)
@@ -156,6 +162,38 @@ def _call(words: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _misbehave(how: str) -> None:
+    """What no file is to bring about, so that a test sees that it is found out."""
+    print("error: misbehaved", file=sys.stderr)
+    if how == "secret":
+        Path(os.environ["OIP_CORPUS_HIDDEN"]).read_bytes()
+    elif how == "child":  # another process reads it
+        subprocess.run([sys.executable, "-c", "import os; open(os.environ['OIP_CORPUS_HIDDEN']).read()"], check=True)
+    elif how == "shell":
+        os.system("true")
+    elif how == "canary":
+        Path(os.environ["OIP_CORPUS_CANARY"]).touch()
+    elif how == "left":
+        Path("left").touch()
+    elif how == "temporary":
+        tempfile.mkdtemp()
+    elif how == "orphan":
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    elif how == "memory":
+        held = b"x" * (MEMORY + (1 << 28))
+        time.sleep(2)
+        del held
+    elif how == "loop":
+        while True:
+            pass
+    elif how == "lines":
+        print("and one more", file=sys.stderr)
+    elif how == "code":
+        os._exit(1)
+    elif how == "pickle":
+        pickle.loads(b"cos\nsystem\n(S'true'\ntR.")  # noqa: S301
 
 
 def _stat(process: int) -> list[str]:
@@ -184,7 +222,7 @@ def _below(process: int) -> list[int]:
 
 
 def _memory(family: list[int]) -> int:
-    """Bytes of all of them. What they share is told apart only where that may matter, since it takes the kernel long."""
+    """Bytes of all of them. What they share is told apart only where it may matter: it takes the kernel long."""
     resident = 0
     for process in family:
         with contextlib.suppress(OSError):

@@ -51,19 +51,44 @@ for at in ("", "layer_000", IMAGES):
     _described(f"{short}_format_9", at, lambda d: d | {"zarr_format": 9})
     _described(f"{short}_node_type", at, lambda d: d | {"node_type": "canary_module"})
 for name, change in {
-    "object": {"data_type": "object"}, "text": {"data_type": "string"}, "structured": {"data_type": [["a", "|O"]]},
-    "named_elsewhere": {"data_type": {"name": "canary_module.Type", "configuration": {}}}, "complex": {"data_type": "complex128"},
-    "shape_huge": {"shape": [1 << 40, 1 << 20, 20, 32, 3]}, "shape_negative": {"shape": [-8, 1, 20, 32, 3]}, "shape_other": {"shape": [8, 1, 99, 32, 3]},
-    "shape_text": {"shape": "big"}, "chunks_huge": {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1 << 40, 1, 20, 32, 3]}}},
+    "object": {"data_type": "object"},
+    "text": {"data_type": "string"},
+    "structured": {"data_type": [["a", "|O"]]},
+    "named_elsewhere": {"data_type": {"name": "canary_module.Type", "configuration": {}}},
+    "complex": {"data_type": "complex128"},
+    "shape_huge": {"shape": [1 << 40, 1 << 20, 20, 32, 3]},
+    "shape_negative": {"shape": [-8, 1, 20, 32, 3]},
+    "shape_other": {"shape": [8, 1, 99, 32, 3]},
+    "shape_text": {"shape": "big"},
+    "chunks_huge": {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1 << 40, 1, 20, 32, 3]}}},
     "chunks_zero": {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [0, 0, 0, 0, 0]}}},
     "grid_elsewhere": {"chunk_grid": {"name": "canary_module.Grid", "configuration": {}}},
-    "codec_pickle": {"codecs": [{"name": "numcodecs.pickle", "configuration": {}}]}, "codec_elsewhere": {"codecs": [{"name": "canary_module.Codec", "configuration": {}}]},
-    "codec_gzip": {"codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "gzip", "configuration": {"level": 1}}]},
-    "codec_sharding": {"codecs": [{"name": "sharding_indexed", "configuration": {"chunk_shape": [1, 1, 1, 1, 1], "codecs": [{"name": "bytes"}], "index_codecs": [{"name": "bytes"}]}}]},
-    "no_codecs": {"codecs": []}, "transformers": {"storage_transformers": [{"name": "canary_module.T", "configuration": {}}]},
+    "codec_pickle": {"codecs": [{"name": "numcodecs.pickle", "configuration": {}}]},
+    "codec_elsewhere": {"codecs": [{"name": "canary_module.Codec", "configuration": {}}]},
+    "codec_gzip": {
+        "codecs": [
+            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "gzip", "configuration": {"level": 1}},
+        ]
+    },
+    "codec_sharding": {
+        "codecs": [
+            {
+                "name": "sharding_indexed",
+                "configuration": {
+                    "chunk_shape": [1, 1, 1, 1, 1],
+                    "codecs": [{"name": "bytes"}],
+                    "index_codecs": [{"name": "bytes"}],
+                },
+            }
+        ]
+    },
+    "no_codecs": {"codecs": []},
+    "transformers": {"storage_transformers": [{"name": "canary_module.T", "configuration": {}}]},
     "keys_out_of_it": {"chunk_key_encoding": {"name": "canary_module", "configuration": {"separator": "/../../"}}},
-    "fill_infinite": {"fill_value": [1] * 1000}, "surplus": {"must_understand_this": {"name": "x", "must_understand": True}},
-}.items():  # fmt: skip
+    "fill_infinite": {"fill_value": [1] * 1000},
+    "surplus": {"must_understand_this": {"name": "x", "must_understand": True}},
+}.items():
     _described(f"images_{name}", IMAGES, lambda d, change=change: d | change)
 
 
@@ -88,9 +113,9 @@ _network("shape_text", input_shape="abc")
 _network("domain_null", domain=None)
 _network("domain_text", domain={"mean": "x"})
 _attributes("layer_none", lambda a: {}, at="layer_000")
-_attributes("layer_numbers", lambda a: {key: 3 for key in a}, at="layer_000")
+_attributes("layer_numbers", lambda a: dict.fromkeys(a, 3), at="layer_000")
 _attributes("layer_nan", lambda a: {key: float("nan") for key in a}, at="layer_000")
-_attributes("layer_paths", lambda a: {key: "../../../secret" for key in a}, at="layer_000")
+_attributes("layer_paths", lambda a: dict.fromkeys(a, "../../../secret"), at="layer_000")
 
 
 def _symlinked_group(place: Place) -> None:

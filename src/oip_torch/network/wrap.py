@@ -259,8 +259,8 @@ def _answers(module: nn.Module, probes: Tensor) -> Answers:
         raise InputError("module returns no tensor of floats: expected at least one, as in (batch, classes)")
     if not all(bool(torch.isfinite(output).all()) for output in together[0]):
         raise InputError(
-            f"module returns NaN or infinite values for noise: expected finite ones{_where_it_arises(own, probes)}; look "
-            "at the size of its weights, or wrap module.double()"
+            f"module returns NaN or infinite values for noise: expected finite ones{_where_it_arises(own, probes)}; "
+            "look at the size of its weights, or wrap module.double()"
         )
     if not together[1].isfinite().all() and (where := _where_it_arises(own, probes)):  # which the outputs may hide
         raise InputError(f"module has no finite gradient on noise: expected finite numbers throughout{where}")

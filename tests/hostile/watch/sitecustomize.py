@@ -7,7 +7,7 @@ import os
 import sys
 
 _LOG = os.environ.get("OIP_CORPUS_LOG", "")
-_SECRET = os.environ.get("OIP_CORPUS_SECRET", "\0")
+_SECRET = os.environ.get("OIP_CORPUS_HIDDEN", "\0")
 _CANARY = os.environ.get("OIP_CORPUS_CANARY", "\0")
 _NEVER = frozenset(
     "os.system os.exec pty.spawn os.startfile socket.connect socket.getaddrinfo socket.gethostbyname "
