@@ -14,6 +14,7 @@ import tomllib
 from collections import Counter
 from importlib.metadata import PackageNotFoundError, distribution, distributions
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -47,9 +48,9 @@ COPYLEFT = re.compile("GPL|MPL|EPL|CC-BY-SA|proprietary|unknown", re.IGNORECASE)
 
 def licence(name: str) -> str:
     """Of an installed package: its SPDX expression, or what its classifiers or its text say, in short."""
-    data = distribution(name).metadata
+    data: Any = distribution(name).metadata
     if expression := data.get("License-Expression"):
-        return expression
+        return str(expression)
     classes = [
         entry.rpartition(" :: ")[2] for entry in data.get_all("Classifier", []) if entry.startswith("License ::")
     ]

@@ -219,7 +219,7 @@ def readers(folder: Path) -> list[Reader]:
     def changed_metadata(data: bytes, generator: random.Random) -> bytes:
         proto = onnx.ModelProto.FromString(data)
         proto.metadata_props[0].value = damaged_json(entry.value, generator).encode(errors="replace").decode()
-        return proto.SerializeToString()
+        return bytes(proto.SerializeToString())
 
     def changed_graph(data: bytes, generator: random.Random) -> bytes:
         """With a digest that fits, where it is still a file of ours: else nothing behind the digest is reached."""

@@ -75,9 +75,9 @@ def pickled(place: Place) -> bytes:
 _both("lambda", lambda p: config_of(CONV, layer("Lambda", "l", {"function": _lambda3(p)})), match="Lambda")  # 2024-3660
 _both("lambda_of_keras_2", lambda p: config_of(CONV, layer("Lambda", "l", _lambda2(p))), match="Lambda")  # 2025-9905
 SPELLINGS = {
-    "capitals": "LAMBDA", "small": "lambda", "dotted": "layers.Lambda", "path": "keras.layers.Lambda", "zero": "Lambda\0",
-    "blank": " Lambda", "wide": "\uff2cambda", "numbered": "Lambda_1", "registered": "keras>Lambda", "folder": "../Lambda",
-    "mark": "__lambda__",
+    "capitals": "LAMBDA", "small": "lambda", "dotted": "layers.Lambda", "path": "keras.layers.Lambda",
+    "zero": "Lambda\0", "blank": " Lambda", "wide": "\uff2cambda", "numbered": "Lambda_1",
+    "registered": "keras>Lambda", "folder": "../Lambda", "mark": "__lambda__",
 }  # fmt: skip
 for name, spelling in SPELLINGS.items():
     _both(
