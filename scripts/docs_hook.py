@@ -19,7 +19,7 @@ OUTSIDE = {  # from the project's root → in the site
     "README.md": "index.md",
     "CHANGELOG.md": "changes.md",
     "CONTRIBUTING.md": "contributing.md",
-    "SECURITY.md": "security.md",
+    "SECURITY.md": "reporting.md",
     "models/README.md": "model.md",
     "benchmarks/rivals/README.md": "rivals.md",
 }

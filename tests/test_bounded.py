@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from oip_torch.base import bounded
+from oip_torch.base import bounded, limits
 from oip_torch.base.bounded import BoundedError, reading_limits, run_bounded
 from oip_torch.base.errors import InputError
 from oip_torch.base.limits import Limits, plain_environment
@@ -175,7 +175,7 @@ def test_the_environment_is_of_a_closed_list() -> None:
     given = {"PATH": "a", "OMP_NUM_THREADS": "1", "TF_TOKEN": "x", "HF_TOKEN": "x", "OTHER": "x", "CUDA_API_KEY": "x"}
     assert plain_environment(given) == {"PATH": "a", "OMP_NUM_THREADS": "1"}
     assert plain_environment({"PYTHONPATH": f"src{os.pathsep}{os.pathsep}/x"}) == {
-        "PYTHONPATH": f"{os.path.abspath('src')}{os.pathsep}/x"
+        "PYTHONPATH": f"{os.path.join(limits._START, 'src')}{os.pathsep}/x"
     }
 
 

@@ -16,6 +16,8 @@ from oip_torch import InputError
 from oip_torch.base.messages import last_words, one_line
 from oip_torch.keras import file as keras_file
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 WRITERS = {".keras": keras_zip, ".h5": keras_h5}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_bad_input import CONV, IMAGE, config_of, keras_h5, layer
+from test_bad_input import CONV, IMAGE, config_of, keras_h5, keras_zip, layer
 from test_keras_kinds import assert_computes
 
 import oip_torch
@@ -24,6 +25,9 @@ KERAS_2 = ROOT / "tests" / "data" / "keras2"
 ALONE = KERAS_2 / "alone"
 JSON = ALONE / "augmented.json"
 FORMS = ("alone.h5", "alone.weights.h5")
+
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture
@@ -121,8 +125,8 @@ def test_more_or_fewer_layers_than_in_the_file_are_named(changed: Callable[..., 
     [
         ("no json", r"x\.json is no JSON .*: expected what open\('network\.json', 'w'\)\.write\(model\.to_json\(\)\)"),
         (b"\xff\xfe\x00", r"x\.json is no JSON"),
-        ("[" * 100_000, r"x\.json is nested too deeply"),
-        ('{"class_name": "Sequential", "config": ' + '{"config": ' * 800 + "1" + "}" * 801, r"x\.json has no convolu"),
+        ("[" * 100_000, r"x\.json is no JSON \(nested more than 200 levels deep\)"),
+        ('{"class_name": "Sequential", "config": ' + '{"config": ' * 150 + "1" + "}" * 151, r"x\.json has no convolu"),
         ("[1, 2]", r"x\.json holds no network's configuration: expected"),
         (json.dumps(config_of(CONV)["config"]), r"x\.json holds no network's configuration: .*get_config\(\) alone"),
         (json.dumps({"class_name": "Dense", "config": {}}), r"x\.json holds a 'Dense': expected a Sequential"),
@@ -140,8 +144,8 @@ def test_a_configuration_that_is_none_or_not_admitted(tmp_path: Path, text: str 
 def test_a_configuration_that_is_too_large(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     with path.open("wb") as file:
-        file.truncate(65 << 20)
-    with pytest.raises(InputError, match=r"x\.json holds 65 MiB: expected what .*, at most 64"):
+        file.truncate(17 << 20)
+    with pytest.raises(InputError, match=r"x\.json holds 17 MiB: expected what .*, at most 16"):
         read_keras_file(ALONE / "alone.h5", architecture=path)
 
 
@@ -168,6 +172,41 @@ def test_files_that_are_no_weights_alone(tmp_path: Path) -> None:
         file["conv"] = np.zeros(3)
     with pytest.raises(InputError, match=r"damaged\.h5 (cannot be compared with|does not fit)"):
         read_keras_file(tmp_path / "damaged.h5", architecture=JSON)
+
+
+def weights_of_keras_3(path: Path, **vars: Any) -> Path:
+    """A network with a Conv2D of two filters, and these as its weights."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for number, value in vars.items():
+            file[f"layers/conv2d/vars/{number}"] = value
+    return keras_zip(path, config_of(CONV), buffer.getvalue())
+
+
+KERNEL, BIAS = np.zeros((3, 3, 1, 2), np.float32), np.zeros(2, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "bias", "match"),
+    [
+        (
+            KERNEL[:2],
+            BIAS,
+            r"the kernel of layer 'conv' has the shape \(2, 3, 1, 2\) in the file .*: expected \(3, 3, any, 2",
+        ),
+        (KERNEL.astype(np.complex64), BIAS, r"'layers/conv2d/vars/0' is of type <c8: expected float32"),
+        (KERNEL.astype(bool), BIAS, r"'conv, kernel' is of type \|b1: expected float32"),
+        (KERNEL.astype(np.int32), BIAS, r"'conv, kernel' is of type <i4: expected float32"),
+        (KERNEL, BIAS.astype(np.uint8), r"'conv, bias' is of type \|u1: expected float32"),
+        (KERNEL, np.array(["a", "b"], "S1"), r"'layers/conv2d/vars/1' is of type \|S1: expected float32"),
+    ],
+)
+def test_weights_of_other_shapes_and_types_than_the_network_has(
+    tmp_path: Path, kernel: Any, bias: Any, match: str
+) -> None:
+    assert read_keras_file(weights_of_keras_3(tmp_path / "x.keras", **{"0": KERNEL, "1": BIAS})).rewritten == ()
+    with pytest.raises(InputError, match=rf"x\.keras does not fit its configuration: {match}"):
+        read_keras_file(weights_of_keras_3(tmp_path / "x.keras", **{"0": kernel, "1": bias}))
 
 
 @pytest.mark.parametrize("form", FORMS)

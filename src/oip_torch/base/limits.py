@@ -29,6 +29,10 @@ _BEGINNINGS = (  # what says on which devices, with how many threads and with wh
     *("LC_", "CUDA_", "NVIDIA_", "CUBLAS_", "CUDNN_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_"),
     *("ONEDNN_", "DNNL_", "TF_", "TF2_", "XLA_", "JAX_", "KERAS_", "TORCH_", "PYTORCH_", "ORT_", "MALLOC_", "OIP_"),
 )
+try:
+    _START = os.getcwd()
+except OSError:  # it was removed
+    _START = os.sep
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|AUTH|PRIVATE|COOKIE|(^|_)KEY|^TF_VAR_")  # the last: Terraform's
 
 
@@ -93,7 +97,7 @@ def raised(name: str, default: float) -> float:
         value = float(os.environ.get(name, ""))
     except ValueError:
         return default
-    return value if value > 0 else default
+    return value if 0 < value < 2**60 else default
 
 
 def most_unpacked(size: int) -> int:
@@ -116,7 +120,7 @@ def physical_memory() -> int:
 def plain_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of a closed list: paths, language, devices, threads; nothing that is named like a secret.
 
-    Relative folders of PYTHONPATH are made absolute, since a child works in another folder.
+    Relative folders of PYTHONPATH are made absolute, as they were meant when this process began.
     """
     windows = {"SYSTEMROOT", "COMSPEC", "PATHEXT", "WINDIR", "APPDATA", "LOCALAPPDATA", "USERPROFILE"}
     names = _NAMES | windows if os.name == "nt" else _NAMES
@@ -125,6 +129,6 @@ def plain_environment(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if (name in names or name.startswith(_BEGINNINGS)) and not _SECRET.search(name)
     }
-    if folders := [os.path.abspath(folder) for folder in plain.pop("PYTHONPATH", "").split(os.pathsep) if folder]:
+    if folders := [os.path.join(_START, folder) for folder in plain.pop("PYTHONPATH", "").split(os.pathsep) if folder]:
         plain["PYTHONPATH"] = os.pathsep.join(folders)
     return plain

@@ -38,9 +38,9 @@ def images(path: str, wanted: str, besides: Sequence[str], expected: str) -> tup
     """
     archive = zipfile.ZipFile(path)  # is closed with the process
     entries = archive.infolist()
-    if len(entries) > _MOST_ENTRIES or len({entry.filename for entry in entries}) < len(entries):
-        raise InputError(f"{path} holds {len(entries)} arrays, or two of one name: {expected}")
     by_name = {entry.filename.removesuffix(".npy"): entry for entry in entries}
+    if len(entries) > _MOST_ENTRIES or len(by_name) < len(entries):
+        raise InputError(f"{path} holds {len(entries)} arrays of {len(by_name)} names: {expected}")
     if wanted not in by_name and len(by_name) != 1:
         there = ", ".join(repr(name)[1:-1][:60] for name in list(by_name)[:8]) or "none"
         raise InputError(f"{path} has no array {wanted}, and not one array only (there are: {there}): {expected}")

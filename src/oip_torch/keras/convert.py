@@ -110,7 +110,8 @@ def convert(
     _check_tensorflow()
     with temporary_folder("convert") as folder, stages(progress) as say:
         job: dict[str, Any] = {
-            "model": str(file.path.resolve() if file.architecture is None else file.for_keras(folder)),
+            "model": str(file.path.resolve()),
+            "architecture": None if file.architecture is None else str(file.architecture.resolve()),
             "size": None if size is None or file.input_shape is None else file.input_shape[:2],
             "noise": NOISE_PROBES,
             "digits": DIGIT_PROBES,

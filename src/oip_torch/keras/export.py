@@ -17,7 +17,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -40,12 +40,14 @@ AT_A_TIME = 2
 class Job(TypedDict):
     """What is asked of the process.
 
-    `size`: (height, width) of a network that leaves them open, or None. `noise`, `digits`: how many probes of each.
+    `architecture`: the file of the configuration, or None. `size`: (height, width) of a network that leaves them open,
+    or None. `noise`, `digits`: how many probes of each.
     `probes`: a file with images of pixel values in the place of digits, or None. `domain`: what is known of the domain.
     `dtype`: "float32"; or "float64" to have the answers alone, computed in that.
     """
 
     model: str
+    architecture: NotRequired[str | None]
     size: list[int] | None
     noise: int
     digits: int
@@ -158,7 +160,10 @@ def main(folder: Path) -> None:
 
     _say("reading the Keras network")
     height, width = job["size"] or (None, None)
-    model = load_network(Path(job["model"]), (height, width) if height and width else None)
+    architecture = job.get("architecture")
+    model = load_network(
+        Path(job["model"]), (height, width) if height and width else None, Path(architecture) if architecture else None
+    )
     rows, columns, channels = (int(n) for n in model.inputs[0].shape[1:])
     shape = rows, columns, channels
     # The recorder changes a network, which can no longer be copied then.

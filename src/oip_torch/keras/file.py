@@ -29,11 +29,13 @@ from oip_torch.keras.classes import CONTAINERS, CONVOLUTIONS, PLAIN, refusal, re
 from oip_torch.keras.formats import is_saved_model, other_format
 from oip_torch.keras.inputs import image_shape, inputs_of
 from oip_torch.keras.rewrite import rewrite, with_input_shape
+from oip_torch.keras.sizes import check_sizes
 from oip_torch.keras.weights import check_weights
 
 __all__ = ["KerasFile", "check_size", "read_keras_file"]
 
 _MOST_LAYERS = 5000
+_NO_CONFIG = object()  # of a file that holds weights alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,17 +137,19 @@ def read_keras_file(
         config, weights = _contents(path, "zip", contained=contained)
     elif suffix in {".h5", ".hdf5"} or _is_hdf5(path):
         config, weights = _contents(path, "hdf5", contained=contained)
-        if config is None:
+        if config is _NO_CONFIG:
             raise _alone(path)
     else:
         raise other_format(path)
     told = path if architecture is None else architecture  # which file a message is about
     try:
         _check_network(config, told)
+        _check_layers(config, told)
         config, rewritten = rewrite(config)
         _admit(config, told)
         check_weights(weights, config, path, architecture)
         shape = image_shape(config, told, size)
+        check_sizes(config, shape, told)
         if shape is not None and size is not None and None in (inputs_of(config) or [("", ())])[0][1][1:]:
             with_input_shape(config, (None, *shape))
             rewritten = (*rewritten, f"images of {shape[0]}×{shape[1]}, where height and width were open")
@@ -168,7 +172,7 @@ def check_size(size: Any) -> tuple[int, int] | None:
 
 
 def _contents(path: Path, kind: str, *, contained: bool) -> tuple[Any, dict[str, Any]]:
-    """The configuration in a file ("zip" or "hdf5"), None where it holds weights alone, and the tree of its weights."""
+    """The configuration in a file ("zip" or "hdf5"), or `_NO_CONFIG`, and the tree of its weights."""
     if contained:
         with tempfile.TemporaryDirectory(prefix="oip-load-") as folder:
             told, _ = contents.of_zip(str(path), folder) if kind == "zip" else contents.of_hdf5(str(path))
@@ -180,7 +184,7 @@ def _contents(path: Path, kind: str, *, contained: bool) -> tuple[Any, dict[str,
         except BoundedError as error:
             raise _unreadable(path, kind, error) from None
     try:
-        return None if told["config"] is None else parse_json(told["config"]), told["weights"]
+        return _NO_CONFIG if told["config"] is None else parse_json(told["config"]), told["weights"]
     except ValueError as error:
         if kind == "zip":
             raise _unreadable(path, kind, error) from None
@@ -210,7 +214,7 @@ def _alone(path: Path) -> InputError:
 def _weights_alone(path: Path, *, contained: bool) -> dict[str, Any]:
     """The tree of a file of weights alone."""
     found = _contents(path, "hdf5", contained=contained) if _is_hdf5(path) else None
-    if path.suffix.lower() == ".keras" or (found is not None and found[0] is not None):
+    if path.suffix.lower() == ".keras" or (found is not None and found[0] is not _NO_CONFIG):
         raise InputError(f"{path} holds its network beside the weights: expected no architecture; give the file alone")
     if found is None:
         raise InputError(
@@ -258,7 +262,6 @@ def _check_network(config: Any, path: Path) -> None:
 def _admit(config: Any, path: Path) -> None:
     """Refuse every class that is not on the lists, by name; refuse a network without a convolution."""
     classes = set()
-    _check_layers(config, path)
     inputs = inputs_of(config)
     image = inputs[0][1] if inputs is not None and len(inputs) == 1 else None
     for entry, layer in _entries(config, "model"):
@@ -287,16 +290,17 @@ def _check_layers(config: dict[str, Any], path: Path) -> None:
     waiting, count = [config], 0
     while waiting:
         inner = waiting.pop()["config"]
-        layers = inner.get("layers") if isinstance(inner, dict) else None
+        layers = inner.get("layers") if isinstance(inner, dict) else inner  # a list in files of an early Keras 2
         for entry in layers if isinstance(layers, list) else [] if layers is None else [layers]:
             if not isinstance(entry, dict) or not isinstance(entry.get("class_name"), str):
                 raise InputError(f"{path} has a layer {shown(entry)}: expected a class and its configuration")
-            if not isinstance(entry.get("config"), dict):
+            network = entry["class_name"] in CONTAINERS
+            if not isinstance(entry.get("config"), (dict, list) if network else dict):
                 raise InputError(
                     f"{path}: a layer {entry['class_name'][:60]!r} has the configuration {shown(entry.get('config'))}: "
                     "expected its arguments by name"
                 )
-            if entry["class_name"] in CONTAINERS:
+            if network:
                 waiting.append(entry)
             count += 1
     if count > _MOST_LAYERS:

@@ -158,16 +158,17 @@ def activation_name(layer: Any) -> str | None:
     return _name_of(layer.activation) if getattr(layer, "activation", None) is not None else None
 
 
-def load_network(path: Path, size: tuple[int, int] | None = None) -> Any:
+def load_network(path: Path, size: tuple[int, int] | None = None, architecture: Path | None = None) -> Any:
     """The network in a Keras file, frozen; an `InputError` says what we cannot take.
 
     Args:
         path: of the file, which is read as data and admitted here, whoever did that before.
         size: (height, width) of the images; None: the network's own.
+        architecture: the file of the configuration, where the first one holds weights alone.
     """
     import keras
 
-    file = read_keras_file(path, size, contained=True)
+    file = read_keras_file(path, size, architecture, contained=True)
     with tempfile.TemporaryDirectory(prefix="oip-load-") as folder:
         try:
             with _weights_once():
