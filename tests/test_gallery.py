@@ -29,7 +29,10 @@ from oip_torch.gallery.reports import read_report
 from oip_torch.gallery.sprites import Sheet, Tiling, encoded, tiled
 
 MAPS = range(22)  # 20 are needed to lay a map beside others
-HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "__proto__", "層/é ﷽", "n" * 300]
+HOSTILE = [
+    *("<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "__proto__", "層/é ﷽", "n" * 300),
+    *("]]><!--", "{{ 7 * 7 }}{% raw %}", "\u202egnp.evil\u2066\u2069", "\x1b[31m'\"`\\"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -245,9 +248,9 @@ def test_names_stay_text(model: oip.FeatureModel, held: LayerContents) -> None:
     html = gallery_page(network, layers)
     page, plain = Page(html), Page(gallery_page(network_of(model, [held], more=False), [held]))
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in plain.elements}
-    assert [tag for tag, _ in page.elements].count("script") == 1 + 1 + 5 * (1 + 1 + 2 * 3)
+    assert [tag for tag, _ in page.elements].count("script") == 1 + 1 + len(HOSTILE) * (1 + 1 + 2 * 3)
     assert [each["name"] for each in page.json("network")["layers"]] == HOSTILE
-    assert [page.json(f"layer-{index}")["name"] for index in range(5)] == HOSTILE
+    assert [page.json(f"layer-{index}")["name"] for index in range(len(HOSTILE))] == HOSTILE
     for text in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html, re.DOTALL):
         assert not set("<>&\u2028\u2029") & set(text)
 
@@ -379,6 +382,12 @@ def test_a_report_of_a_comparison_is_shown_layer_by_layer(
     assert "/somewhere" not in html
 
 
+def test_a_name_that_is_no_text_is_refused(model: oip.FeatureModel, held: LayerContents) -> None:
+    network = dataclasses.replace(network_of(model, [held]), name="half \ud800")
+    with pytest.raises(oip.InputError, match=r"a name cannot be written on a page: the text 'half \\ud800' has half"):
+        gallery_page(network, [held])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -386,6 +395,11 @@ def test_a_report_of_a_comparison_is_shown_layer_by_layer(
         ("{", "is no report of a comparison"),
         ("[]", "is no report of a comparison"),
         (json.dumps(REPORT | {"runtimes": {"torch": {}}}), "is no report of a comparison"),
+        (json.dumps(REPORT | {"agree": "no"}), "'no' stands where true or false is expected"),
+        (json.dumps(REPORT | {"steps": 1e300}), "steps is 1e.300: expected a whole number"),
+        (json.dumps(REPORT | {"maps": [float("nan")]}), "NaN stands where a finite number is expected"),
+        (json.dumps(REPORT | {"reference": "\ud800"}), "has half a character"),
+        ("[" * 30_000 + "]" * 30_000, "nested deeper than 16 brackets"),
         (json.dumps(REPORT | {"layer": "other"}), "is of another network: it has a layer 'other'"),
     ],
 )
@@ -395,3 +409,10 @@ def test_another_report_is_refused(tmp_path: Path, model: oip.FeatureModel, text
         read_report(tmp_path, model.layers.names)
     with pytest.raises(oip.InputError, match="does not exist"):
         read_report(tmp_path / "none", model.layers.names)
+
+
+def test_a_report_is_no_link(tmp_path: Path, model: oip.FeatureModel) -> None:
+    (tmp_path / "elsewhere.json").write_text(json.dumps(REPORT))
+    (tmp_path / "report.json").symlink_to(tmp_path / "elsewhere.json")
+    with pytest.raises(oip.InputError, match=r"report\.json is a link: expected the file"):
+        read_report(tmp_path, model.layers.names)

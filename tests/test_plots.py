@@ -342,6 +342,15 @@ def test_classes_are_called_by_their_names(model: FeatureModel) -> None:
         plots.trace(classes, names=names[:9])
 
 
+@pytest.mark.parametrize("name", ["$\\bad{$", "a$b$c", "\\$1"])
+def test_a_layer_s_name_is_no_formula(oips: Oips, name: str) -> None:
+    named = dataclasses.replace(oips, layer=name)
+    number = int(named.maps[0])
+    for figure in (plots.sheet(named), plots.trace(named), plots.evolution(named, number)):
+        figure.savefig(io.BytesIO(), format="png", dpi=40)
+        assert any(name in text for text in texts(figure))
+
+
 def test_a_colormap_itself_is_taken(oips: Oips) -> None:
     from matplotlib import colormaps
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -65,6 +66,15 @@ def test_a_row_holds_the_picture_its_map_and_the_classes(responses: Responses) -
     assert "Outlined is what the unit at which the map is largest sees: 8×8 of 28×28 pixels." in shown
     assert "Each unit is drawn where the middle of its field lies." in shown
     assert "Bars: the probability of each class, by Dense_2's softmax." in shown
+
+
+def test_names_are_no_formulas(responses: Responses, oips: Oips, model: FeatureModel) -> None:
+    name = "$\\bad{$"
+    named = dataclasses.replace(responses, layer=name, output=name)
+    figures = [plots.response(named, names=[name, *"123456789"]), plots.seen(dataclasses.replace(named, output=name))]
+    for figure in figures:
+        figure.savefig(io.BytesIO(), format="png", dpi=40)
+        assert any(name in text for text in texts(figure))
 
 
 def test_the_largest_unit_is_drawn_inside_its_outline(responses: Responses) -> None:

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from oip_torch.atlas.contents import LayerContents, NetworkContents
 from oip_torch.base.errors import InputError
 from oip_torch.base.files import as_path, replacing
+from oip_torch.base.strict_json import check_plain
 from oip_torch.gallery.entries import (
     best_row,
     count_words,
@@ -103,6 +104,10 @@ def gallery_page(
     Raises:
         InputError: no images, or other layers than the network's.
     """
+    try:
+        check_plain([network.name, *(layer.name for layer in network.layers)])
+    except ValueError as error:
+        raise InputError(f"a name cannot be written on a page: {error}; expected text that UTF-8 has") from error
     channels, height, width = network.input_shape
     tiling = Tiling(height, width)
     held = []

@@ -75,7 +75,7 @@ def check_costs(graph: onnx.GraphProto, shapes: Mapping[str, Shape | None]) -> N
         if max(made, default=0) > most // LARGEST:
             raise ValueError(
                 f"a tensor of {max(made)} elements per image ({node.output[0]!r}); expected at most {most // LARGEST}, "
-                f"a quarter of {NUMBERS}"
+                f"a quarter of what the environment variable {NUMBERS} says"
             )
         numbers += sum(made)
         if numbers > most:

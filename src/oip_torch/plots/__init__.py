@@ -228,7 +228,7 @@ def trace(
     axes, named = canvas.axes, len(oips) <= 8
     _trace_lines(axes, oips, whose if named else None)
     axes.set_xlabel("step")
-    axes.set_ylabel(_score_name(oips))
+    axes.set_ylabel(_score_name(oips), parse_math=False)
     if named:
         for text in axes.legend(fontsize=8, frameon=False).get_texts():
             text.set_parse_math(False)  # of a name with a $

@@ -173,8 +173,9 @@ def divergence(comparison: Compared, maps: int | Iterable[int] | None = None, *,
     for row in sorted(chosen, key=lambda row: ends[row]):
         height = max(ends[row], height + 0.045 * max(ends.values()))  # labels that would lie on each other move apart
         left.annotate(f" map {comparison.maps[row]}", (len(trace), height), fontsize=7, va="center")
-    left.set(xlabel="step", ylabel=f"score (mean over the map of {comparison.place})")
-    left.set_title(f"{comparison.place}: scores, float32", fontsize=10, color=INK)
+    left.set_xlabel("step")
+    left.set_ylabel(f"score (mean over the map of {comparison.place})", parse_math=False)
+    left.set_title(f"{comparison.place}: scores, float32", fontsize=10, color=INK, parse_math=False)
     left.legend(fontsize=7, frameon=False)
     right.set(xscale="log", yscale="log", xlabel="step", ylabel=f"relative difference from {comparison.reference}")
     right.set_title("solid: float32, dashed: float64; strong: median, faint: largest", fontsize=10, color=INK)
@@ -222,7 +223,7 @@ def side_by_side(
             lower.set_xlabel(f"≤ {difference.max():.1g}", fontsize=7, color=INK, labelpad=1)
         grid[2 * index, 0].set_ylabel(f"map {comparison.maps[row]}", fontsize=8, color=INK)
         grid[2 * index + 1, 0].set_ylabel("difference", fontsize=8, color=INK)
-    figure.suptitle(f"{comparison.place}: from the same start, in float32", fontsize=11, color=INK)
+    figure.suptitle(f"{comparison.place}: from the same start, in float32", fontsize=11, color=INK, parse_math=False)
     add_note(
         figure,
         "Below each picture its last score. Differences: white 0, black the largest of the map's row, or 1 % of the "
@@ -275,8 +276,8 @@ def _error_matrix(
         text = "0" if value == 0 else "∞" if math.isinf(value) else f"{value:.0e}"
         axes.text(column, row, text, fontsize=letters, color="white" if broken else INK, ha="center", va="center")
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-    axes.set_xticks(range(len(columns)), columns, fontsize=letters, rotation=30, ha="left")
-    axes.set_yticks(range(len(rows)), rows, fontsize=letters)
+    axes.set_xticks(range(len(columns)), columns, fontsize=letters, rotation=30, ha="left", parse_math=False)
+    axes.set_yticks(range(len(rows)), rows, fontsize=letters, parse_math=False)
     axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
     for spine in axes.spines.values():
         spine.set_visible(False)

@@ -249,14 +249,21 @@ def _draw(
         top = index * (height + gap_y) + 2 * gap_y - (0 if heads else gap_y)
         if sides[index]:
             axes.text(
-                lefts[0] - 0.1 * width, top + height / 2, sides[index], fontsize=9, color=INK, ha="right", va="center"
+                lefts[0] - 0.1 * width,
+                top + height / 2,
+                sides[index],
+                fontsize=9,
+                color=INK,
+                ha="right",
+                va="center",
+                parse_math=False,
             )
         for cell, left in zip(row, lefts, strict=False):
             tall, wide = cell.picture.shape[:2]
             y, x = top + (height - tall) // 2, left + (width - wide) // 2
             mosaic[y : y + tall, x : x + wide] = 0.25 * cell.picture + 0.75 if cell.faded else cell.picture
             where = (left + width / 2 - 0.5, top - 0.5 - 0.03 * height)
-            axes.text(*where, cell.label, fontsize=7, color=cell.color, ha="center", va="bottom")
+            axes.text(*where, cell.label, fontsize=7, color=cell.color, ha="center", va="bottom", parse_math=False)
             if cell.outline is not None:
                 _rectangle(axes, cell.outline, y, x)
     if not heads:
@@ -264,7 +271,7 @@ def _draw(
     show_picture(axes, mosaic)
     for first, end, text in heads:
         middle = (lefts[first] + lefts[end - 1] + width) / 2 - 0.5
-        axes.text(middle, 0.5 * gap_y, text, fontsize=9, color=INK, ha="center", va="center")
+        axes.text(middle, 0.5 * gap_y, text, fontsize=9, color=INK, ha="center", va="center", parse_math=False)
     return figure
 
 
@@ -321,7 +328,7 @@ def sight_note(responses: Responses, crop: bool = False) -> list[str]:
 def add_title(figure: Figure, text: str) -> None:
     """Above all, its lines broken to fit the figure."""
     most = max(12, round(figure.get_figwidth() / 0.1))  # letters in a line, at this size
-    figure.suptitle("\n".join(textwrap.wrap(text, most)), fontsize=11, color=INK)
+    figure.suptitle("\n".join(textwrap.wrap(text, most)), fontsize=11, color=INK, parse_math=False)
 
 
 def title_of(responses: Responses) -> str:

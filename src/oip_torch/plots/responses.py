@@ -76,7 +76,7 @@ def response(
     for row in range(count):
         axes = figure.add_subplot(grid[row, 0])
         show_picture(axes, shades[row])
-        axes.set_ylabel(label_of(responses, row), fontsize=8, color=INK)
+        axes.set_ylabel(label_of(responses, row), fontsize=8, color=INK, parse_math=False)
         outline_field(axes, responses, row)
         if with_map:
             _lay_over(figure.add_subplot(grid[row, 1]), responses, row, shades[row], heat)
@@ -121,8 +121,9 @@ def _bars(axes: Axes, responses: Responses, row: int, names: Sequence[str]) -> N
     for at, number in zip(heights, chosen.tolist(), strict=True):
         if number == largest:
             told = f" {names[number]}: {values[number]:.2f}"
-            axes.text(max(0.0, values[number]), at, told, fontsize=7, color=INK, va="center")
-    axes.set_yticks(list(heights), [names[number] for number in chosen], fontsize=7 if len(chosen) <= 10 else 6)
+            axes.text(max(0.0, values[number]), at, told, fontsize=7, color=INK, va="center", parse_math=False)
+    letters = 7 if len(chosen) <= 10 else 6
+    axes.set_yticks(list(heights), [names[number] for number in chosen], fontsize=letters, parse_math=False)
     axes.invert_yaxis()
     axes.tick_params(axis="x", labelsize=7)
     if responses.are_probabilities:
