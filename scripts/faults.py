@@ -132,6 +132,7 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=20, help="of each signal to each command (20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in the background without it
     print(f"seed {options.seed}\ncommand  signal   sent  done before  slowest end  problems", flush=True)
     failed = False
     for name in options.commands:

@@ -301,6 +301,11 @@ CALL = "Exception encountered when calling Dense.call().\n\n\x1b[1mAxis -1 is 7,
         (ValueError("one\n  two"), "one two"),
         (TypeError(f"{NESTED}Exception encountered: Unrecognized: {{'x': 5}}"), "Unrecognized: {'x': 5}"),
         (ValueError(f"{CALL} Dense.call():\n  • inputs={CONFIG}"), "Axis -1 is 7, not 8"),
+        (
+            ValueError(f"{CALL.replace('Dense', 'Sequential').split(chr(27))[0]}{CALL} a\n\nArguments received by b"),
+            "Axis -1 is 7, not 8",
+        ),
+        (ValueError(f"No module 'x'. {CONFIG}"), "No module 'x'. config={'layers': …}."),
         (KeyError("conv"), "KeyError 'conv'"),
         (MemoryError(), "MemoryError"),
     ],
@@ -309,7 +314,10 @@ def test_the_reason_alone_is_kept(error: Exception, line: str) -> None:
     assert one_line(error) == line
 
 
-@pytest.mark.parametrize("text", [f"{CONFIG} The reason.", f"The reason. {CONFIG}", f"{CONFIG}\n\nThe reason."])
+LONG = "word " * 200
+
+
+@pytest.mark.parametrize("text", [f"{LONG} The reason.", f"The reason. {LONG}", f"{LONG}\n\nThe reason."])
 def test_a_long_message_keeps_its_reason_at_either_end(text: str) -> None:
     line = one_line(ValueError(text))
     assert len(line) == 400

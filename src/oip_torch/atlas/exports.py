@@ -178,6 +178,7 @@ def _write_npz(path: Path, contents: LayerContents) -> None:
 
 
 def _write_safetensors(path: Path, contents: LayerContents) -> None:
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     oips = contents.oips
@@ -187,7 +188,10 @@ def _write_safetensors(path: Path, contents: LayerContents) -> None:
         "settings": json.dumps(oips.settings.to_dict()),
         "provenance": json.dumps(oips.provenance.to_dict()),
     }
-    save_file(_arrays_of(contents), path, metadata=words)
+    try:
+        save_file(_arrays_of(contents), path, metadata=words)
+    except SafetensorError as error:  # the disk is full
+        raise OSError(str(error)) from error
 
 
 _ARRAYS: Mapping[str, Callable[[Path, LayerContents], None]] = {"npz": _write_npz, "safetensors": _write_safetensors}

@@ -22,7 +22,8 @@ _INVISIBLE = re.compile(
 )
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _KERAS_WRAPPING = "Exception encountered: "  # after a layer's or model's whole configuration
-_KERAS_CALL = re.compile(r"Exception encountered when calling [^\n]*\n+(.+?)\n+Arguments received by ", re.DOTALL)
+_KERAS_CALL = re.compile(r"Exception encountered when calling [^\n]*\n+")  # the innermost one comes last
+_KERAS_ARGUMENTS = re.compile(r"\n*Arguments received by ")  # of the calls, the innermost one first
 _LOG_LINE = re.compile(r"[IW]\d{4} |\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IW] |WARNING|\s*warnings\.warn\(")
 _EXCEPTION_LINE = re.compile(r"^[\w.]+(?:Error|Exception|Interrupt)\b", re.MULTILINE)
 
@@ -45,15 +46,34 @@ def one_line(error: BaseException | str) -> str:
     """An error's reason in one line of at most 400 characters.
 
     Keras puts its reason behind whole configurations, or between the call's name and its arguments: the reason alone
-    is kept. A message that is still too long loses its middle, since the reason may stand at either end.
+    is kept. A message that is still too long loses what is nested in brackets, and then its middle, since the reason
+    may stand at either end.
     """
     text = _ESCAPES.sub("", str(error)).rpartition(_KERAS_WRAPPING)[2]
-    if (call := _KERAS_CALL.search(text)) is not None:
-        text = call[1]
+    if len(parts := _KERAS_CALL.split(text)) > 1:
+        text = _KERAS_ARGUMENTS.split(parts[-1])[0]
     text = " ".join(text.split())
+    if len(text) > _MOST:
+        text = _without_nested(text)
     if isinstance(error, LookupError) or (not text and isinstance(error, BaseException)):
         text = f"{type(error).__name__} {text}".strip()  # a KeyError says the key alone
     return whole_line(text, _MOST)
+
+
+def _without_nested(text: str) -> str:
+    """The text without what is in brackets within brackets: the bulk of configurations and arrays."""
+    kept: list[str] = []
+    depth = 0
+    for character in text:
+        if character in "[{":
+            depth += 1
+            if depth == 2:
+                kept.append("…")
+        if depth < 2:
+            kept.append(character)
+        if character in "]}":
+            depth -= 1
+    return text if depth else "".join(kept)  # these brackets were none
 
 
 def last_words(stderr: str) -> str:

@@ -25,7 +25,7 @@ else:
 
 __all__ = ["Interrupts"]
 
-_PATIENCE = 1.4
+_PATIENCE = 1.0
 """Seconds in which an interrupted command clears up; after that it ends as it is."""
 _WORDS: dict[int, str] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 

@@ -255,7 +255,7 @@ def _export(
     with Child(
         "oip_torch.keras.export", str(folder), folder=folder, environment=environment, stdin=subprocess.PIPE
     ) as child:
-        timer = threading.Timer(limit, child.kill)
+        timer = threading.Timer(min(limit, threading.TIMEOUT_MAX), child.kill)
         timer.daemon = True
         try:
             timer.start()

@@ -25,6 +25,7 @@ from oip_torch.base.errors import InputError, unknown_name
 from oip_torch.base.files import existing_file, replacing
 from oip_torch.base.messages import one_line
 from oip_torch.base.strict_json import strict_json
+from oip_torch.base.messages import whole_line
 from oip_torch.network.domain import Domain, check_domain, find_domain
 from oip_torch.network.metadata import check_against_graph, check_description, check_layer, check_scale
 from oip_torch.network.safety import HOW_TO_MAKE_ONE, MOST_METADATA_BYTES, check_sizes, check_static, parse
@@ -114,7 +115,8 @@ class Layers(Sequence[Layer]):
         for layer in self:
             error = "" if layer.max_error is None else f"{layer.max_error:.1e}"
             error += "" if layer.error_float64 is None else f" ({layer.error_float64:.1e} in float64)"
-            rows.append((layer.name, layer.kind, str(layer.maps), layer.size, layer.activation or "", error))
+            cells = layer.name, layer.kind, str(layer.maps), layer.size, layer.activation or "", error
+            rows.append(tuple(map(whole_line, cells)))  # a file may name them as it likes
         if all(layer.max_error is None for layer in self):  # nothing was verified against another framework
             rows = [row[:-1] for row in rows]
         return rows

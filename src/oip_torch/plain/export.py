@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from oip_torch.base.checks import shown
@@ -63,7 +63,7 @@ def export_torch(model: FeatureModel | str | os.PathLike[str], folder: str | os.
     folder = as_path(folder, "a folder")
     with replacing_in(folder, [_CODE, _WEIGHTS]) as temporary:
         (temporary / _CODE).write_text(source.code, encoding="utf-8")
-        save_file(source.weights, temporary / _WEIGHTS)
+        (temporary / _WEIGHTS).write_bytes(save(source.weights))  # save_file has errors of its own for a full disk
         return _checked(network, source, temporary, probes)
 
 
