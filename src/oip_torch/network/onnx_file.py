@@ -23,9 +23,8 @@ import onnx
 from oip_torch.base.checks import is_whole, shown
 from oip_torch.base.errors import InputError, unknown_name
 from oip_torch.base.files import existing_file, replacing
-from oip_torch.base.messages import one_line
+from oip_torch.base.messages import one_line, whole_line
 from oip_torch.base.strict_json import strict_json
-from oip_torch.base.messages import whole_line
 from oip_torch.network.domain import Domain, check_domain, find_domain
 from oip_torch.network.metadata import check_against_graph, check_description, check_layer, check_scale
 from oip_torch.network.safety import HOW_TO_MAKE_ONE, MOST_METADATA_BYTES, check_sizes, check_static, parse
