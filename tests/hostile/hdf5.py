@@ -298,11 +298,6 @@ _bytes("end_beyond", lambda data: data.__setitem__(slice(40, 48), b"\xff" * 8), 
 _bytes("tree_is_its_child", _own_child, kinds="h5 keras")
 _bytes("tree_level", _after(b"TREE", 5, b"\xff"), kinds="h5 keras")
 _bytes("tree_entries", _after(b"TREE", 6, b"\xff\xff"), kinds="h5 keras")
-_bytes(
-    "tree_sibling_is_itself",
-    lambda data: _after(b"TREE", 8, data.find(b"TREE").to_bytes(8, "little"))(data),
-    kinds="h5 keras",
-)
 _bytes("symbols", _after(b"SNOD", 6, b"\xff\xff"), kinds="h5 keras")
 _bytes("symbol_offset", _after(b"SNOD", 8, b"\xff" * 8), kinds="h5 keras")
 _bytes("heap_size", _after(b"HEAP", 8, b"\xff" * 7), kinds="h5 keras")

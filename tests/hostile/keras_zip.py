@@ -59,7 +59,7 @@ for share in (1, 10, 50, 90, 99):
             "x.keras", (data := keras_file(p.folder / "x.keras").read_bytes())[: len(data) * share // 100]
         ),
     )
-for position in (0.001, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95):
+for position in (0.2, 0.4, 0.6, 0.8, 0.9, 0.95):
 
     def _flipped(place: Place, position: float = position) -> None:
         data = bytearray(keras_file(place.folder / "x.keras").read_bytes())

@@ -17,7 +17,7 @@ from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError
 from oip_torch.base.tensors import to_tensor
 from oip_torch.network.domain import Domain
-from oip_torch.network.extract import Tap, truncate
+from oip_torch.network.extract import Tap, forgotten_sources, truncate
 from oip_torch.network.onnx_file import Layer, Layers, Network
 from oip_torch.network.onnx_graph import nodes_by_tensor, output_nodes, to_torch
 
@@ -244,10 +244,11 @@ class FeatureModel(nn.Module):
 
         Returns a module: images (batch, channels, height, width) → (batch, maps, height, width), or (batch, units).
         """
-        part = truncate(self.graph_module, [self.tap(layer, pre_activation=pre_activation).node])
-        (end,) = (node for node in part.graph.nodes if node.op == "output")
-        end.args = (end.args[0][0],)
-        part.recompile()
+        with forgotten_sources():
+            part = truncate(self.graph_module, [self.tap(layer, pre_activation=pre_activation).node])
+            (end,) = (node for node in part.graph.nodes if node.op == "output")
+            end.args = (end.args[0][0],)
+            part.recompile()
         return part
 
     def _apply(self, fn: Any, recurse: bool = True) -> FeatureModel:

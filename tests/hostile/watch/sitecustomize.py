@@ -31,9 +31,6 @@ def install(log: str, secret: str, canary: str) -> None:
         elif event == "pickle.find_class":
             if str(arguments[0]) not in _OURS:
                 what = repr(arguments)
-        elif event == "compile":
-            if canary in str(arguments[0])[:20000]:
-                what = "the canary's code"
         elif event == "exec":
             if canary in repr(getattr(arguments[0], "co_consts", ""))[:20000]:
                 what = "the canary's code"
