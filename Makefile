@@ -1,7 +1,11 @@
-# make demo | test | quick | check | format | notebooks | docs | bench | lowest | dist | lock | hooks | clean; each installs
-# first what it needs, which takes no time where nothing is missing.
-# make quick runs the quick tests; make lowest runs them with the lowest versions that pyproject.toml allows, in an
-# environment of its own. make hooks has git run `make check` before each commit.
+# make demo | test | quick | hostile | check | format | notebooks | docs | bench | lowest | newest | audit | sbom |
+# dependencies | dist | lock | hooks | clean; each installs first what it needs, which takes no time where nothing is
+# missing.
+# make quick runs the quick tests, make hostile all hostile files (the tests as a whole run a third of them); make lowest
+# runs the quick tests with the lowest versions that pyproject.toml allows, make newest with the newest that there are,
+# each in an environment of its own.
+# make audit asks what is known of the locked versions (informative: it fails nothing), make sbom writes out/sbom.json,
+# make dependencies writes the tables of docs/dependencies.md anew. make hooks has git run `make check` before each commit.
 # make notebooks STORE=1 writes the outputs into the notebooks themselves, not into out/notebooks.
 # BENCH="--only growth" or "--without-rivals" goes to benchmarks/bench.py.
 # JOBS=1 runs the tests one after the other; each job takes up to 6 GB.
@@ -14,7 +18,7 @@ NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
 EXECUTED ?= out/notebooks
 BIN := $(VENV)/bin
 
-.PHONY: demo test quick check format notebooks docs bench lowest dist lock hooks install clean
+.PHONY: demo test quick check format notebooks docs bench hostile lowest newest audit sbom dependencies dist lock hooks install clean
 
 demo: install
 	$(BIN)/python scripts/demo.py
@@ -26,6 +30,9 @@ test: install
 
 quick: install
 	$(BIN)/python -m pytest -m "not slow"
+
+hostile: install
+	OIP_CORPUS=all $(BIN)/python -m pytest tests/test_hostile.py
 
 check: install
 	$(BIN)/ruff format --check src tests scripts benchmarks
@@ -53,6 +60,29 @@ bench: install
 
 lowest:
 	$(MAKE) quick VENV=.venv-lowest LOCK=requirements-lowest.lock
+
+# Not from a lock: what a user gets who installs today.
+newest:
+	[ -x .venv-newest/bin/python ] || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(subst $(BIN),.venv-newest/bin,$(INDEX)); .venv-newest/bin/uv pip install --quiet --upgrade \
+	  --python .venv-newest/bin/python --editable '.[dev]'
+	.venv-newest/bin/python -m pytest -m "not slow"
+
+# The lock has hashes for several Pythons and systems; those of this one are looked at.
+audit: install
+	@$(INDEX); $(BIN)/uv tool run --quiet --python $(BIN)/python pip-audit --requirement $(LOCK) --disable-pip --require-hashes \
+	  || true
+	@echo "audit: this is for information, and fails nothing; what has a skip reason above was not looked at"
+
+sbom: install
+	@mkdir -p out
+	@$(INDEX); $(BIN)/uv tool run --quiet --python $(BIN)/python --from cyclonedx-bom cyclonedx-py environment \
+	  --output-reproducible --output-format JSON --outfile out/sbom.json $(BIN)/python
+	@echo "out/sbom.json"
+
+dependencies: install
+	$(BIN)/python scripts/dependency_tables.py
 
 dist: install
 	rm -rf dist

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import linecache
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn.functional import leaky_relu
 
 import oip_torch
-from oip_torch import FeatureModel
+from oip_torch import AscentSettings, FeatureModel, ascend
 from oip_torch.network.extract import Tap, activations_of, extract, leaky, nearest_activations, truncate
 
 LAYER = "Conv2D_3"
@@ -170,3 +171,17 @@ def test_of_one_tap_on_a_shared_module_each_image_s_own_channel(block: Block, x:
     for got, leak in ((plain, 0.0), (leaked, 0.25)):
         want = by_hand(block, x, leak)[1][torch.arange(4), channels][:, None]
         torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+
+
+def test_an_ascent_leaves_no_source_behind(model: FeatureModel) -> None:
+    """torch.fx keeps each module's source for tracebacks: a process that makes an atlas would grow without end."""
+    settings = AscentSettings(steps=2, candidates=1)
+
+    def kept() -> int:
+        return sum(name.startswith("<eval_with_key>") for name in linecache.cache)
+
+    ascend(model, "Conv2D_1", 0, settings=settings)
+    before = kept()
+    for _ in range(3):
+        ascend(model, "Conv2D_1", 0, settings=settings)
+    assert kept() == before

@@ -62,7 +62,7 @@ def imported(files: Iterable[Path]) -> set[str]:
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.split(".")[0])
-    ours = {file.stem for file in files} - {"keras"} | {PROJECT["name"]}
+    ours = {file.stem for file in files} - {"keras"} | {PROJECT["name"], "hostile"}  # the package beside the tests
     known = {
         "google": "protobuf",  # a name that several packages share
         "sklearn": "scikit-learn",

@@ -26,6 +26,7 @@ from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError, unknown_name
 from oip_torch.base.files import read_netcdf, write_netcdf
 from oip_torch.base.image_files import check_pixels, images_sha256
+from oip_torch.base.messages import one_line
 from oip_torch.base.platform import matmul_precision
 from oip_torch.base.progress import bar
 from oip_torch.base.tensors import to_array
@@ -242,6 +243,8 @@ class Calibration:
             before = json.loads(dataset.attrs.get("before_activation", "[]"))
             domain = json.loads(dataset.attrs.get("domain", "null"))
             limits = dataset.attrs.get("limits")
+            if len(dict(sizes)) < len(sizes):
+                raise ValueError("a layer, which is there twice,")
             if not sizes or sum(maps for _, maps in sizes) != dataset.sizes["map"]:
                 raise ValueError("the number of maps")
             if not np.isin(arrays["top_indices"], arrays["picture_indices"]).all():
@@ -262,8 +265,11 @@ class Calibration:
                 # The figures do not need it, so that older files without it stay readable.
                 images_sha256=str(dataset.attrs["images_sha256"]) if "images_sha256" in dataset.attrs else None,
             )
-        except (KeyError, ValueError, TypeError) as error:
-            raise InputError(f"this dataset is no complete calibration: {error} is missing or damaged") from None
+        except RecursionError:
+            raise InputError("this dataset is no calibration: what it says of itself is nested too deeply") from None
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
+            reason = one_line(error)
+            raise InputError(f"this dataset is no complete calibration: {reason} is missing or damaged") from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all of it to one NetCDF file, whole or not at all; returns the path.

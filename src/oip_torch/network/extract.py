@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import linecache
 import operator
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +14,7 @@ from torch import fx
 
 from oip_torch.network.passes import optimize_graph
 
-__all__ = ["GraphNetwork", "Tap", "extract", "leaky", "nearest_activations", "truncate"]
+__all__ = ["GraphNetwork", "Tap", "extract", "forgotten_sources", "leaky", "nearest_activations", "truncate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +78,27 @@ def extract(network: GraphNetwork, taps: Sequence[Tap], *, leak: bool, one_chann
     """
     nodes = [tap.node for tap in taps]
     module = network.graph_module
-    part = leaky(module, nodes, activations_of(network)) if leak else truncate(module, nodes)
     on_cpu = network.device.type == "cpu"
-    return optimize_graph(part, network.input_shape, one_channel=one_channel, channels_last=on_cpu)
+    part = leaky(module, nodes, activations_of(network)) if leak else truncate(module, nodes)
+    with forgotten_sources():
+        return optimize_graph(part, network.input_shape, one_channel=one_channel, channels_last=on_cpu)
+
+
+@contextlib.contextmanager
+def forgotten_sources() -> Iterator[None]:
+    """torch.fx keeps the source of each module that it generates, for tracebacks, while the process lives.
+
+    Of those made in this block none is kept: else memory would grow with every ascent.
+    """
+    before = set(linecache.cache)
+    try:
+        yield
+    finally:
+        sources: dict[str, str] = getattr(getattr(fx.graph_module, "_loader", None), "eval_cache", {})
+        for name in set(linecache.cache) - before:
+            if name.startswith("<eval_with_key>"):
+                linecache.cache.pop(name, None)
+                sources.pop(name, None)
 
 
 def truncate(module: fx.GraphModule, nodes: Sequence[str]) -> fx.GraphModule:
@@ -181,4 +201,5 @@ def _finished(module: fx.GraphModule, graph: fx.Graph, outputs: Sequence[fx.Node
     graph.output(tuple(outputs))
     graph.lint()
     # GraphModule copies only the submodules that the graph names; their parameters stay the module's.
-    return fx.GraphModule(module, graph).eval()
+    with forgotten_sources():
+        return fx.GraphModule(module, graph).eval()

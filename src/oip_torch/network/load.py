@@ -93,6 +93,8 @@ def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
     try:
         with torch.no_grad(), matmul_precision():
             outputs = model.every_layer(probe)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except Exception as error:  # shapes that do not fit, more memory than there is, or whatever a module raises
         raise _not_running(path, error) from error
     reference = "ONNX Runtime" if model.network.verification.get("reference") == "onnxruntime" else "Keras"

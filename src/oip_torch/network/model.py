@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError
 from oip_torch.base.tensors import to_tensor
 from oip_torch.network.domain import Domain
-from oip_torch.network.extract import Tap, truncate
+from oip_torch.network.extract import Tap, forgotten_sources, truncate
 from oip_torch.network.onnx_file import Layer, Layers, Network
 from oip_torch.network.onnx_graph import nodes_by_tensor, output_nodes, to_torch
 
@@ -26,6 +28,8 @@ __all__ = ["FeatureModel"]
 
 _SATURATING = frozenset({"softmax", "sigmoid", "hard_sigmoid"})
 """Activations that end at 1, whatever goes into them: there every image scores alike, and no gradient is left."""
+_WEIGHTED = re.compile("Conv|Dense|Linear|Gemm|MatMul|Norm")
+"""Kinds of layers whose outputs are never infinite on purpose."""
 
 
 class FeatureModel(nn.Module):
@@ -179,7 +183,7 @@ class FeatureModel(nn.Module):
         """(batch, channels, height, width) → the network's output, (batch, classes) for a classifier.
 
         Raises:
-            InputError: images of another shape.
+            InputError: images of another shape, or for which a layer (it is named) leaves the finite numbers.
         """
         return self.every_layer(images)[self.network.output]
 
@@ -200,7 +204,34 @@ class FeatureModel(nn.Module):
             )
         outputs = self.graph_module(images)
         by_node = dict(zip(self._outputs, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
-        return {layer.name: by_node[self._taps[layer.name].node] for layer in self.layers}
+        found = {layer.name: by_node[self._taps[layer.name].node] for layer in self.layers}
+        if not torch.compiler.is_compiling():  # there is nothing to look at yet
+            self._check_finite(images, found)
+        return found
+
+    def _check_finite(self, images: Tensor, outputs: Mapping[str, Tensor]) -> None:
+        """Raise an `InputError` that names the layer in which NaN or infinity arises.
+
+        Minus infinity is taken of layers without weights: so masks are written, which a softmax makes 0 of.
+        """
+        with torch.no_grad():
+            # A sum is finite only if all of it is; one transfer for all layers. Where it is not, each is looked at.
+            sums = [output.detach().sum(dtype=torch.float64) for output in outputs.values() if not output.is_complex()]
+            if not sums or bool(torch.stack(sums).isfinite().all()):
+                return
+            if not images.isfinite().all():
+                raise InputError("the images hold NaN or infinite values: expected finite numbers")
+            for name, output in outputs.items():
+                layer = self.layers[name]
+                wrong = ~output.isfinite()
+                if not _WEIGHTED.search(layer.kind):
+                    wrong &= output != -math.inf
+                if lost := int(wrong.flatten(1).any(1).sum()):
+                    raise InputError(
+                        f"layer {name!r} ({layer.kind}) gives NaN or infinite values for {lost} of {len(images)} "
+                        "images, and the layers before it do not: expected finite numbers; look at the size of its "
+                        "weights, or compute in float64, model.double()"
+                    )
 
     def module_of(self, layer: str, *, pre_activation: bool = False) -> nn.Module:
         """The submodule whose output is the layer's, to register hooks on."""
@@ -213,10 +244,11 @@ class FeatureModel(nn.Module):
 
         Returns a module: images (batch, channels, height, width) → (batch, maps, height, width), or (batch, units).
         """
-        part = truncate(self.graph_module, [self.tap(layer, pre_activation=pre_activation).node])
-        (end,) = (node for node in part.graph.nodes if node.op == "output")
-        end.args = (end.args[0][0],)
-        part.recompile()
+        with forgotten_sources():
+            part = truncate(self.graph_module, [self.tap(layer, pre_activation=pre_activation).node])
+            (end,) = (node for node in part.graph.nodes if node.op == "output")
+            end.args = (end.args[0][0],)
+            part.recompile()
         return part
 
     def _apply(self, fn: Any, recurse: bool = True) -> FeatureModel:

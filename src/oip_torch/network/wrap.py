@@ -80,8 +80,8 @@ def wrap(
     other images of one or three channels; a note says so.
 
     Raises:
-        InputError: an argument of a wrong kind; a module that does not run on such images; an input of another number
-            of channels of which nothing is said.
+        InputError: an argument of a wrong kind; a module that does not run on such images, or that leaves the finite
+            numbers on noise (the layer is named); an input of another number of channels of which nothing is said.
         ConversionError: neither way can trace the module, or what comes of it computes something else.
     """
     if not isinstance(module, nn.Module):
@@ -118,6 +118,8 @@ def wrap(
     graph_sha256 = _graph_sha256(graph_module)
     model = FeatureModel(graph_module, taps, network, refused=refused)
     model.network = dataclasses.replace(network, graph_sha256=model.sha256_with_weights(graph_sha256))
+    with torch.no_grad(), matmul_precision():
+        model.every_layer(probes)  # a layer may leave the finite numbers where the module's own output hides it
     if domain is None:
         logger.warning("note: %s (mean, std, data and domain say otherwise)", found.source)
     return model
@@ -152,6 +154,8 @@ def _image_shape(input_shape: Any) -> tuple[int, int, int]:
         )
     names = ("channels", "height", "width")
     channels, height, width = (whole(f"{n} of input_shape", v, 1) for n, v in zip(names, input_shape, strict=True))
+    if channels * height * width == 1:
+        raise InputError("input_shape is (1, 1, 1): expected images of several values, since one has no contrast")
     return channels, height, width
 
 
@@ -255,8 +259,11 @@ def _answers(module: nn.Module, probes: Tensor) -> Answers:
         raise InputError("module returns no tensor of floats: expected at least one, as in (batch, classes)")
     if not all(bool(torch.isfinite(output).all()) for output in together[0]):
         raise InputError(
-            "module returns NaN or infinite values for noise: expected finite ones; are its weights whole?"
+            f"module returns NaN or infinite values for noise: expected finite ones{_where_it_arises(own, probes)}; "
+            "look at the size of its weights, or wrap module.double()"
         )
+    if not together[1].isfinite().all() and (where := _where_it_arises(own, probes)):  # which the outputs may hide
+        raise InputError(f"module has no finite gradient on noise: expected finite numbers throughout{where}")
     if _worst(together[0], again[0]) > _MAX_ERROR:
         raise InputError(
             "module gives other values for the same images each time: something in it is random in eval mode (a "
@@ -269,6 +276,28 @@ def _answers(module: nn.Module, probes: Tensor) -> Answers:
             "are there batch norms without running statistics?"
         )
     return [together, alone]
+
+
+def _where_it_arises(module: nn.Module, images: Tensor) -> str:
+    """Which submodule gives NaN or infinity first, in words; nothing where it is none of them."""
+    found: list[str] = []
+
+    def look(name: str) -> Callable[..., None]:
+        def hook(inner: nn.Module, inputs: Any, output: Any) -> None:
+            leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+            if not found and not all(bool(leaf.isfinite().all()) for leaf in leaves):
+                found.append(f"; the first to do so is {name!r} ({type(inner).__name__})")
+
+        return hook
+
+    hooks = [inner.register_forward_hook(look(name)) for name, inner in module.named_modules() if name]
+    try:
+        with torch.no_grad():
+            module(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return "".join(found)
 
 
 def _answer(module: Callable[[Tensor], Any], images: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -15,6 +15,7 @@ import numpy as np
 from oip_torch.base.checks import is_whole, plain, shown, whole_numbers
 from oip_torch.base.errors import InputError
 from oip_torch.base.files import read_netcdf, write_netcdf
+from oip_torch.base.messages import one_line
 from oip_torch.optim.settings import AscentSettings
 from oip_torch.results.fields import Array, array, arrays_of, large_of, rows_of, variables_of
 from oip_torch.results.provenance import Provenance
@@ -365,14 +366,21 @@ class Oips:
                 arrays["status"] = np.where(arrays["status"] == "woken", "recovered", arrays["status"])
             if unknown := set(arrays["status"].tolist()) - set(STATUSES):
                 raise ValueError(f"the status {unknown.pop()!r}")
+            if not all(np.isfinite(arrays[name]).all() for name in ("images", "scores")):  # those are never saved
+                raise ValueError("an image or score that is no finite number")
+            if not isinstance(layer := dataset.attrs["layer"], str) or (arrays["maps"] < 0).any():
+                raise ValueError("the layer's name, or a map's number")
             return cls(
-                layer=str(dataset.attrs["layer"]),
+                layer=layer,
                 settings=AscentSettings.from_dict(json.loads(dataset.attrs["settings"])),
                 provenance=Provenance.from_dict(json.loads(dataset.attrs["info" if form == 1 else "provenance"])),
                 **arrays,
             )
-        except (KeyError, ValueError, TypeError, AttributeError, StopIteration) as error:
-            raise InputError(f"this dataset is no complete set of OIPs: {error} is missing or damaged") from None
+        except RecursionError:
+            raise InputError("this dataset is no set of OIPs: what it says of itself is nested too deeply") from None
+        except (KeyError, ValueError, TypeError, AttributeError, OverflowError, StopIteration) as error:
+            reason = one_line(error)
+            raise InputError(f"this dataset is no complete set of OIPs: {reason} is missing or damaged") from None
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all of it to one NetCDF file, whole or not at all; returns the path.

@@ -24,6 +24,7 @@ from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError, OipError
 from oip_torch.base.platform import keep_freed_memory, matmul_precision, recorded_gradients
 from oip_torch.base.progress import bar
+from oip_torch.base.tensors import standardize
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
 from oip_torch.optim.objectives import Objective, ScoreFunction, map_mean
@@ -138,7 +139,7 @@ def ascend(
         InputError: an argument of a wrong kind, unknown layer, a layer named twice, a map out of range or named twice,
             an objective that cannot be maximised, start images of another shape or number or of one value, settings
             that do not fit the network's images, or more images than fit in memory.
-        OipError: every image left the finite numbers.
+        OipError: every image left the finite numbers; where noise does so already, the layer is named.
     """
     if not isinstance(model, FeatureModel):
         raise InputError(f"model is {shown(model)}: expected what oip_torch.load, convert or wrap returns")
@@ -187,7 +188,7 @@ def ascend(
             callback=told,
         )
         if lost := made[each].provenance.not_finite:
-            _tell_of_lost(made[each], lost)
+            _tell_of_lost(model, made[each], lost)
     return made if several else made[name]
 
 
@@ -297,11 +298,17 @@ def provenance_of(target: Target, seed: int, settings: AscentSettings) -> Proven
     )
 
 
-def _tell_of_lost(oips: Oips, lost: Sequence[tuple[int, int]]) -> None:
+def _tell_of_lost(model: FeatureModel, oips: Oips, lost: Sequence[tuple[int, int]]) -> None:
     """Say which images left the finite numbers; an `OipError` where none is left."""
     count = len(lost) + len(oips)
     text = f"{len(lost)} of {count} images of {oips.layer!r} left the finite numbers: {_named(lost, oips.noun)}"
     hint = "use a smaller epsilon, or float64, and look whether the weights are finite"
+    noise = torch.randn((2, *model.input_shape), generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            model.every_layer(model.to_input(standardize(noise.to(model.device, model.dtype))))
+    except InputError as error:  # then it is not the ascent
+        hint = f"for noise already {error}"
     if not len(oips):
         raise OipError(f"{text}; {hint}")
     logger.warning("note: %s; they are not among the results: %s", text, hint)
