@@ -185,6 +185,61 @@ def test_what_differs_is_named(model: oip.FeatureModel, rgb: oip.FeatureModel, w
         oip.make_atlas(other, path=whole.path, resume=True)
 
 
+# Layers that are made anew
+
+
+OTHER = oip.AscentSettings(steps=6, candidates=2, candidate_steps=2)
+
+
+def test_a_layer_is_replaced_when_the_new_one_is_whole(
+    model: oip.FeatureModel, whole: oip.Atlas, copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def replace(settings: oip.AscentSettings, engine: Counted) -> oip.Atlas:
+        return oip.make_atlas(model, "Conv2D_2", path=copy, settings=settings, replace=True, engine=engine)
+
+    oip.make_atlas(model, "Conv2D_1", path=copy, resume=True)
+    for settings in (oip.AscentSettings(steps=5, candidates=2, candidate_steps=2), OTHER):  # the first is given up
+        with pytest.raises(KeyboardInterrupt):
+            replace(settings, Counted(1))
+        held = oip.open_atlas(copy)["Conv2D_2"]
+        assert np.array_equal(held.oips.images, whole["Conv2D_2"].oips.images)
+        assert held.quality is not None
+    engine = Counted()
+    held = replace(OTHER, engine)
+    assert engine.cells == 3
+    assert (held["Conv2D_2"].oips.settings, held["Conv2D_1"].oips.settings) == (OTHER, SETTINGS)
+    assert not (copy / "layer_002").exists()
+    alone = oip.make_atlas(model, "Conv2D_2", path=tmp_path / "alone.zarr", starts=2, settings=OTHER)
+    for name in ("images", "scores", "snapshots", "traces"):
+        assert np.array_equal(getattr(held["Conv2D_2"].oips, name), getattr(alone["Conv2D_2"].oips, name)), name
+    assert held["Conv2D_2"].noise is not None
+    engine = Counted()
+    with caplog.at_level(logging.WARNING, "oip_torch"):
+        replace(OTHER, engine)
+        oip.make_atlas(model, path=copy, resume=True, engine=engine)
+    assert engine.cells == 0
+    assert caplog.text.count("nothing was left to do") == 2
+    more = oip.make_atlas(model, path=copy, starts=3, resume=True, engine=engine)
+    assert engine.cells == 3
+    assert (len(more["Conv2D_2"].oips), len(more["Conv2D_1"].oips)) == (192, 96)
+    every = oip.make_atlas(model, path=copy, settings=OTHER, replace=True, engine=Counted())
+    assert every["Conv2D_1"].oips.settings == OTHER
+    oip.make_atlas(model, path=copy, settings=OTHER, resume=True)
+
+
+def test_what_cannot_be_replaced(model: oip.FeatureModel, copy: Path, tmp_path: Path) -> None:
+    for given, message in [
+        ({"layers": "Conv2D_2"}, r"replace=True without settings"),
+        ({"layers": "Conv2D_3", "settings": OTHER}, r"no layer of the atlas 'Conv2D_3'|Conv2D_3"),
+        ({"settings": OTHER, "starts": 3}, r"starts is 3: the atlas has 2 of each map"),
+        ({"settings": OTHER, "seed": 7}, r"seed 0 → 7"),
+        ({"settings": OTHER, "path": tmp_path / "none.zarr"}, r"is not there: expected an atlas whose layers"),
+    ]:
+        with pytest.raises(oip.InputError, match=message):
+            oip.make_atlas(**({"model": model, "path": copy, "replace": True} | given))  # type: ignore[arg-type]
+    assert not (tmp_path / "none.zarr").exists()
+
+
 # What is no atlas, and what a stranger may have put there
 
 

@@ -21,7 +21,7 @@ from gallery_contents import Digits, contents_of, network_of, renamed
 from matplotlib.image import imread
 
 import oip_torch as oip
-from oip_torch.atlas.contents import LayerContents
+from oip_torch.analysis.contents import LayerContents
 from oip_torch.gallery.alike import by_images, nearest
 from oip_torch.gallery.figures import FIGURES, REASONS
 from oip_torch.gallery.page import Gallery, gallery_page, write_gallery

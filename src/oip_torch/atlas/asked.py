@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from oip_torch.atlas.contents import NetworkContents
+from oip_torch.analysis.contents import NetworkContents
 from oip_torch.atlas.recipe import Data, Recipe
 from oip_torch.atlas.store import Store
 from oip_torch.base.checks import shown, whole

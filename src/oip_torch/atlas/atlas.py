@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oip_torch.analysis.calibration import Calibration
-from oip_torch.atlas.contents import DataContents, LayerContents, NetworkContents
+from oip_torch.analysis.contents import DataContents, LayerContents, NetworkContents
 from oip_torch.atlas.layout import FIGURES, LARGE, NOT_FINITE, NOT_MADE, Layout, digest
 from oip_torch.atlas.recipe import Recipe
 from oip_torch.atlas.store import Store

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
+import numpy as np
+
+from oip_torch.analysis.calibration import Calibration
 from oip_torch.analysis.legibility import Readers
 from oip_torch.analysis.noise_control import noise_control
-from oip_torch.analysis.quality import assess
+from oip_torch.analysis.quality import Quality, assess
 from oip_torch.atlas.atlas import Cells, data_in
 from oip_torch.atlas.layout import FIGURES
 from oip_torch.atlas.recipe import Data, Recipe
@@ -18,7 +22,9 @@ from oip_torch.results.oips import Oips
 
 __all__ = ["add_data", "add_figures"]
 
-_COPIES = 8  # of a layer's images that the figures of quality hold at one time, at most
+_COPIES = 3  # of a layer's images that are held at one time, at most
+_PART_COPIES = 8  # of the images that `assess` is given at once
+_PART_BYTES = 1 << 30  # that these may take
 
 logger = logging.getLogger("oip_torch")
 
@@ -56,7 +62,7 @@ def add_figures(store: Store, recipe: Recipe, model: FeatureModel, data: Data | 
         if "quality" in lacking:
             found = data_in(store, recipe, name)
             readers = None if data is None else _readers(model, oips, data)
-            quality = assess(model, oips, None if found is None else found[1], readers=readers)
+            quality = _assessed(model, oips, None if found is None else found[1], readers)
             store.write_table(f"{group}/quality", quality_table(quality, layout.maps, layout.starts), cells.sha256)
         if "noise" in lacking:
             noise = noise_control(model, oips)
@@ -71,3 +77,21 @@ def _readers(model: FeatureModel, oips: Oips, data: Data) -> Readers | None:
     if not len(training):
         return None
     return Readers.of(model, oips.layer, images, training, pre_activation=oips.pre_activation, progress=False)
+
+
+def _assessed(model: FeatureModel, oips: Oips, calibration: Calibration | None, readers: Readers | None) -> Quality:
+    """What `assess` says, asked of so many maps at a time, with all of their starts, that it takes 1 GiB."""
+    of_map = np.unique(oips.maps, return_index=True)[1]
+    most = _PART_BYTES // (_PART_COPIES * oips.images[0].nbytes)  # images
+    ends = [0]
+    for first, end in zip(of_map, [*of_map[1:], len(oips)], strict=True):
+        if end - ends[-1] > most and first > ends[-1]:
+            ends.append(int(first))
+    parts = [
+        assess(model, oips.take(range(first, end)), calibration, readers=readers)
+        for first, end in zip(ends, [*ends[1:], len(oips)], strict=True)
+    ]
+    names = [field.name for field in dataclasses.fields(Quality) if field.name != "layer"]
+    return Quality(
+        layer=oips.layer, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from oip_torch.atlas.contents import NetworkContents
+from oip_torch.analysis.contents import NetworkContents
 from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError
 from oip_torch.base.image_files import check_pixels, images_sha256

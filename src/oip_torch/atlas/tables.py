@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from oip_torch.analysis.calibration import Calibration, LayerCalibration, calibrate
+from oip_torch.analysis.contents import DataContents
 from oip_torch.analysis.noise_control import NoiseControl
 from oip_torch.analysis.quality import Quality
 from oip_torch.analysis.responses import respond
 from oip_torch.analysis.scores import LayerOutputs, map_means, standardized_batches
-from oip_torch.atlas.contents import DataContents
 from oip_torch.atlas.recipe import Data
 from oip_torch.base.image_files import images_sha256
 from oip_torch.base.platform import matmul_precision
@@ -57,9 +57,7 @@ def data_tables(
         if classes is not None:
             table["classes"] = ("map", "class"), means[name]
             told = data.class_names
-            table.attrs["class_names"] = [
-                str(number) if told is None else told[number] for number in classes.tolist()
-            ]
+            table.attrs["class_names"] = [str(number) if told is None else told[number] for number in classes.tolist()]
         tables[name] = table
     return tables
 

@@ -17,7 +17,7 @@ const state = {
   near: null, // the map whose most similar ones the grid shows
   problem: "", // what an address asks for, and is not there
 };
-const shown = { layer: null, order: [], cells: [], range: {}, scroll: 0, printing: false };
+const shown = { layer: null, order: [], cells: [], range: {}, scroll: 0, printing: false, roving: null };
 const WHOLE = 512; // so many maps stand in the grid at once; of more those in sight, as scrolling would be slow
 const NEARLY = 900; // pixels beyond the window within which they stand there
 const BLOCK = 4; // rows that come and go together

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from oip_torch.analysis.contents import LayerContents
 from oip_torch.analysis.noise_control import NoiseControl
 from oip_torch.analysis.quality import NOISE_STD, Quality
-from oip_torch.atlas.contents import LayerContents
 
 __all__ = ["FIGURES", "REASONS", "Figure", "compares_with_data", "figures_of", "noise_of", "rounded"]
 

@@ -56,7 +56,7 @@ function renderGrid() {
   main.replaceChildren(
     el("section", { class: "plate-view", "aria-labelledby": "title" },
       el("div", { class: "view-head" },
-        el("h2", { id: "title", tabindex: "-1", title: layer.name }, layer.name),
+        el("h2", { id: "title", tabindex: "-1", title: layer.name, dir: "auto" }, layer.name),
         el("p", { class: "sub" }, layerWords(layer))),
       toolbar(layer),
       el("p", { class: "hint", id: "hint" }),
@@ -110,7 +110,7 @@ function fillList(anew = true) {
   }
   list.style.paddingBlock = `${range.before}px ${range.after}px`;
   items.forEach((item) => drawCell(item.querySelector(".tile")));
-  if (!list.querySelector('a[tabindex="0"]')) rove(list.querySelector("a"));
+  if (!list.contains(shown.roving)) rove(list.querySelector("a"));
 }
 
 /** Which places of the order are in the list: all where they are few. */
@@ -205,6 +205,7 @@ function layerWords(layer) {
   const parts = [layer.kind, `${layer.maps.length} of ${count(layer.of, layer.noun, layer.nouns)}${layer.size ? `, ${layer.size} each` : ""}`];
   const images = layer.planned === layer.images ? count(layer.images, "image") : `${layer.images.toLocaleString("en")} of ${count(layer.planned, "image")} so far`;
   parts.push(`${images}, up to ${count(layer.starts, "start")} a ${layer.noun}`);
+  if (layer.settings !== network.settings) parts.push(`made by settings of its own: ${layer.settings}`);
   if (layer.place !== layer.name) parts.push(layer.place.replace(layer.name, "").trim());
   if (layer.lost) parts.push(`${count(layer.lost, "image")} left the finite numbers and ${layer.lost === 1 ? "is" : "are"} not shown`);
   return `${parts.join(" · ")}.`;
@@ -271,7 +272,9 @@ const byWords = () => (state.by === "images" ? "correlation of the images" : "co
 
 /** One cell at a time is in the order of Tab; the arrows go to the others. */
 function rove(link) {
-  for (const item of shown.cells) item.firstChild.setAttribute("tabindex", item.firstChild === link ? "0" : "-1");
+  shown.roving?.setAttribute("tabindex", "-1");
+  link?.setAttribute("tabindex", "0");
+  shown.roving = link;
 }
 
 function onGridKey(event) {
