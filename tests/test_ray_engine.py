@@ -25,7 +25,7 @@ from torch import nn
 
 import oip_torch as oip
 from oip_torch.atlas.job import Job, Made, Outcome, run
-from oip_torch.atlas.ray_engine import ray_engine
+from oip_torch.atlas.ray_engine import ray_engine, session
 from oip_torch.base.errors import InputError, OipError
 
 LAYER, LAYERS = "Conv2D_1", ("Conv2D_1", "Conv2D_2")  # of one cell, and of two
@@ -55,6 +55,20 @@ def test_where_nobody_answers_nothing_is_written(model: oip.FeatureModel, tmp_pa
 def test_an_address_belongs_to_ray(model: oip.FeatureModel, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"address is 'auto': .*expected engine 'ray'"):
         oip.make_atlas(model, LAYER, path=tmp_path / "atlas.zarr", address="auto")
+
+
+def test_a_cluster_that_expects_a_token_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def refused(**given: Any) -> None:
+        raise ray.exceptions.RpcError("InvalidAuthToken: Authentication token is missing or incorrect")
+
+    monkeypatch.setattr(ray, "init", refused)
+    with (
+        pytest.raises(InputError, match=r"it expects a token.*expected RAY_AUTH_MODE=token"),
+        session("127.0.0.1:6379"),
+    ):
+        pass
 
 
 def test_without_ray_a_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

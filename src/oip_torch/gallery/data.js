@@ -68,10 +68,18 @@ const layerOf = memo((index) => JSON.parse(document.getElementById(`layer-${inde
 /** A sheet of pictures, decoded when it is first looked at. */
 const sheetOf = memo(async (id) => {
   const image = document.getElementById(id);
-  if (image instanceof HTMLImageElement) return image.decode().then(() => image);
-  const bytes = Uint8Array.from(atob(image.textContent), (letter) => letter.charCodeAt(0));
-  return createImageBitmap(new Blob([bytes], { type: "image/webp" }));
+  return image instanceof HTMLImageElement ? image.decode().then(() => image) : createImageBitmap(fileOf(id));
 });
+
+/** The image file of a sheet. */
+function fileOf(id) {
+  const held = document.getElementById(id);
+  const text = held instanceof HTMLImageElement ? held.src.slice(held.src.indexOf(",") + 1) : held.textContent;
+  return new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], { type: "image/webp" });
+}
+
+/** An address of a sheet that a style can name. */
+const urlOf = memo((id) => URL.createObjectURL(fileOf(id)));
 
 const here = () => layerOf(state.layer);
 const mapAt = (number) => here().maps.findIndex((map) => map.number === number);

@@ -72,6 +72,7 @@ function updateGrid() {
   const layer = here();
   const list = main.querySelector(".grid");
   shown.order = order();
+  if (!layer.large) list.style.setProperty("--sheet", `url("${urlOf(bestSheet())}")`);
   shown.order.forEach((position) => updateCell(shown.cells[position], layer, layer.maps[position]));
   rove(null);
   fillList();
@@ -109,7 +110,7 @@ function fillList(anew = true) {
     list.append(...items.slice(Math.max(0, place(before.end))));
   }
   list.style.paddingBlock = `${range.before}px ${range.after}px`;
-  items.forEach((item) => drawCell(item.querySelector(".tile")));
+  if (here().large) items.forEach((item) => drawCell(item.querySelector(".tile")));
   if (!list.contains(shown.roving)) rove(list.querySelector("a"));
 }
 
@@ -145,6 +146,7 @@ function focusPlace(place) {
   link.focus({ preventScroll: true });
 }
 
+/** The picture of a cell of a layer of large images: smoothed, the sheet's other pictures would show at its rim. */
 async function drawCell(tile) {
   const [layer, look, id] = [state.layer, state.look, bestSheet()];
   if (!tile.firstChild) tile.append(canvas(here().tile));
@@ -159,12 +161,21 @@ async function drawCell(tile) {
 function cell(layer, map, position) {
   const tile = el("div", { class: "tile", "data-position": position });
   tile.style.aspectRatio = `${layer.tile[1]} / ${layer.tile[0]}`;
+  if (!layer.large) showPart(tile, layer.bestColumns, Math.ceil(layer.maps.length / layer.bestColumns), position);
   const link = el("a", { href: address(layer, map.number), tabindex: "-1" },
     tile,
     el("span", { class: "caption", "aria-hidden": "true" },
       el("b", {}, String(map.number)),
       el("span", { class: "value" })));
   return el("li", { class: map.flags.includes("dead") ? "dead" : "" }, link);
+}
+
+/** A picture as a part of the grid's sheet: thousands of canvases take most of the time of scrolling. */
+function showPart(tile, columns, rows, position) {
+  const share = (place, count) => (count > 1 ? `${(100 * place) / (count - 1)}%` : "0");
+  tile.classList.add("part");
+  tile.style.backgroundSize = `${100 * columns}% ${100 * rows}%`;
+  tile.style.backgroundPosition = `${share(position % columns, columns)} ${share(Math.floor(position / columns), rows)}`;
 }
 
 /** The caption: what the grid is sorted by, with the marks of how the image came about. */
