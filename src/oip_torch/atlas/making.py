@@ -196,9 +196,10 @@ def _make(
 
 def _remove_replaced(store: Store, recipe: Recipe) -> None:
     """The groups of layers that were made anew since go."""
+    there_now = set(store.groups()) if recipe.versions else set()
     for name, version in recipe.versions.items():
-        for older in range(version):
-            store.remove(recipe.group(name, older))
+        for group in there_now.intersection(recipe.group(name, older) for older in range(version)):
+            store.remove(group)
 
 
 def _engine(engine: str | Engine, address: str | None) -> Engine:

@@ -129,6 +129,8 @@ const say = (text) => (document.getElementById("live").textContent = text);
 const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 const address = (layer, map = null) =>
   `#${encodeURIComponent(layer.name)}${map === null ? "" : `/${map}`}`;
+/** A layer's name; torch numbers those of a Sequential, and "Map 5 of 6" would say something else. */
+const titleOf = (layer) => (/^\d/.test(layer.name) ? `Layer ${layer.name}` : layer.name);
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** A canvas of a picture's own pixels, which the style makes larger. */

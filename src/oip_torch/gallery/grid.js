@@ -56,7 +56,7 @@ function renderGrid() {
   main.replaceChildren(
     el("section", { class: "plate-view", "aria-labelledby": "title" },
       el("div", { class: "view-head" },
-        el("h2", { id: "title", tabindex: "-1", title: layer.name, dir: "auto" }, layer.name),
+        el("h2", { id: "title", tabindex: "-1", title: layer.name, dir: "auto" }, titleOf(layer)),
         el("p", { class: "sub" }, layerWords(layer))),
       toolbar(layer),
       el("p", { class: "hint", id: "hint" }),
@@ -64,7 +64,7 @@ function renderGrid() {
       el("p", { class: "legend" })),
   );
   updateGrid();
-  document.title = `${layer.name} · ${network.name}`;
+  document.title = `${titleOf(layer)} · ${network.name}`;
 }
 
 /** What a change of sorting, filter or look changes. */
