@@ -57,18 +57,22 @@ def test_an_address_belongs_to_ray(model: oip.FeatureModel, tmp_path: Path) -> N
         oip.make_atlas(model, LAYER, path=tmp_path / "atlas.zarr", address="auto")
 
 
-def test_a_cluster_that_expects_a_token_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("address", "mode", "told"), [("127.0.0.1:6379", "", True), ("auto", "", False), ("127.0.0.1:6379", "token", False)]
+)
+def test_a_cluster_that_may_expect_a_token(
+    monkeypatch: pytest.MonkeyPatch, address: str, mode: str, told: bool
+) -> None:
     import ray
 
     def refused(**given: Any) -> None:
-        raise ray.exceptions.RpcError("InvalidAuthToken: Authentication token is missing or incorrect")
+        raise ConnectionError("Failed to connect")  # all that Ray says in Python
 
     monkeypatch.setattr(ray, "init", refused)
-    with (
-        pytest.raises(InputError, match=r"it expects a token.*expected RAY_AUTH_MODE=token"),
-        session("127.0.0.1:6379"),
-    ):
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(InputError, match="cannot be reached at .*expected one of this") as caught, session(address):
         pass
+    assert ("RAY_AUTH_MODE=token has to be set" in str(caught.value)) is told
 
 
 def test_without_ray_a_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

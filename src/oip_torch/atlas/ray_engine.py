@@ -42,7 +42,6 @@ __all__ = ["LostWorkerError", "ray_engine", "session"]
 _TRIES = 3  # of a job whose worker dies each time
 _WAKE_SECONDS = 0.5
 _CONNECT_SECONDS = 5.0
-_REFUSED = "Auth"  # AuthenticationError, InvalidAuthToken: of a cluster that expects a token
 _LONGEST_FOLDER = 40  # characters: Ray's sockets lie 60 deeper, and may have 107 in all
 _QUIET = {  # Ray reads them when it is imported or started
     "RAY_USAGE_STATS_ENABLED": "0",  # it would report to its makers
@@ -247,15 +246,14 @@ def session(address: str | None) -> Iterator[Any]:
             ray.init(**where, **quiet)
         except Exception as error:  # ConnectionError, RuntimeError of other versions, ValueError, and what gRPC has
             what = "cannot be started here" if address is None else f"cannot be reached at {address!r}"
-            if address is not None and _REFUSED in f"{type(error).__name__}: {error}":
-                raise InputError(
-                    f"a Ray cluster {what}: it expects a token, which Ray sends to an address by itself for none but "
-                    "auto; expected RAY_AUTH_MODE=token in the environment, and on another machine than the head's "
-                    "its ~/.ray/auth_token as well"
-                ) from error
+            # Ray itself sends a token to no address but auto, and then says no more than that it cannot connect.
+            token = address not in (None, "auto") and os.environ.get("RAY_AUTH_MODE") != "token"
+            hint = (
+                "; if it expects a token (InvalidAuthToken above), RAY_AUTH_MODE=token has to be set" if token else ""
+            )
             raise InputError(
                 f"a Ray cluster {what}: {one_line(error)}; expected one of this version of Ray ({ray.__version__}) and "
-                "of Python"
+                f"of Python{hint}"
             ) from error
         try:
             yield ray
