@@ -70,7 +70,7 @@ def test_a_cluster_that_may_expect_a_token(
 
     monkeypatch.setattr(ray, "init", refused)
     monkeypatch.setenv("RAY_AUTH_MODE", mode)
-    with pytest.raises(InputError, match="cannot be reached at .*expected one of this") as caught, session(address):
+    with pytest.raises(InputError, match=r"cannot be reached at .*expected one of this") as caught, session(address):
         pass
     assert ("RAY_AUTH_MODE=token has to be set" in str(caught.value)) is told
 
