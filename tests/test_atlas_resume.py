@@ -21,6 +21,7 @@ import xarray as xr
 import zarr
 
 import oip_torch as oip
+from oip_torch.atlas import making
 from oip_torch.atlas.job import Job, Outcome, run
 
 SETTINGS = oip.AscentSettings(steps=4, candidates=2, candidate_steps=2)
@@ -60,13 +61,14 @@ class Counted:
     """An engine that notes what it was given."""
 
     def __init__(self, most: int | None = None) -> None:
-        self.cells, self.most = 0, most
+        self.cells, self.most, self.at_once = 0, most, set[int | None]()
 
     def __call__(self, model: oip.FeatureModel, jobs: Iterator[Job], watch: Any) -> Iterator[Outcome]:
         for unit in jobs:
             if self.most is not None and self.cells >= self.most:
                 raise KeyboardInterrupt
             self.cells += len(unit.cells)
+            self.at_once.add(unit.at_once)
             yield unit, run(unit, model)
 
 
@@ -136,6 +138,20 @@ def test_an_interrupted_atlas_goes_on(model: oip.FeatureModel, whole: oip.Atlas,
     oip.make_atlas(model, path=path, resume=True, engine=engine)
     assert engine.cells == 3
     assert_equal(path, whole.path)
+
+
+def test_what_is_a_batch_is_said_once(model: oip.FeatureModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, first, rest = tmp_path / "atlas.zarr", Counted(1), Counted()
+    monkeypatch.setattr(making, "_BATCH_BYTES", 4 << 20)
+    with pytest.raises(KeyboardInterrupt):
+        oip.make_atlas(model, "Conv2D_1", path=path, starts=2, settings=SETTINGS, engine=first)
+    monkeypatch.undo()
+    held = oip.make_atlas(model, path=path, resume=True, engine=rest)["Conv2D_1"]
+    (at_once,) = first.at_once | rest.at_once
+    assert at_once is not None
+    assert 1 < at_once < 32
+    small = oip.ascend(model, "Conv2D_1", starts=1, settings=SETTINGS, batch_size=at_once)
+    assert held.oips.select(starts=0).scores == pytest.approx(small.scores, rel=1e-4)
 
 
 def test_a_whole_atlas_is_left_alone(model: oip.FeatureModel, copy: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -39,8 +39,8 @@ from oip_torch.search.target import Target, target_of
 
 __all__ = ["make_atlas"]
 
-_CELL = {"cpu": 32, "cuda": 512}  # maps that are worked on as one batch, and lost where the work is cut short
-_CELL_BYTES = 256 << 20  # that such a batch may take on a CPU; with images so large, fewer at once cost no time
+_CELL = {"cpu": 32, "cuda": 512}  # maps that are written as one, and lost where the work is cut short
+_BATCH_BYTES = 256 << 20  # that those of them may take on a CPU that are worked on at once; fewer cost no time then
 
 logger = logging.getLogger("oip_torch")
 
@@ -152,7 +152,8 @@ def _make(
     if at_once and before != recipe:
         store.say(recipe.to_attributes())
     _remove_replaced(store, recipe if before is None else before)
-    layouts = {name: _prepare(store, recipe, model, name, provenances[name], objective) for name in provenances}
+    prepared = {name: _prepare(store, recipe, model, name, provenances[name], objective) for name in provenances}
+    layouts = {name: layout for name, (layout, _) in prepared.items()}
     store.consolidate()
     changed = add_data(store, recipe, model, real, progress)
     cells = {name: Cells.read(store, recipe, name, ()) for name in layouts}
@@ -171,6 +172,7 @@ def _make(
             maps=tuple(maps),
             starts=tuple(of_starts),
             batch=layouts[layer].cell,
+            at_once=prepared[layer][1],
             settings=recipe.settings_of(layer),
             seed=recipe.network.seed,
             objective=objective,
@@ -227,18 +229,18 @@ def _target(model: FeatureModel, layer: str, recipe: Recipe, objective: Objectiv
     return target_of(model, layer, before, objective, recipe.settings_of(layer))
 
 
-def _wanted(model: FeatureModel, layer: str, recipe: Recipe, objective: Objective) -> int:
-    """How many maps a new layer's cell should have."""
+def _at_once(model: FeatureModel, layer: str, recipe: Recipe, objective: Objective, cell: int) -> int:
+    """How many maps of a new layer's cells are worked on at once; said in the atlas, since sums round by it."""
     if model.device.type != "cpu":
-        return _CELL[model.device.type]
+        return cell
     one = image_bytes(_target(model, layer, recipe, objective), recipe.settings_of(layer))
-    return min(_CELL["cpu"], max(1, _CELL_BYTES // one))
+    return min(cell, max(1, _BATCH_BYTES // one))
 
 
 def _prepare(
     store: Store, recipe: Recipe, model: FeatureModel, layer: str, provenance: Mapping[str, Any], objective: Objective
-) -> Layout:
-    """The layer's group with all of its arrays, of the sizes that are needed now."""
+) -> tuple[Layout, int]:
+    """The layer's group with all of its arrays, of the sizes that are needed now; and how many maps are a batch."""
     group, settings = recipe.group(layer), recipe.settings_of(layer)
     if layer in recipe.versions and store.has(group):  # of a call that was cut short, perhaps with other settings
         found = store.attributes(group).get("settings")
@@ -246,14 +248,16 @@ def _prepare(
             store.remove(group)
     if not store.has(group):
         entry = layout_of(recipe, layer, 1)
-        cell = Layout.cell_of(entry.maps, _wanted(model, layer, recipe, objective), entry.image, entry.snapshots)
-        more = {"settings": settings.to_dict()} if layer in recipe.versions else {}
+        cell = Layout.cell_of(entry.maps, _CELL[model.device.type], entry.image, entry.snapshots)
+        more: dict[str, Any] = {"at_once": _at_once(model, layer, recipe, objective, cell)}
+        more |= {"settings": settings.to_dict()} if layer in recipe.versions else {}
         store.say({"layer": layer, "cell": cell, "provenance": dict(provenance), **more}, group)
     layout, _ = about(store, recipe, layer)
     if store.prepare(group, layout, {"snapshot_step": np.array(settings.snapshot_steps(), np.int64)}):
         for table in ("quality", "noise"):  # they are of fewer starts, and xarray refuses groups of several sizes
             store.remove(f"{group}/{table}")
-    return layout
+    at_once = store.attributes(group).get("at_once", layout.cell)
+    return layout, min(layout.cell, at_once) if isinstance(at_once, int) and at_once > 0 else layout.cell
 
 
 def _work_off(
