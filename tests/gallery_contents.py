@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 import oip_torch as oip
-from oip_torch.atlas.contents import DataContents, LayerContents, NetworkContents
+from oip_torch.analysis.contents import DataContents, LayerContents, NetworkContents
 
 Digits = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 

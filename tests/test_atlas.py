@@ -324,7 +324,7 @@ def test_what_no_atlas_can_be_made_of(model: oip.FeatureModel, tmp_path: Path) -
         ({"engine": "abacus"}, "engine is 'abacus': expected 'local'"),
         ({"objective": objectives.class_logit(3)}, "expected one of each map"),
         ({"objective": objectives.map_mean + objectives.diversity()}, "that couples no images"),
-        ({"labels": [1, 2]}, "labels and training belong to data"),
+        ({"labels": [1, 2]}, "labels, class_names and training belong to data"),
         ({"data": np.full((2, 28, 28), 200), "labels": [0.5, 1]}, "labels are an array"),
     ]:
         with pytest.raises(oip.InputError, match=message):

@@ -21,6 +21,7 @@ import xarray as xr
 import zarr
 
 import oip_torch as oip
+from oip_torch.atlas import making
 from oip_torch.atlas.job import Job, Outcome, run
 
 SETTINGS = oip.AscentSettings(steps=4, candidates=2, candidate_steps=2)
@@ -60,13 +61,14 @@ class Counted:
     """An engine that notes what it was given."""
 
     def __init__(self, most: int | None = None) -> None:
-        self.cells, self.most = 0, most
+        self.cells, self.most, self.at_once = 0, most, set[int | None]()
 
     def __call__(self, model: oip.FeatureModel, jobs: Iterator[Job], watch: Any) -> Iterator[Outcome]:
         for unit in jobs:
             if self.most is not None and self.cells >= self.most:
                 raise KeyboardInterrupt
             self.cells += len(unit.cells)
+            self.at_once.add(unit.at_once)
             yield unit, run(unit, model)
 
 
@@ -138,6 +140,20 @@ def test_an_interrupted_atlas_goes_on(model: oip.FeatureModel, whole: oip.Atlas,
     assert_equal(path, whole.path)
 
 
+def test_what_is_a_batch_is_said_once(model: oip.FeatureModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, first, rest = tmp_path / "atlas.zarr", Counted(1), Counted()
+    monkeypatch.setattr(making, "_BATCH_BYTES", 4 << 20)
+    with pytest.raises(KeyboardInterrupt):
+        oip.make_atlas(model, "Conv2D_1", path=path, starts=2, settings=SETTINGS, engine=first)
+    monkeypatch.undo()
+    held = oip.make_atlas(model, path=path, resume=True, engine=rest)["Conv2D_1"]
+    (at_once,) = first.at_once | rest.at_once
+    assert at_once is not None
+    assert 1 < at_once < 32
+    small = oip.ascend(model, "Conv2D_1", starts=1, settings=SETTINGS, batch_size=at_once)
+    assert held.oips.select(starts=0).scores == pytest.approx(small.scores, rel=1e-4)
+
+
 def test_a_whole_atlas_is_left_alone(model: oip.FeatureModel, copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     engine = Counted()
     with caplog.at_level(logging.WARNING, "oip_torch"):
@@ -183,6 +199,61 @@ def test_what_differs_is_named(model: oip.FeatureModel, rgb: oip.FeatureModel, w
     other = oip.load(Path(__file__).parent.parent / "models" / "mnist_cnn.onnx", domain=oip.Domain(mean=(1.0,)))
     with pytest.raises(oip.InputError, match=r"domain.mean \[0.0\] → \[1.0\]"):
         oip.make_atlas(other, path=whole.path, resume=True)
+
+
+# Layers that are made anew
+
+
+OTHER = oip.AscentSettings(steps=6, candidates=2, candidate_steps=2)
+
+
+def test_a_layer_is_replaced_when_the_new_one_is_whole(
+    model: oip.FeatureModel, whole: oip.Atlas, copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def replace(settings: oip.AscentSettings, engine: Counted) -> oip.Atlas:
+        return oip.make_atlas(model, "Conv2D_2", path=copy, settings=settings, replace=True, engine=engine)
+
+    oip.make_atlas(model, "Conv2D_1", path=copy, resume=True)
+    for settings in (oip.AscentSettings(steps=5, candidates=2, candidate_steps=2), OTHER):  # the first is given up
+        with pytest.raises(KeyboardInterrupt):
+            replace(settings, Counted(1))
+        held = oip.open_atlas(copy)["Conv2D_2"]
+        assert np.array_equal(held.oips.images, whole["Conv2D_2"].oips.images)
+        assert held.quality is not None
+    engine = Counted()
+    held = replace(OTHER, engine)
+    assert engine.cells == 3
+    assert (held["Conv2D_2"].oips.settings, held["Conv2D_1"].oips.settings) == (OTHER, SETTINGS)
+    assert not (copy / "layer_002").exists()
+    alone = oip.make_atlas(model, "Conv2D_2", path=tmp_path / "alone.zarr", starts=2, settings=OTHER)
+    for name in ("images", "scores", "snapshots", "traces"):
+        assert np.array_equal(getattr(held["Conv2D_2"].oips, name), getattr(alone["Conv2D_2"].oips, name)), name
+    assert held["Conv2D_2"].noise is not None
+    engine = Counted()
+    with caplog.at_level(logging.WARNING, "oip_torch"):
+        replace(OTHER, engine)
+        oip.make_atlas(model, path=copy, resume=True, engine=engine)
+    assert engine.cells == 0
+    assert caplog.text.count("nothing was left to do") == 2
+    more = oip.make_atlas(model, path=copy, starts=3, resume=True, engine=engine)
+    assert engine.cells == 3
+    assert (len(more["Conv2D_2"].oips), len(more["Conv2D_1"].oips)) == (192, 96)
+    every = oip.make_atlas(model, path=copy, settings=OTHER, replace=True, engine=Counted())
+    assert every["Conv2D_1"].oips.settings == OTHER
+    oip.make_atlas(model, path=copy, settings=OTHER, resume=True)
+
+
+def test_what_cannot_be_replaced(model: oip.FeatureModel, copy: Path, tmp_path: Path) -> None:
+    for given, message in [
+        ({"layers": "Conv2D_2"}, r"replace=True without settings"),
+        ({"layers": "Conv2D_3", "settings": OTHER}, r"no layer of the atlas 'Conv2D_3'|Conv2D_3"),
+        ({"settings": OTHER, "starts": 3}, r"starts is 3: the atlas has 2 of each map"),
+        ({"settings": OTHER, "seed": 7}, r"seed 0 → 7"),
+        ({"settings": OTHER, "path": tmp_path / "none.zarr"}, r"is not there: expected an atlas whose layers"),
+    ]:
+        with pytest.raises(oip.InputError, match=message):
+            oip.make_atlas(**({"model": model, "path": copy, "replace": True} | given))  # type: ignore[arg-type]
+    assert not (tmp_path / "none.zarr").exists()
 
 
 # What is no atlas, and what a stranger may have put there

@@ -21,7 +21,7 @@ from gallery_contents import Digits, contents_of, network_of, renamed
 from matplotlib.image import imread
 
 import oip_torch as oip
-from oip_torch.atlas.contents import LayerContents
+from oip_torch.analysis.contents import LayerContents
 from oip_torch.gallery.alike import by_images, nearest
 from oip_torch.gallery.figures import FIGURES, REASONS
 from oip_torch.gallery.page import Gallery, gallery_page, write_gallery
@@ -226,7 +226,7 @@ def test_without_data_and_with_one_start_nothing_is_claimed_of_them(model: oip.F
     assert entry["compares"] is False
     assert entry["data"] is None
     sort = entry["maps"][0]["sort"]
-    assert (sort["over_data"], sort["agreement"], sort["legibility"]) == ("no_data", "one_start", "no_readers")
+    assert (sort["over_data"], sort["agreement"], sort["legibility"]) == ("no_data", "one_start", "no_data")
     assert entry["maps"][0]["alike"]["activations"] == []
     page = gallery_page(network_of(model, [contents]), [contents])
     assert "above the data</li>" not in page

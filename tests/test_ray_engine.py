@@ -25,7 +25,7 @@ from torch import nn
 
 import oip_torch as oip
 from oip_torch.atlas.job import Job, Made, Outcome, run
-from oip_torch.atlas.ray_engine import ray_engine
+from oip_torch.atlas.ray_engine import ray_engine, session
 from oip_torch.base.errors import InputError, OipError
 
 LAYER, LAYERS = "Conv2D_1", ("Conv2D_1", "Conv2D_2")  # of one cell, and of two
@@ -55,6 +55,24 @@ def test_where_nobody_answers_nothing_is_written(model: oip.FeatureModel, tmp_pa
 def test_an_address_belongs_to_ray(model: oip.FeatureModel, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"address is 'auto': .*expected engine 'ray'"):
         oip.make_atlas(model, LAYER, path=tmp_path / "atlas.zarr", address="auto")
+
+
+@pytest.mark.parametrize(
+    ("address", "mode", "told"), [("127.0.0.1:6379", "", True), ("auto", "", False), ("127.0.0.1:6379", "token", False)]
+)
+def test_a_cluster_that_may_expect_a_token(
+    monkeypatch: pytest.MonkeyPatch, address: str, mode: str, told: bool
+) -> None:
+    import ray
+
+    def refused(**given: Any) -> None:
+        raise ConnectionError("Failed to connect")  # all that Ray says in Python
+
+    monkeypatch.setattr(ray, "init", refused)
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with pytest.raises(InputError, match=r"cannot be reached at .*expected one of this") as caught, session(address):
+        pass
+    assert ("RAY_AUTH_MODE=token has to be set" in str(caught.value)) is told
 
 
 def test_without_ray_a_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

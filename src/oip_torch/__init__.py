@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from oip_torch import plots
     from oip_torch.analysis.calibration import Calibration, calibrate
+    from oip_torch.analysis.contents import DataContents, LayerContents, NetworkContents
     from oip_torch.analysis.legibility import Readers
     from oip_torch.analysis.matching import LayerMatch, Match
     from oip_torch.analysis.noise_control import NoiseControl, noise_control
     from oip_torch.analysis.quality import Quality, assess
     from oip_torch.analysis.responses import respond
     from oip_torch.atlas.atlas import Atlas, open_atlas
-    from oip_torch.atlas.contents import DataContents, LayerContents, NetworkContents
     from oip_torch.atlas.making import make_atlas
     from oip_torch.atlas.matching import match
     from oip_torch.base.errors import CaptureError, ConversionError, InputError, OipError, VerificationError
@@ -66,7 +66,7 @@ _HOMES = {
     "ConversionError": "base.errors",
     "Criterion": "optim.schedule",
     "Decorrelated": "optim.colors",
-    "DataContents": "atlas.contents",
+    "DataContents": "analysis.contents",
     "DeadMaps": "search.dead",
     "Domain": "network.domain",
     "Fallback": "optim.concerns",
@@ -76,11 +76,11 @@ _HOMES = {
     "Gallery": "gallery.page",
     "InputError": "base.errors",
     "Layer": "network.onnx_file",
-    "LayerContents": "atlas.contents",
+    "LayerContents": "analysis.contents",
     "LayerMatch": "analysis.matching",
     "Match": "analysis.matching",
     "Network": "network.onnx_file",
-    "NetworkContents": "atlas.contents",
+    "NetworkContents": "analysis.contents",
     "NoiseControl": "analysis.noise_control",
     "Oip": "results.oips",
     "OipError": "base.errors",

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from oip_torch.analysis.image_statistics import radial_power_spectrum
-from oip_torch.analysis.scores import layer_outputs, map_means, standardized_batches
+from oip_torch.analysis.scores import LayerOutputs, map_means, standardized_batches
 from oip_torch.analysis.top import Top
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError, unknown_name
@@ -296,7 +296,7 @@ def calibrate(
     *,
     top: int = 9,
     pre_activation: bool | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Calibration:
     """Score every map on real images.
@@ -317,8 +317,9 @@ def calibrate(
         top: how many of the most exciting images are kept for each map; fewer where the data has fewer.
         pre_activation: score what goes into the layers' activations; None: where that is a softmax or a sigmoid. As
             in `ascend`, so that scores compare.
-        batch_size: images at once. All layers are scored in one pass, and memory does not grow with the scores of the
-            data: a thousandth of them is kept, which the 99.9th percentile needs.
+        batch_size: images at once; None: 256, or as many as take 256 MiB in the network. All layers are scored in one
+            pass, and memory does not grow with the scores of the data: a thousandth of them is kept, which the 99.9th
+            percentile needs.
         progress: show a bar on stderr; None: only on a terminal or in a notebook.
 
     Raises:
@@ -327,19 +328,21 @@ def calibrate(
     if not isinstance(model, FeatureModel):
         raise InputError(f"model is {shown(model)}: expected what oip_torch.load or oip_torch.convert returns")
     model.check_dtype()
-    top, batch_size = whole("top", top, 1), whole("batch_size", batch_size, 1)
+    top, batch_size = whole("top", top, 1), None if batch_size is None else whole("batch_size", batch_size, 1)
     array = check_pixels(images, "the images")
     names = _chosen_layers(model, layers)
     before = [name for name in names if model.wants_pre_activation(name, pre_activation)]
     nodes = {name: model.tap(name, pre_activation=name in before).node for name in names}
     once = list({node: name for name, node in nodes.items()}.values())  # a block has the node of its last layer
+    outputs = LayerOutputs(model, once, [name for name in before if name in once])
+    batch_size = batch_size or outputs.at_once
     count = len(array)
     kept = min(count, max(top, math.ceil((1 - _QUANTILE) * (count - 1)) + 2))
     tops: dict[str, Top] = {}
     power, ends = np.zeros(1), []
     with bar("calibrating", count, progress) as advance, torch.no_grad(), matmul_precision():
         for first, x in standardized_batches(model, array, batch_size):
-            for name, output in layer_outputs(model, x, once, [name for name in before if name in once]).items():
+            for name, output in outputs(x).items():
                 scores = map_means(output)
                 tops.setdefault(name, Top(kept, scores)).add(scores, first)
             power = power + radial_power_spectrum(to_array(x)).sum(0)

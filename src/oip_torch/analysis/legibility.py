@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from oip_torch.analysis.readers import Grain, drawn_windows, nearest, similarities, windows
-from oip_torch.analysis.scores import layer_outputs, map_means, standardized_batches
+from oip_torch.analysis.scores import LayerOutputs, map_means, standardized_batches
 from oip_torch.analysis.top import Top
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError
@@ -101,10 +101,11 @@ class Readers:
         real, others = check_pixels(images, "the images"), check_pixels(training, "the training images")
         others = others[:: max(1, len(others) // (2 * count))]
         grain = Grain.of(*model.input_shape[1:])
+        outputs = LayerOutputs(model, [name], [name] if before else [])
         with bar("ranking images", len(real) + len(others), progress) as advance, torch.no_grad(), matmul_precision():
             top = None
-            for first, x in standardized_batches(model, real, _BATCH):
-                scores = map_means(layer_outputs(model, x, [name], [name] if before else [])[name])
+            for first, x in standardized_batches(model, real, outputs.at_once):
+                scores = map_means(outputs(x)[name])
                 top = top or Top(max(1, round(_SHARE * len(real))), scores)
                 top.add(scores, first)
                 advance(len(x))

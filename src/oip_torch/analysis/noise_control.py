@@ -10,6 +10,7 @@ any of those other maps' OIPs?
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from oip_torch.analysis.image_statistics import cross_correlations
-from oip_torch.analysis.scores import check_made_by, layer_outputs, map_means
+from oip_torch.analysis.scores import LayerOutputs, check_made_by, map_means
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError
 from oip_torch.base.platform import matmul_precision
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["NoiseControl", "noise_control", "phase_scrambled"]
 
-_BATCH = 256
+_SCRAMBLED_BYTES = 256 << 20  # that a batch of noise images may take while it is made, at
+_BYTES_OF_NUMBER = 64  # for each number of an image
 _LEVEL = 0.05  # of each question by rank: so many of the maps that are noise pass it
 _ENOUGH = 20  # maps: among fewer the one with the highest score would say nothing at that level
 _MOST_STARTS = 8  # that are drawn of different maps; more change the mean of their pairs little
@@ -226,15 +228,16 @@ def noise_control(model: FeatureModel, oips: Oips, *, draws: int = 19, seed: int
     if not len(oips):
         raise InputError("there are no OIPs to lay beside noise: expected at least one")
     check_made_by(model, oips)
-    before = [oips.layer] if oips.pre_activation else []
+    outputs = LayerOutputs(model, [oips.layer], [oips.layer] if oips.pre_activation else [])
+    at_once = outputs.at_once
 
     def scores_of(images: npt.NDArray[np.floating]) -> Floats:
         """(N, maps of the layer)."""
         parts = []
-        for first in range(0, len(images), _BATCH):
-            x = to_tensor(images[first : first + _BATCH], model.device, model.dtype)
+        for first in range(0, len(images), at_once):
+            x = to_tensor(images[first : first + at_once], model.device, model.dtype)
             with torch.no_grad(), matmul_precision():
-                parts.append(map_means(layer_outputs(model, x, [oips.layer], before)[oips.layer]).double().cpu())
+                parts.append(map_means(outputs(x)[oips.layer]).double().cpu())
         return torch.cat(parts).numpy()
 
     maps = list(dict.fromkeys(oips.maps.tolist()))
@@ -245,8 +248,9 @@ def noise_control(model: FeatureModel, oips: Oips, *, draws: int = 19, seed: int
     if compared:
         stream = random_stream(seed, f"noise images of {oips.layer}", (0, 0))
         noise_scores = np.full(model.layers[oips.layer].maps, -np.inf)
-        for first in range(0, noise_images, _BATCH):
-            rows = stream.integers(len(oips), size=min(_BATCH, noise_images - first))
+        drawn = max(1, min(at_once, _SCRAMBLED_BYTES // (_BYTES_OF_NUMBER * math.prod(model.input_shape))))
+        for first in range(0, noise_images, drawn):
+            rows = stream.integers(len(oips), size=min(drawn, noise_images - first))
             noise_scores = np.maximum(
                 noise_scores,
                 scores_of(phase_scrambled(oips.images[rows], stream, standardized=oips.standardized)).max(0),

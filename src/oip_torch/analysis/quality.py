@@ -19,7 +19,7 @@ from torch import Tensor
 from oip_torch.analysis.calibration import Calibration
 from oip_torch.analysis.image_statistics import cross_correlations, spectrum_distance
 from oip_torch.analysis.legibility import Readers, legibility
-from oip_torch.analysis.scores import check_made_by, map_means
+from oip_torch.analysis.scores import LayerOutputs, check_made_by, map_means
 from oip_torch.base.checks import shown, whole
 from oip_torch.base.errors import InputError
 from oip_torch.base.platform import matmul_precision
@@ -38,7 +38,6 @@ NOISE_STD = 0.1
 """Of the image's RMS, its standard deviation where it is standardised: plainly visible, far from hiding a pattern."""
 
 _DRAWS = 4  # of noise for each image
-_BATCH = 256
 _SHIFTS = [(y, x) for y in (0, 1, 2) for x in (0, 1, 2) if (y, x) != (1, 1)]
 
 Floats = npt.NDArray[np.float64]
@@ -174,14 +173,16 @@ def assess(
             raise InputError(f"readers is {shown(readers)}: expected what oip_torch.Readers.of returns, or None")
         readers.check(model, oips)
     images = to_tensor(oips.images, model.device, model.dtype)
+    outputs = LayerOutputs(model, [oips.layer], [oips.layer] if oips.pre_activation else [])
+    at_once = outputs.at_once
 
     def scores_of(changed: Callable[[slice], Tensor]) -> Floats:
         """(N, maps of the layer): every map's score on the images that `changed` gives, batch by batch."""
-        network, parts = model.up_to(oips.layer, pre_activation=oips.pre_activation), []
+        parts = []
         with torch.no_grad(), matmul_precision():
-            for first in range(0, len(images), _BATCH):
-                images_ = changed(slice(first, first + _BATCH))
-                parts.append(map_means(network(model.to_input(images_))).double().cpu())
+            for first in range(0, len(images), at_once):
+                images_ = changed(slice(first, first + at_once))
+                parts.append(map_means(outputs(images_)[oips.layer]).double().cpu())
         return torch.cat(parts).numpy()
 
     def own(scores: Floats) -> Floats:

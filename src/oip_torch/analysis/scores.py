@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from oip_torch.base.errors import InputError
+from oip_torch.base.platform import peak_bytes
 from oip_torch.base.tensors import standardize
-from oip_torch.network.capture import capture
 from oip_torch.network.domain import Domain
+from oip_torch.network.extract import truncate
 from oip_torch.network.model import FeatureModel
 from oip_torch.results.oips import Oips
 
-__all__ = ["check_made_by", "layer_outputs", "map_means", "standardized_batches"]
+__all__ = ["LayerOutputs", "check_made_by", "map_means", "standardized_batches"]
+
+_MOST_AT_ONCE = 256
+_MOST_BYTES = 256 << 20  # that a batch may take in the network
 
 
 def standardized_batches(model: FeatureModel, images: npt.NDArray[Any], size: int) -> Iterator[tuple[int, Tensor]]:
@@ -24,14 +29,38 @@ def standardized_batches(model: FeatureModel, images: npt.NDArray[Any], size: in
         yield first, standardize(model.standardize(images[first : first + size]))
 
 
-def layer_outputs(model: FeatureModel, x: Tensor, names: list[str], before: list[str]) -> dict[str, Tensor]:
-    """What the layers say, and those in `before` before their activation."""
-    if not before:
-        outputs = model.every_layer(model.to_input(x))
-        return {name: outputs[name] for name in names}
-    with capture(model, *before, pre_activation=True) as caught:
-        outputs = model.every_layer(model.to_input(x))
-    return {name: caught[name] if name in before else outputs[name] for name in names}
+class LayerOutputs:
+    """What some layers say to images. The network runs up to them and no further, and keeps nothing else.
+
+        outputs = LayerOutputs(model, ["Conv2D_1", "Dense_1"], before=["Dense_1"])
+        outputs(x)["Conv2D_1"]              # (batch, maps, height, width)
+
+    Args:
+        model: it stays as it is.
+        names: of the layers.
+        before: those of them that are looked at before their activation.
+    """
+
+    def __init__(self, model: FeatureModel, names: Sequence[str], before: Sequence[str] = ()) -> None:
+        self._model, self._names = model, tuple(names)
+        taps = [model.tap(name, pre_activation=name in before) for name in names]
+        self._network = truncate(model.graph_module, [tap.node for tap in taps])
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        """By layer, of standardised images (batch, channels, height, width)."""
+        return dict(zip(self._names, self._network(self._model.to_input(x)), strict=True))
+
+    @property
+    def at_once(self) -> int:
+        """How many images make a batch: 256, or as many as take 256 MiB of memory, and one at least."""
+
+        def run(count: int) -> None:
+            x = torch.zeros(count, *self._model.input_shape, device=self._model.device, dtype=self._model.dtype)
+            with torch.no_grad():
+                self(x)
+
+        of_one = peak_bytes(lambda: run(2)) - peak_bytes(lambda: run(1))
+        return max(1, min(_MOST_AT_ONCE, _MOST_BYTES // max(1, of_one)))
 
 
 def map_means(activations: Tensor) -> Tensor:

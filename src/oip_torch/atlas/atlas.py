@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oip_torch.analysis.calibration import Calibration
-from oip_torch.atlas.contents import DataContents, LayerContents, NetworkContents
+from oip_torch.analysis.contents import DataContents, LayerContents, NetworkContents
 from oip_torch.atlas.layout import FIGURES, LARGE, NOT_FINITE, NOT_MADE, Layout, digest
 from oip_torch.atlas.recipe import Recipe
 from oip_torch.atlas.store import Store
@@ -24,7 +24,7 @@ from oip_torch.results.provenance import Provenance
 if TYPE_CHECKING:
     from oip_torch.gallery.page import Gallery
 
-__all__ = ["Atlas", "LayerState", "group_of", "open_atlas"]
+__all__ = ["Atlas", "Cells", "LayerState", "about", "data_in", "layout_of", "open_atlas"]
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,14 @@ class Atlas(Mapping[str, LayerContents]):
         Raises:
             InputError: the atlas does not have it; or what lies there is not what was written.
         """
-        cells = self._cells(layer, (*FIGURES, *LARGE))
+        return self._contents(layer, (*FIGURES, *LARGE))
+
+    def figures(self, layer: str) -> LayerContents:
+        """The same without images, traces and snapshots, which are empty: all numbers of a layer in little memory."""
+        return self._contents(layer, FIGURES)
+
+    def _contents(self, layer: str, kept: Collection[str]) -> LayerContents:
+        cells = self._cells(layer, kept)
         if cells.state.torn:
             raise InputError(
                 f"{self.path}: {cells.state.torn} of {cells.state.planned} parts of {layer!r} are damaged: make them "
@@ -99,7 +106,7 @@ class Atlas(Mapping[str, LayerContents]):
         found = self.data(layer)
         quality = noise = None
         if cells.state.finished and len(cells.oips):
-            group = group_of(self.network, layer)
+            group = self._recipe.group(layer)
             tables = {name: self._store.read_table(f"{group}/{name}", cells.sha256) for name in ("quality", "noise")}
             try:
                 quality = None if tables["quality"] is None else quality_of(tables["quality"], cells.oips)
@@ -149,13 +156,7 @@ class Atlas(Mapping[str, LayerContents]):
 
     def data(self, layer: str) -> tuple[DataContents, Calibration] | None:
         """What real images draw from a layer, as the gallery and the figures of quality want it; None without data."""
-        if self._recipe.data is None:
-            return None
-        table = self._store.read_table(f"{group_of(self.network, layer)}/data", self._recipe.data)
-        try:
-            return None if table is None else data_of(table, layer)
-        except (KeyError, ValueError, IndexError, TypeError) as error:
-            raise InputError(f"{self.path}: what real images draw from {layer!r} is damaged ({error})") from None
+        return data_in(self._store, self._recipe, layer)
 
     def export(
         self,
@@ -216,6 +217,17 @@ def open_atlas(path: str | os.PathLike[str]) -> Atlas:
     return Atlas(Store(path, writable=False))
 
 
+def data_in(store: Store, recipe: Recipe, layer: str) -> tuple[DataContents, Calibration] | None:
+    """What real images draw from a layer; None where there is none."""
+    if recipe.data is None:
+        return None
+    table = store.read_table(f"{recipe.group(layer)}/data", recipe.data)
+    try:
+        return None if table is None else data_of(table, layer)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        raise InputError(f"{store.name}: what real images draw from {layer!r} is damaged ({error})") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cells:
     """What lies in a layer's group.
@@ -249,7 +261,7 @@ class Cells:
     def read(cls, store: Store, recipe: Recipe, layer: str, kept: Collection[str]) -> Cells:
         """All of it, checked; of these arrays what is in `oips`, which without the figures has no images."""
         layout, provenance = about(store, recipe, layer)
-        arrays, made, torn, digest_of_cells = store.read_cells(group_of(recipe.network, layer), layout, kept)
+        arrays, made, torn, digest_of_cells = store.read_cells(recipe.group(layer), layout, kept)
         sha256 = digest({}, {"cells": digest_of_cells.hex(), "data": recipe.data}).hex()
         oips = _oips(layout, arrays, made, recipe, provenance, layer)
         return cls(layout=layout, made=made, torn=torn, oips=oips, sha256=sha256)
@@ -260,7 +272,7 @@ def _oips(
 ) -> Oips:
     """The images that are there; of arrays that were not kept there is nothing in them."""
     height, width, channels = layout.image
-    empty = {"images": (height, width, channels), "traces": (0,), "snapshots": (0, height, width, channels)}
+    empty = {"images": (height, width, 0), "traces": (0,), "snapshots": (0, height, width, channels)}
     status = arrays.get("status", np.full((layout.maps, layout.starts), NOT_MADE))
     if unknown := set(np.unique(status).tolist()) - set(range(NOT_MADE, NOT_FINITE + 1)):
         raise InputError(f"the atlas has the status {unknown.pop()} in {layer!r}: expected {NOT_MADE} to {NOT_FINITE}")
@@ -268,7 +280,8 @@ def _oips(
     held = {name: arrays[name][maps, starts] for name in (*FIGURES, *LARGE) if name in arrays and "cell" not in name}
     for name in set(FIGURES + LARGE) - held.keys():
         held[name] = np.zeros((len(maps), *empty.get(name, ())), np.float32)
-    steps = recipe.settings.snapshot_steps() if "snapshots" in arrays else ()
+    settings = recipe.settings_of(layer)
+    steps = settings.snapshot_steps() if "snapshots" in arrays else ()
     return Oips(
         layer=layer,
         maps=maps,
@@ -281,7 +294,7 @@ def _oips(
         snapshot_steps=np.array(steps, np.int64),
         status=np.array(STATUSES)[held["status"].astype(int)],
         converged_at=held["converged_at"].astype(np.int64),
-        settings=recipe.settings,
+        settings=settings,
         provenance=replace(
             provenance,
             not_finite=tuple((int(number), int(start)) for number, start in np.argwhere(status == NOT_FINITE)),
@@ -293,7 +306,7 @@ def _oips(
 
 def about(store: Store, recipe: Recipe, layer: str) -> tuple[Layout, Provenance]:
     """The layout of a layer's arrays, and what made them, as its group says it."""
-    attributes: dict[str, Any] = store.attributes(group_of(recipe.network, layer))
+    attributes: dict[str, Any] = store.attributes(recipe.group(layer))
     try:
         if attributes["layer"] != layer:
             raise ValueError(f"it is of {str(attributes['layer'])[:40]!r}")
@@ -309,17 +322,13 @@ def about(store: Store, recipe: Recipe, layer: str) -> tuple[Layout, Provenance]
 def layout_of(recipe: Recipe, layer: str, cell: int) -> Layout:
     """Of the arrays of a layer, with so many maps in a cell."""
     channels, height, width = recipe.network.input_shape
+    settings = recipe.settings_of(layer)
     entry = next(entry for entry in recipe.network.layers if entry.name == layer)
     return Layout(
         maps=entry.maps,
         starts=recipe.starts,
         cell=cell,
         image=(height, width, channels),
-        steps=recipe.settings.way_steps,
-        snapshots=len(recipe.settings.snapshot_steps()),
+        steps=settings.way_steps,
+        snapshots=len(settings.snapshot_steps()),
     )
-
-
-def group_of(network: NetworkContents, layer: str) -> str:
-    """Name of a layer's group: its number in the network's table, since a layer's name may hold anything."""
-    return f"layer_{[entry.name for entry in network.layers].index(layer):03d}"

@@ -23,8 +23,8 @@ from oip_torch.results.oips import STATUSES
 from oip_torch.results.pictures import file_name
 
 if TYPE_CHECKING:
+    from oip_torch.analysis.contents import LayerContents
     from oip_torch.atlas.atlas import Atlas
-    from oip_torch.atlas.contents import LayerContents
 
 __all__ = ["KINDS", "export", "figure_rows"]
 

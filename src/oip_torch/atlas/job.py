@@ -1,8 +1,8 @@
 """What is one piece of an atlas's work, and what comes of it? `Job` is a value, and `run` does it the same everywhere.
 
-A job consists of cells, so many maps with one start each. Every cell is worked on as one batch of its own, since in
-another batch floating-point sums may round otherwise, and an ascent makes that large. So the images are the same, bit
-by bit, however cells are put together to jobs.
+A job consists of cells, so many maps with one start each. Every cell is worked on as batches of its own, one where
+memory allows, since in another batch floating-point sums may round otherwise, and an ascent makes that large. So the
+images are the same, bit by bit, however cells are put together to jobs.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Job:
         maps: their numbers, one after the other.
         starts: likewise.
         batch: how many maps a cell has; the last one may have fewer.
+        at_once: how many of them are worked on at once; None: all.
         settings, seed, objective, pre_activation: as of `ascend`.
     """
 
@@ -49,6 +50,7 @@ class Job:
     seed: int
     objective: Objective = map_mean
     pre_activation: bool = False
+    at_once: int | None = None
 
     def __len__(self) -> int:
         return len(self.maps) * len(self.starts)
@@ -110,7 +112,7 @@ def run(
             f"{model.fingerprint[:12]}…: expected the same network"
         )
     target = target_of(model, job.layer, job.pre_activation, job.objective, job.settings)
-    made, batch = [], job.batch
+    made, batch = [], job.batch if job.at_once is None else job.at_once
     for maps, start in job.cells:
         while True:
             size = min(batch, len(maps))

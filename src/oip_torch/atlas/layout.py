@@ -1,6 +1,6 @@
 """Which arrays does an atlas hold of a layer, in which chunks? And how do the images of a cell get in and out?
 
-A cell is a part of the maps with one start: the images that lie in one chunk, and that are made as one batch.
+A cell is a part of the maps with one start: the images that lie in one chunk, and that are made together.
 """
 
 from __future__ import annotations

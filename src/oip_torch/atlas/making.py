@@ -6,44 +6,41 @@ whole, and whoever comes later makes the rest.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from oip_torch.analysis.legibility import Readers
-from oip_torch.analysis.noise_control import noise_control
-from oip_torch.analysis.quality import assess
-from oip_torch.atlas.atlas import Atlas, Cells, about, group_of, layout_of
-from oip_torch.atlas.contents import NetworkContents
+from oip_torch.atlas.asked import asked, replaced, there
+from oip_torch.atlas.atlas import Atlas, Cells, about, layout_of
+from oip_torch.atlas.figures import add_data, add_figures
 from oip_torch.atlas.job import Engine, Job, Made
-from oip_torch.atlas.layout import FIGURES, Layout, arrays_of_cell
+from oip_torch.atlas.layout import Layout, arrays_of_cell
 from oip_torch.atlas.local import local
 from oip_torch.atlas.ray_engine import LostWorkerError, ray_engine
 from oip_torch.atlas.recipe import Data, Recipe
 from oip_torch.atlas.store import Store
-from oip_torch.atlas.tables import data_tables, noise_table, quality_table
 from oip_torch.atlas.units import Work
-from oip_torch.base.checks import shown, whole
+from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError, OipError
-from oip_torch.base.platform import free_memory, in_words
 from oip_torch.base.progress import bar
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
 from oip_torch.optim.objectives import Objective, map_mean
 from oip_torch.optim.settings import AscentSettings
-from oip_torch.results.oips import Oips
+from oip_torch.search.plan import image_bytes
 from oip_torch.search.search import provenance_of
-from oip_torch.search.target import target_of
+from oip_torch.search.target import Target, target_of
 
 __all__ = ["make_atlas"]
 
-_CELL = {"cpu": 32, "cuda": 512}  # maps that are worked on as one batch, and lost where the work is cut short
-_COPIES = 8  # of a layer's images that the figures of quality hold at one time, at most
+_CELL = {"cpu": 32, "cuda": 512}  # maps that are written as one, and lost where the work is cut short
+_BATCH_BYTES = 256 << 20  # that those of them may take on a CPU that are worked on at once; fewer cost no time then
 
 logger = logging.getLogger("oip_torch")
 
@@ -60,10 +57,12 @@ def make_atlas(
     pre_activation: bool | None = None,
     data: npt.ArrayLike | None = None,
     labels: npt.ArrayLike | None = None,
+    class_names: Sequence[str] | npt.NDArray[np.str_] | None = None,
     training: npt.ArrayLike | None = None,
     engine: str | Engine = "local",
     address: str | None = None,
     resume: bool = False,
+    replace: bool = False,
     progress: bool | None = None,
 ) -> Atlas:
     """Make the OIPs of every map of a network's layers, and keep all of it in one zarr store.
@@ -71,7 +70,10 @@ def make_atlas(
         atlas = oip.make_atlas(model, path="atlas.zarr", starts=8, data=x_test, labels=y_test)
 
     Whatever ends the work, what is whole stays: the same call with `resume=True` makes the rest, and nothing where
-    nothing is left. It also takes more starts and more layers, which are added; other settings are refused.
+    nothing is left. It also takes more starts and more layers, which are added; other settings are refused, unless
+    `replace` says that layers are to be made anew with them.
+
+    One process at a time writes to a folder. An object store has no locks: see to that yourself.
 
     Args:
         model: from `load`, `convert` or `wrap`; the work is done where its weights are.
@@ -85,51 +87,82 @@ def make_atlas(
         pre_activation: as of `ascend`.
         data: real images, as for `calibrate`: what they draw from each map lies in the atlas, too.
         labels: the class of each of them, whole numbers.
+        class_names: of the classes 0, 1, 2 …; None: their numbers.
         training: other images of the same kind, for the figures of legibility (see `Readers.of`). None: every second
             one of `data`, and the others are those to be told apart.
         engine: "local": every core of this machine, or every CUDA device; "ray": the workers of a Ray cluster, of one
             core or CUDA device each (see docs/scale.md); or an engine of one's own.
         address: of the Ray cluster, "auto" or "HOST:PORT". None: one on this machine, for this call.
         resume: whether the atlas may be there already. Where it is not, it is begun.
+        replace: whether `layers` (None: all) of the atlas that is there are made anew with `settings`, where they have
+            others. What the atlas says of them stays as it was until all of them are whole; the same call goes on
+            where it was cut short.
         progress: show a bar on stderr; None: only on a terminal or in a notebook.
 
     Raises:
         InputError: an argument of a wrong kind; an atlas that is there, without `resume`; one that was made of another
-            network or with other settings, which are named.
+            network or with other settings, which are named; another process that writes to the same folder.
         OipError: not even one image fits in memory; or Ray's workers died over a part three times: all others are made.
     """
     if not isinstance(model, FeatureModel):
         raise InputError(f"model is {shown(model)}: expected what oip_torch.load, convert or wrap returns")
     model.check_dtype()
-    real = None if data is None else Data.of(data, labels, training)
-    if data is None and (labels is not None or training is not None):
-        raise InputError("labels and training belong to data: expected data=… as well")
+    real = None if data is None else Data.of(data, labels, training, class_names)
+    if data is None and not (labels is None and class_names is None and training is None):
+        raise InputError("labels, class_names and training belong to data: expected data=… as well")
     if not isinstance(objective, Objective) or not objective.of_own_channel or objective.couples_images:
         raise InputError("objective: expected one of each map that couples no images, such as objectives.map_mean")
+    if replace and settings is None:
+        raise InputError("replace=True without settings: expected those that the layers are to be made anew with")
     worker = _engine(engine, address)
     store = Store(path, writable=True)
-    before = _there(store, resume)
-    recipe = _recipe(model, layers, starts, seed, settings, objective, pre_activation, real, before)
-    if before is not None and (differences := before.differences(recipe)):
-        raise InputError(
-            f"{store.name} was made otherwise: {'; '.join(differences)} (there → asked for); expected the same, or "
-            "another path"
+    with store.writing():
+        before = there(store, resume or replace)
+        recipe = asked(
+            *(model, None if replace else layers, starts, seed, None if replace else settings),
+            *(objective, pre_activation, real, before),
         )
+        if before is not None and (differences := before.differences(recipe)):
+            raise InputError(
+                f"{store.name} was made otherwise: {'; '.join(differences)} (there → asked for); expected the same, or "
+                "another path; --replace (replace=True) makes layers anew with other settings"
+            )
+        if replace:
+            recipe = replaced(store, model, layers, settings, recipe, before)
+        _make(store, recipe, before, model, objective, real, worker, progress, at_once=not replace)
+    return Atlas(store)
+
+
+def _make(
+    store: Store,
+    recipe: Recipe,
+    before: Recipe | None,
+    model: FeatureModel,
+    objective: Objective,
+    real: Data | None,
+    worker: Engine,
+    progress: bool | None,
+    *,
+    at_once: bool,
+) -> None:
+    """Make what the store lacks of a recipe, which the atlas is known by from the first or, not `at_once`, the last."""
     provenances = {
         name: _provenance(model, name, recipe, objective) for name in recipe.network.of_layers
     }  # refuses what cannot be
-    if before != recipe:
+    if at_once and before != recipe:
         store.say(recipe.to_attributes())
-    layouts = {name: _prepare(store, recipe, name, provenances[name], model.device.type) for name in provenances}
+    _remove_replaced(store, recipe if before is None else before)
+    prepared = {name: _prepare(store, recipe, model, name, provenances[name], objective) for name in provenances}
+    layouts = {name: layout for name, (layout, _) in prepared.items()}
     store.consolidate()
-    changed = _add_data(store, recipe, model, real, progress)
+    changed = add_data(store, recipe, model, real, progress)
     cells = {name: Cells.read(store, recipe, name, ()) for name in layouts}
     for name, own in cells.items():
         if own.torn.any():
             logger.warning(
                 "note: %d of %d parts of %r are damaged, and are made again", own.torn.sum(), own.torn.size, name
             )
-            store.unmark(group_of(recipe.network, name), own.torn)
+            store.unmark(recipe.group(name), own.torn)
     left = {name: ~own.made for name, own in cells.items()}
 
     def job_of(layer: str, maps: range, of_starts: range) -> Job:
@@ -139,7 +172,8 @@ def make_atlas(
             maps=tuple(maps),
             starts=tuple(of_starts),
             batch=layouts[layer].cell,
-            settings=recipe.settings,
+            at_once=prepared[layer][1],
+            settings=recipe.settings_of(layer),
             seed=recipe.network.seed,
             objective=objective,
             pre_activation=model.wants_pre_activation(layer, recipe.pre_activation),
@@ -148,16 +182,26 @@ def make_atlas(
     work = Work(left, layouts, job_of)
     changed |= bool(work)
     lost = _work_off(store, recipe, model, work, layouts, worker, progress)
-    changed |= _add_figures(store, recipe, model, real)
+    changed |= add_figures(store, recipe, model, real)
     if not changed:
         logger.warning("note: nothing was left to do: %s is whole", store.name)
+    if not at_once and not lost:
+        store.say(recipe.to_attributes())
+        _remove_replaced(store, recipe)
     store.consolidate()
     if lost:
         raise OipError(
             f"{len(lost)} parts of {store.name} were not made, since the workers died over them: {'; '.join(lost)}; "
             "all others are there, and --resume (resume=True) tries these again"
         )
-    return Atlas(store)
+
+
+def _remove_replaced(store: Store, recipe: Recipe) -> None:
+    """The groups of layers that were made anew since go."""
+    there_now = set(store.groups()) if recipe.versions else set()
+    for name, version in recipe.versions.items():
+        for group in there_now.intersection(recipe.group(name, older) for older in range(version)):
+            store.remove(group)
 
 
 def _engine(engine: str | Engine, address: str | None) -> Engine:
@@ -172,120 +216,48 @@ def _engine(engine: str | Engine, address: str | None) -> Engine:
     return local
 
 
-def _there(store: Store, resume: bool) -> Recipe | None:
-    """What the atlas that is there was made of; None where there is none."""
-    if not store.is_atlas:
-        if store.is_empty:
-            return None
-        raise InputError(f"{store.name} is there, and is no atlas: expected a path where nothing is, or an atlas")
-    recipe = Recipe.from_attributes(store.attributes(), store.name)
-    if not resume:
-        raise InputError(
-            f"{store.name} is there already: expected a path where nothing is; with --resume (resume=True) what it "
-            "lacks is made"
-        )
-    return recipe
-
-
-def _recipe(
-    model: FeatureModel,
-    layers: str | Layer | Iterable[str | Layer] | None,
-    starts: int | None,
-    seed: int | None,
-    settings: AscentSettings | None,
-    objective: Objective,
-    pre_activation: bool | None,
-    data: Data | None,
-    before: Recipe | None,
-) -> Recipe:
-    """What is asked for; what is not said is as it was before."""
-    chosen = _chosen_layers(model, layers, before)
-    count = (1 if before is None else before.starts) if starts is None else whole("starts", starts, 1)
-    if before is not None and count < before.starts:
-        raise InputError(f"starts is {count}: the atlas has {before.starts} of each map; expected as many, or more")
-    number = (0 if before is None else before.network.seed) if seed is None else whole("seed", seed, 0)
-    if settings is None:
-        settings = AscentSettings() if before is None else before.settings
-    if not isinstance(settings, AscentSettings):
-        raise InputError(f"settings is {shown(settings)}: expected AscentSettings(…)")
-    network = NetworkContents(
-        name=model.network.source,
-        fingerprint=model.fingerprint,
-        source_sha256=model.network.source_sha256,
-        input_shape=model.input_shape,
-        domain=model.domain,
-        layers=tuple(model.layers),
-        settings=settings.to_dict(),
-        seed=number,
-        versions=_versions() if before is None else before.network.versions,
-        of_layers=tuple(chosen),
-    )
-    return Recipe(
-        network=network,
-        settings=settings,
-        objective=objective.name,
-        pre_activation=pre_activation,
-        starts=count,
-        data=None if data is None else data.sha256,
-    )
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("oip_torch", "torch", "numpy", "xarray", "zarr")}
-
-
-def _chosen_layers(model: FeatureModel, layers: Any, before: Recipe | None) -> list[str]:
-    """Names in the network's order; those of the atlas that is there are among them."""
-    known = set() if before is None else set(before.network.of_layers)
-    if layers is None and before is None:
-        with_maps = [layer for layer in model.layers if model.has_maps(layer.name)]
-        convolutions = [layer for layer in with_maps if "conv" in layer.kind.lower()]
-        known = {layer.name for layer in convolutions or with_maps}
-        if not known:
-            raise InputError("this network has no layer with maps: name the layers, as in layers=['Dense_1']")
-    elif layers is not None:
-        given = [layers] if isinstance(layers, (str, Layer)) else layers
-        if not isinstance(given, Iterable):
-            raise InputError(f"layers is {shown(layers)}: expected names of layers, or None")
-        known |= {model.layer(layer).name for layer in given}
-    return [layer.name for layer in model.layers if layer.name in known]
-
-
 def _provenance(model: FeatureModel, layer: str, recipe: Recipe, objective: Objective) -> dict[str, Any]:
     """Of a layer's images, before they are made; an `InputError` where they cannot be."""
-    before = model.wants_pre_activation(layer, recipe.pre_activation)
-    target = target_of(model, layer, before, objective, recipe.settings)
-    made_by = provenance_of(target, recipe.network.seed, recipe.settings)
+    target = _target(model, layer, recipe, objective)
+    made_by = provenance_of(target, recipe.network.seed, recipe.settings_of(layer))
     fingerprint = recipe.network.fingerprint
-    return replace(made_by, fingerprint=fingerprint, weights=model.weights_in_words(fingerprint)).to_dict()
+    return dataclasses.replace(made_by, fingerprint=fingerprint, weights=model.weights_in_words(fingerprint)).to_dict()
 
 
-def _prepare(store: Store, recipe: Recipe, layer: str, provenance: Mapping[str, Any], device: str) -> Layout:
-    """The layer's group with all of its arrays, of the sizes that are needed now."""
-    group = group_of(recipe.network, layer)
+def _target(model: FeatureModel, layer: str, recipe: Recipe, objective: Objective) -> Target:
+    before = model.wants_pre_activation(layer, recipe.pre_activation)
+    return target_of(model, layer, before, objective, recipe.settings_of(layer))
+
+
+def _at_once(model: FeatureModel, layer: str, recipe: Recipe, objective: Objective, cell: int) -> int:
+    """How many maps of a new layer's cells are worked on at once; said in the atlas, since sums round by it."""
+    if model.device.type != "cpu":
+        return cell
+    one = image_bytes(_target(model, layer, recipe, objective), recipe.settings_of(layer))
+    return min(cell, max(1, _BATCH_BYTES // one))
+
+
+def _prepare(
+    store: Store, recipe: Recipe, model: FeatureModel, layer: str, provenance: Mapping[str, Any], objective: Objective
+) -> tuple[Layout, int]:
+    """The layer's group with all of its arrays, of the sizes that are needed now; and how many maps are a batch."""
+    group, settings = recipe.group(layer), recipe.settings_of(layer)
+    if layer in recipe.versions and store.has(group):  # of a call that was cut short, perhaps with other settings
+        found = store.attributes(group).get("settings")
+        if found != json.loads(json.dumps(settings.to_dict())):
+            store.remove(group)
     if not store.has(group):
-        entry, snapshots = layout_of(recipe, layer, 1), len(recipe.settings.snapshot_steps())
-        cell = Layout.cell_of(entry.maps, _CELL[device], entry.image, snapshots)
-        store.say({"layer": layer, "cell": cell, "provenance": dict(provenance)}, group)
+        entry = layout_of(recipe, layer, 1)
+        cell = Layout.cell_of(entry.maps, _CELL[model.device.type], entry.image, entry.snapshots)
+        more: dict[str, Any] = {"at_once": _at_once(model, layer, recipe, objective, cell)}
+        more |= {"settings": settings.to_dict()} if layer in recipe.versions else {}
+        store.say({"layer": layer, "cell": cell, "provenance": dict(provenance), **more}, group)
     layout, _ = about(store, recipe, layer)
-    if store.prepare(group, layout, {"snapshot_step": np.array(recipe.settings.snapshot_steps(), np.int64)}):
+    if store.prepare(group, layout, {"snapshot_step": np.array(settings.snapshot_steps(), np.int64)}):
         for table in ("quality", "noise"):  # they are of fewer starts, and xarray refuses groups of several sizes
             store.remove(f"{group}/{table}")
-    return layout
-
-
-def _add_data(store: Store, recipe: Recipe, model: FeatureModel, data: Data | None, progress: bool | None) -> bool:
-    """What real images draw from the layers that lack it; returns whether there was one."""
-    if data is None:
-        return False
-    groups = {name: f"{group_of(recipe.network, name)}/data" for name in recipe.network.of_layers}
-    lacking = [name for name, group in groups.items() if store.read_table(group, data.sha256) is None]
-    if lacking:
-        for name, table in data_tables(model, data, lacking, recipe.pre_activation, progress).items():
-            store.write_table(groups[name], table, data.sha256)
-    return bool(lacking)
+    at_once = store.attributes(group).get("at_once", layout.cell)
+    return layout, min(layout.cell, at_once) if isinstance(at_once, int) and at_once > 0 else layout.cell
 
 
 def _work_off(
@@ -299,7 +271,7 @@ def _work_off(
 ) -> list[str]:
     """Hand the jobs to the engine, and write what comes back; returns the parts that its workers died over."""
     total, told, lost = 0, 0, []
-    planned = work.images * recipe.settings.image_steps
+    planned = sum(count * recipe.settings_of(name).image_steps for name, count in work.images.items())
     with bar("making the atlas", planned, progress) as tell:
 
         def advance(count: int) -> None:
@@ -320,7 +292,7 @@ def _work_off(
                         ) from made
                     continue
                 layout = layouts[job.layer]
-                _write(store, group_of(recipe.network, job.layer), layout, work.block(job), job, made)
+                _write(store, recipe.group(job.layer), layout, work.block(job), job, made)
                 work.done(job, made.seconds)
                 total += job.image_steps
                 if told < total:  # an engine that does not tell of steps
@@ -341,42 +313,3 @@ def _write(store: Store, group: str, layout: Layout, block: tuple[int, int], job
     }
     seconds = np.array([oips.provenance.seconds for oips in made.cells]).reshape(-1, cells).T
     store.write_cells(group, layout, (first, job.starts[0]), arrays, seconds)
-
-
-def _add_figures(store: Store, recipe: Recipe, model: FeatureModel, data: Data | None) -> bool:
-    """Quality and noise control of the layers that are whole and lack them; returns whether there was one."""
-    added = False
-    atlas = Atlas(store)
-    for name in recipe.network.of_layers:
-        group = group_of(recipe.network, name)
-        cells = Cells.read(store, recipe, name, FIGURES)
-        wanted = ["quality", "noise"] if recipe.starts > 1 else ["quality"]
-        lacking = [table for table in wanted if store.read_table(f"{group}/{table}", cells.sha256) is None]
-        if not lacking or not cells.state.finished or not len(cells.oips):
-            continue
-        layout = cells.layout
-        if (needed := _COPIES * layout.bytes_of(["images"])) > (most := free_memory() // 2):
-            logger.warning(
-                "note: quality and noise control of %r are left out: they need %s of memory, and %s may be used",
-                *(name, in_words(needed), in_words(most)),
-            )
-            continue
-        oips = Cells.read(store, recipe, name, (*FIGURES, "images")).oips
-        if "quality" in lacking:
-            found = atlas.data(name)
-            readers = None if data is None else _readers(model, oips, data)
-            quality = assess(model, oips, None if found is None else found[1], readers=readers)
-            store.write_table(f"{group}/quality", quality_table(quality, layout.maps, layout.starts), cells.sha256)
-        if "noise" in lacking:
-            noise = noise_control(model, oips)
-            store.write_table(f"{group}/noise", noise_table(noise, layout.maps), cells.sha256)
-        added = True
-    return added
-
-
-def _readers(model: FeatureModel, oips: Oips, data: Data) -> Readers | None:
-    """For the figures of legibility; None where there is one image alone."""
-    images, training = (data.images[::2], data.images[1::2]) if data.training is None else (data.images, data.training)
-    if not len(training):
-        return None
-    return Readers.of(model, oips.layer, images, training, pre_activation=oips.pre_activation, progress=False)

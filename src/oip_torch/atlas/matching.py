@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from oip_torch.analysis.matching import Match, match_layers
-from oip_torch.analysis.scores import layer_outputs, map_means, standardized_batches
+from oip_torch.analysis.scores import LayerOutputs, map_means, standardized_batches
 from oip_torch.atlas.atlas import Atlas
 from oip_torch.atlas.tables import scored_rows
 from oip_torch.base.checks import shown
@@ -22,8 +22,6 @@ from oip_torch.network.model import FeatureModel
 from oip_torch.results.fields import Array
 
 __all__ = ["match"]
-
-_BATCH = 256
 
 
 def match(
@@ -99,9 +97,10 @@ def _sides(side: Atlas | FeatureModel, names: list[str], images: Array | None) -
     assert images is not None
     before = [name for name in names if side.wants_pre_activation(name, None)]
     parts: dict[str, list[Array]] = {name: [] for name in names}
+    outputs = LayerOutputs(side, names, before)
     with torch.no_grad(), matmul_precision():
-        for _, x in standardized_batches(side, images, _BATCH):
-            for name, output in layer_outputs(side, x, names, before).items():
+        for _, x in standardized_batches(side, images, outputs.at_once):
+            for name, output in outputs(x).items():
                 parts[name].append(map_means(output).cpu().numpy())
     digest = images_sha256(images)
     return {

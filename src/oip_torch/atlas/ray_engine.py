@@ -248,9 +248,14 @@ def session(address: str | None) -> Iterator[Any]:
             ray.init(**where, **quiet)
         except Exception as error:  # ConnectionError, RuntimeError of other versions, ValueError, and what gRPC has
             what = "cannot be started here" if address is None else f"cannot be reached at {address!r}"
+            # Ray itself sends a token to no address but auto, and then says no more than that it cannot connect.
+            token = address not in (None, "auto") and os.environ.get("RAY_AUTH_MODE") != "token"
+            hint = (
+                "; if it expects a token (InvalidAuthToken above), RAY_AUTH_MODE=token has to be set" if token else ""
+            )
             raise InputError(
                 f"a Ray cluster {what}: {one_line(error)}; expected one of this version of Ray ({ray.__version__}) and "
-                "of Python"
+                f"of Python{hint}"
             ) from error
         try:
             yield ray

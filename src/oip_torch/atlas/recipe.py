@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from oip_torch.atlas.contents import NetworkContents
+from oip_torch.analysis.contents import NetworkContents
+from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError
 from oip_torch.base.image_files import check_pixels, images_sha256
 from oip_torch.network.domain import Domain
@@ -34,6 +35,7 @@ class Data:
     Attributes:
         images: (N, height, width) or (N, height, width, channels), pixel values 0–255.
         labels: (N,) int, the class of each; None: not known.
+        class_names: of the classes 0, 1, 2 …; None: their numbers.
         training: other images of the same kind, whose pieces a picture may be made of; None: every second of `images`
             is taken for that, and the rest is to be told apart.
         sha256: over all of this.
@@ -41,11 +43,12 @@ class Data:
 
     images: Array
     labels: Array | None
+    class_names: tuple[str, ...] | None
     training: Array | None
     sha256: str
 
     @classmethod
-    def of(cls, images: Any, labels: Any, training: Any) -> Data:
+    def of(cls, images: Any, labels: Any, training: Any, class_names: Any = None) -> Data:
         """Checked; an `InputError` says what is expected."""
         array = check_pixels(images, "data")
         others = None if training is None else check_pixels(training, "training")
@@ -60,7 +63,10 @@ class Data:
                 )
             numbers = numbers.astype(np.int64)
             digest += images_sha256(numbers)
-        return cls(images=array, labels=numbers, training=others, sha256=hashlib.sha256(digest.encode()).hexdigest())
+        names = None if class_names is None else _names(class_names, numbers)
+        digest += "" if names is None else json.dumps(names)
+        sha256 = hashlib.sha256(digest.encode()).hexdigest()
+        return cls(images=array, labels=numbers, class_names=names, training=others, sha256=sha256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +80,8 @@ class Recipe:
         pre_activation: as of `ascend`.
         starts: of each map.
         data: digest of the real images that all was laid beside; None: there were none.
+        own_settings: of the layers that were made anew with others, by name.
+        versions: how many times a layer was made anew, by name, which tells its group from the one before.
     """
 
     network: NetworkContents
@@ -82,6 +90,30 @@ class Recipe:
     pre_activation: bool | None
     starts: int
     data: str | None
+    own_settings: Mapping[str, AscentSettings] = field(default_factory=dict)
+    versions: Mapping[str, int] = field(default_factory=dict)
+
+    def settings_of(self, layer: str) -> AscentSettings:
+        """Of the ascents of one layer."""
+        return self.own_settings.get(layer, self.settings)
+
+    def group(self, layer: str, version: int | None = None) -> str:
+        """Name of a layer's group: its number in the network's table, since a layer's name may hold anything."""
+        number = [entry.name for entry in self.network.layers].index(layer)
+        version = self.versions.get(layer, 0) if version is None else version
+        return f"layer_{number:03d}" + (f"_v{version}" if version else "")
+
+    def replacing(self, layers: Collection[str], settings: AscentSettings) -> Recipe:
+        """The same with these layers made anew."""
+        of_each = {name: settings if name in layers else self.settings_of(name) for name in self.network.of_layers}
+        common = settings if all(each == settings for each in of_each.values()) else self.settings
+        return replace(
+            self,
+            network=replace(self.network, settings=common.to_dict()),
+            settings=common,
+            own_settings={name: each for name, each in of_each.items() if each != common},
+            versions=dict(self.versions) | {name: self.versions.get(name, 0) + 1 for name in layers},
+        )
 
     def differences(self, other: Recipe) -> list[str]:
         """In words, from this one to the other: "seed 0 → 1"; in what cannot be changed of an atlas that is there."""
@@ -125,6 +157,8 @@ class Recipe:
                 "layers": list(self.network.of_layers),
                 "data_sha256": self.data,
             }
+            | ({"own_settings": {n: s.to_dict() for n, s in self.own_settings.items()}} if self.own_settings else {})
+            | ({"layer_versions": dict(self.versions)} if self.versions else {})
         )
         return made
 
@@ -149,6 +183,14 @@ class Recipe:
             if not 1 <= starts <= _MOST_MAPS or not all(1 <= layer.maps <= _MOST_MAPS for layer in layers):
                 raise ValueError("numbers of maps or starts")
             settings = AscentSettings.from_dict(data["settings"])
+            own_settings = {
+                str(name): AscentSettings.from_dict(own) for name, own in data.get("own_settings", {}).items()
+            }
+            versions = {str(name): int(number) for name, number in data.get("layer_versions", {}).items()}
+            if not {*own_settings, *versions} <= set(names) or not all(
+                0 <= each <= _MOST_MAPS for each in versions.values()
+            ):
+                raise ValueError("the layers that were made anew")
             before, digest = data["pre_activation"], data["data_sha256"]
             return cls(
                 network=NetworkContents(
@@ -168,9 +210,26 @@ class Recipe:
                 pre_activation=None if before is None else bool(before),
                 starts=starts,
                 data=None if digest is None else str(digest),
+                own_settings=own_settings,
+                versions=versions,
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise InputError(f"{where}: what the atlas says of itself is damaged ({error})") from None
+
+
+def _names(given: Any, labels: Array | None) -> tuple[str, ...]:
+    """One for each class that the labels name."""
+    names = given if isinstance(given, np.ndarray) else np.array(list(given) if isinstance(given, Iterable) else [])
+    if labels is None or names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) < len(names):
+        raise InputError(
+            f"class_names is {shown(given)}: expected labels, and a name of its own for each class 0, 1, 2 …"
+        )
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
+        raise InputError(
+            f"labels are {labels.min()} to {labels.max()}, and class_names has {len(names)}: expected labels from 0 to "
+            f"{len(names) - 1}"
+        )
+    return tuple(names.tolist())
 
 
 def _plain(data: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from oip_torch.atlas.layout import MOST_CHUNK_BYTES, Layout, digest, flags
+from oip_torch.atlas.lock import locked
 from oip_torch.base.checks import shown
 from oip_torch.base.errors import InputError, OipError
 from oip_torch.base.messages import one_line
@@ -47,13 +48,22 @@ class Store:
             raise InputError(f"the atlas is given as {shown(path)}: expected a folder, or a URL such as s3://…")
         self.name, self.writable = str(path), writable
         with self._told("opened"):
-            if _REMOTE in self.name:
+            if self.is_remote:
                 self.store: Any = zarr.storage.FsspecStore.from_url(self.name, read_only=not writable)
             else:
                 if os.path.exists(path) and not os.path.isdir(path):
                     raise InputError(f"{path} is a file: expected the folder of an atlas, such as atlas.zarr")
                 self.store = zarr.storage.LocalStore(Path(path), read_only=not writable)
         self.store = CheckedStore(self.store)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is given by a URL; such stores have no locks."""
+        return _REMOTE in self.name
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """For the time of a block this process alone writes to a folder; an `InputError` where another one does."""
+        return contextlib.nullcontext() if self.is_remote else locked(self.name)
 
     @property
     def is_atlas(self) -> bool:
@@ -63,7 +73,7 @@ class Store:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is there, or nothing but what a writer leaves that was killed at once."""
-        if _REMOTE in self.name:
+        if self.is_remote:
             return not self.is_atlas
         path = Path(self.name)
         return not path.exists() or all(entry.name.endswith(".partial") for entry in path.iterdir())

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from oip_torch.analysis.calibration import Calibration, LayerCalibration, calibrate
+from oip_torch.analysis.contents import DataContents
 from oip_torch.analysis.noise_control import NoiseControl
 from oip_torch.analysis.quality import Quality
 from oip_torch.analysis.responses import respond
-from oip_torch.analysis.scores import layer_outputs, map_means, standardized_batches
-from oip_torch.atlas.contents import DataContents
+from oip_torch.analysis.scores import LayerOutputs, map_means, standardized_batches
 from oip_torch.atlas.recipe import Data
 from oip_torch.base.image_files import images_sha256
 from oip_torch.base.platform import matmul_precision
@@ -56,7 +56,8 @@ def data_tables(
         table.attrs["scored_sha256"] = scored
         if classes is not None:
             table["classes"] = ("map", "class"), means[name]
-            table.attrs["class_names"] = [str(number) for number in classes.tolist()]
+            told = data.class_names
+            table.attrs["class_names"] = [str(number) if told is None else told[number] for number in classes.tolist()]
         tables[name] = table
     return tables
 
@@ -173,9 +174,10 @@ def _over_images(
     rows = scored_rows(len(data.images))
     kept = {name: np.empty((len(rows), len(center[name])), np.float32) for name in names}
     of_class = {name: np.zeros((len(center[name]), count)) for name in names}
+    outputs = LayerOutputs(model, names, before)
     with torch.no_grad(), matmul_precision():
-        for first, x in standardized_batches(model, data.images, _BATCH):
-            for name, output in layer_outputs(model, x, list(names), before).items():
+        for first, x in standardized_batches(model, data.images, outputs.at_once):
+            for name, output in outputs(x).items():
                 scores = map_means(output).double().cpu()
                 off = scores - center[name]
                 sums[name] += off.T @ off

@@ -19,6 +19,7 @@ __all__ = ["Work"]
 
 _SECONDS = 20.0
 _SHARE_OF_MEMORY = 16  # of what is free, that the results of one unit may take
+_MOST_BYTES = 256 << 20  # that they may take, however much is free
 
 
 class Work:
@@ -46,13 +47,15 @@ class Work:
         return any(cells.any() for cells in self._left.values())
 
     @property
-    def images(self) -> int:
-        """How many are to be made yet."""
-        return sum(
-            int(left[cell].sum()) * len(range(*self._layouts[layer].rows(cell).indices(self._layouts[layer].maps)))
+    def images(self) -> dict[str, int]:
+        """How many are to be made yet, by layer."""
+        return {
+            layer: sum(
+                int(left[cell].sum()) * len(range(*self._layouts[layer].rows(cell).indices(self._layouts[layer].maps)))
+                for cell in range(len(left))
+            )
             for layer, left in self._left.items()
-            for cell in range(len(left))
-        )
+        }
 
     def __iter__(self) -> Iterator[Job]:
         return self
@@ -104,6 +107,6 @@ class Work:
         if layer not in self._seconds:
             return 1
         by_time = int(_SECONDS / max(self._seconds[layer], 1e-6))
-        by_memory = free_memory() // _SHARE_OF_MEMORY // self._layouts[layer].cell_bytes
+        by_memory = min(free_memory() // _SHARE_OF_MEMORY, _MOST_BYTES) // self._layouts[layer].cell_bytes
         by_rest = -(-left // (2 * max(1, self._out)))  # so that no worker has much to do when the others are ready
         return max(1, min(by_time, by_memory, by_rest, self._most.get(layer, left)))

@@ -32,20 +32,22 @@ def read_images(path: str | os.PathLike[str]) -> npt.NDArray[Any]:
 
 def read_data(
     path: str | os.PathLike[str],
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
-    """The images of an .npz file, as `read_images` gives them, their labels, y_test, and training images, x_train.
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None, npt.NDArray[Any] | None, npt.NDArray[Any] | None]:
+    """The images of an .npz file, as `read_images` gives them, and what is known of them.
 
     Returns:
-        The images; (N,) whole numbers, or None where there are no labels; other images, or None.
+        The images; y_test, (N,) whole numbers, or None where there are no labels; x_train, other images, or None;
+        class_names, the classes' names as texts, or None.
 
     Raises:
         InputError: as `read_images`.
     """
-    arrays = _read(path, "y_test", "x_train")
+    arrays = _read(path, "y_test", "x_train", "class_names")
     labels, training = arrays.get("y_test"), arrays.get("x_train")
     if labels is not None and labels.ndim == 2 and labels.shape[1] == 1:  # as Keras' CIFAR-10 has them
         labels = labels[:, 0]
-    return arrays["x_test"], labels, None if training is None else check_pixels(training, f"{path}, x_train")
+    training = None if training is None else check_pixels(training, f"{path}, x_train")
+    return arrays["x_test"], labels, training, arrays.get("class_names")
 
 
 def _read(path: str | os.PathLike[str], *besides: str) -> dict[str, npt.NDArray[Any]]:

@@ -35,7 +35,9 @@ def atlas(
     pre_activation: Before = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.npz", help="Real images (x_test, and y_test and x_train where they are there)."),
+        typer.Option(
+            metavar="FILE.npz", help="Real images (x_test; y_test, class_names and x_train where they are there)."
+        ),
     ] = None,
     engine: Annotated[
         str, typer.Option(help="local: every core of this machine, or every CUDA device; ray: a Ray cluster's workers.")
@@ -46,6 +48,13 @@ def atlas(
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Make what an atlas that is there lacks; more starts and layers as well.")
+    ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Make these layers (default: all that are there) anew with other settings; the old stay until then.",
+        ),
     ] = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -59,7 +68,7 @@ def atlas(
 
     name = "default" if settings is None else settings
     settings_of(name, steps, None, None)  # what cannot be is told before anything is read
-    images, labels, training = (None, None, None) if data is None else read_data(data)
+    images, labels, training, names = (None, None, None, None) if data is None else read_data(data)
     network = load(onnx_file, device=device)
     limits = None
     if images is not None and name == "strokes":  # which keeps to what real images reach
@@ -69,8 +78,8 @@ def atlas(
         *(network, layers or None),
         path=output, starts=starts, seed=seed,
         settings=None if settings is None and steps is None else settings_of(name, steps, None, limits),
-        pre_activation=pre_activation, data=images, labels=labels, training=training,
-        engine=engine, address=address, resume=resume, progress=False if quiet else None,
+        pre_activation=pre_activation, data=images, labels=labels, class_names=names, training=training,
+        engine=engine, address=address, resume=resume, replace=replace, progress=False if quiet else None,
     )  # fmt: skip
     result, failure = _summary(made, time.perf_counter() - began)
     if as_json:
@@ -92,7 +101,7 @@ def _summary(atlas: Atlas, seconds: float) -> tuple[dict[str, Any], OipError | N
 
     of_layers, lost, images, steps, device = {}, 0, 0, 0, ""
     for name in atlas.layers:
-        held = atlas[name]
+        held = atlas.figures(name)
         calibration = atlas.data(name)
         lost += len(held.oips.provenance.not_finite)
         images += len(held.oips)

@@ -17,7 +17,7 @@ const state = {
   near: null, // the map whose most similar ones the grid shows
   problem: "", // what an address asks for, and is not there
 };
-const shown = { layer: null, order: [], cells: [], range: {}, scroll: 0, printing: false };
+const shown = { layer: null, order: [], cells: [], range: {}, scroll: 0, printing: false, roving: null };
 const WHOLE = 512; // so many maps stand in the grid at once; of more those in sight, as scrolling would be slow
 const NEARLY = 900; // pixels beyond the window within which they stand there
 const BLOCK = 4; // rows that come and go together
@@ -68,10 +68,18 @@ const layerOf = memo((index) => JSON.parse(document.getElementById(`layer-${inde
 /** A sheet of pictures, decoded when it is first looked at. */
 const sheetOf = memo(async (id) => {
   const image = document.getElementById(id);
-  if (image instanceof HTMLImageElement) return image.decode().then(() => image);
-  const bytes = Uint8Array.from(atob(image.textContent), (letter) => letter.charCodeAt(0));
-  return createImageBitmap(new Blob([bytes], { type: "image/webp" }));
+  return image instanceof HTMLImageElement ? image.decode().then(() => image) : createImageBitmap(fileOf(id));
 });
+
+/** The image file of a sheet. */
+function fileOf(id) {
+  const held = document.getElementById(id);
+  const text = held instanceof HTMLImageElement ? held.src.slice(held.src.indexOf(",") + 1) : held.textContent;
+  return new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], { type: "image/webp" });
+}
+
+/** An address of a sheet that a style can name. */
+const urlOf = memo((id) => URL.createObjectURL(fileOf(id)));
 
 const here = () => layerOf(state.layer);
 const mapAt = (number) => here().maps.findIndex((map) => map.number === number);
@@ -121,6 +129,8 @@ const say = (text) => (document.getElementById("live").textContent = text);
 const count = (number, one, many = `${one}s`) => `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 const address = (layer, map = null) =>
   `#${encodeURIComponent(layer.name)}${map === null ? "" : `/${map}`}`;
+/** A layer's name; torch numbers those of a Sequential, and "Map 5 of 6" would say something else. */
+const titleOf = (layer) => (/^\d/.test(layer.name) ? `Layer ${layer.name}` : layer.name);
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
 /** A canvas of a picture's own pixels, which the style makes larger. */

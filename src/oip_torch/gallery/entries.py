@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from oip_torch.atlas.contents import DataContents, LayerContents, NetworkContents
+from oip_torch.analysis.contents import DataContents, LayerContents, NetworkContents
 from oip_torch.gallery.alike import by_images, nearest
 from oip_torch.gallery.figures import FIGURES, REASONS, compares_with_data, figures_of, noise_of, rounded
 from oip_torch.network.onnx_file import Layer
@@ -64,6 +64,7 @@ def network_entry(
         "reasons": REASONS,
         "statuses": STATUS_WORDS,
         "marks": MARKS,
+        "settings": _settings_summary(network),
         "report": None if report is None else {key: report[key] for key in ("onnx", "agree", "reference")},
     }
 
@@ -103,6 +104,7 @@ def layer_entry(contents: LayerContents, report: Mapping[str, Any] | None, chunk
     return {
         "name": layer.name,
         "place": oips.place,
+        "settings": oips.settings.summary,
         "kind": layer.kind,
         "size": layer.size,
         "noun": oips.noun,
@@ -289,5 +291,8 @@ def count_words(layers: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def settings_words(network: NetworkContents) -> str:
     """The settings in a sentence."""
-    summary = AscentSettings.from_dict(dict(network.settings)).summary
-    return f"{summary}; seed {network.seed}."
+    return f"{_settings_summary(network)}; seed {network.seed}."
+
+
+def _settings_summary(network: NetworkContents) -> str:
+    return AscentSettings.from_dict(dict(network.settings)).summary

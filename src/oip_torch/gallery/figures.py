@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from oip_torch.analysis.contents import LayerContents
 from oip_torch.analysis.noise_control import NoiseControl
 from oip_torch.analysis.quality import NOISE_STD, Quality
-from oip_torch.atlas.contents import LayerContents
 
 __all__ = ["FIGURES", "REASONS", "Figure", "compares_with_data", "figures_of", "noise_of", "rounded"]
 
@@ -133,7 +133,7 @@ def figures_of(contents: LayerContents, row: int, starts: int) -> list[float | s
 def _figure(contents: LayerContents, quality: Quality, row: int, starts: int, key: str) -> float | str:
     value = float(getattr(quality, key)[row])
     data, number = contents.data, int(quality.maps[row])
-    if key in _OF_DATA and data is None and not math.isfinite(value):
+    if key in (*_OF_DATA, *_OF_READERS) and data is None and not math.isfinite(value):
         return "no_data"
     if key in ("over_data", "selectivity_rank") and data is not None and not data.calibration.excited[number]:
         return "not_excited"

@@ -56,7 +56,7 @@ function renderGrid() {
   main.replaceChildren(
     el("section", { class: "plate-view", "aria-labelledby": "title" },
       el("div", { class: "view-head" },
-        el("h2", { id: "title", tabindex: "-1", title: layer.name }, layer.name),
+        el("h2", { id: "title", tabindex: "-1", title: layer.name, dir: "auto" }, titleOf(layer)),
         el("p", { class: "sub" }, layerWords(layer))),
       toolbar(layer),
       el("p", { class: "hint", id: "hint" }),
@@ -64,7 +64,7 @@ function renderGrid() {
       el("p", { class: "legend" })),
   );
   updateGrid();
-  document.title = `${layer.name} · ${network.name}`;
+  document.title = `${titleOf(layer)} · ${network.name}`;
 }
 
 /** What a change of sorting, filter or look changes. */
@@ -72,6 +72,7 @@ function updateGrid() {
   const layer = here();
   const list = main.querySelector(".grid");
   shown.order = order();
+  if (!layer.large) list.style.setProperty("--sheet", `url("${urlOf(bestSheet())}")`);
   shown.order.forEach((position) => updateCell(shown.cells[position], layer, layer.maps[position]));
   rove(null);
   fillList();
@@ -109,8 +110,8 @@ function fillList(anew = true) {
     list.append(...items.slice(Math.max(0, place(before.end))));
   }
   list.style.paddingBlock = `${range.before}px ${range.after}px`;
-  items.forEach((item) => drawCell(item.querySelector(".tile")));
-  if (!list.querySelector('a[tabindex="0"]')) rove(list.querySelector("a"));
+  if (here().large) items.forEach((item) => drawCell(item.querySelector(".tile")));
+  if (!list.contains(shown.roving)) rove(list.querySelector("a"));
 }
 
 /** Which places of the order are in the list: all where they are few. */
@@ -145,6 +146,7 @@ function focusPlace(place) {
   link.focus({ preventScroll: true });
 }
 
+/** The picture of a cell of a layer of large images: smoothed, the sheet's other pictures would show at its rim. */
 async function drawCell(tile) {
   const [layer, look, id] = [state.layer, state.look, bestSheet()];
   if (!tile.firstChild) tile.append(canvas(here().tile));
@@ -159,12 +161,21 @@ async function drawCell(tile) {
 function cell(layer, map, position) {
   const tile = el("div", { class: "tile", "data-position": position });
   tile.style.aspectRatio = `${layer.tile[1]} / ${layer.tile[0]}`;
+  if (!layer.large) showPart(tile, layer.bestColumns, Math.ceil(layer.maps.length / layer.bestColumns), position);
   const link = el("a", { href: address(layer, map.number), tabindex: "-1" },
     tile,
     el("span", { class: "caption", "aria-hidden": "true" },
       el("b", {}, String(map.number)),
       el("span", { class: "value" })));
   return el("li", { class: map.flags.includes("dead") ? "dead" : "" }, link);
+}
+
+/** A picture as a part of the grid's sheet: thousands of canvases take most of the time of scrolling. */
+function showPart(tile, columns, rows, position) {
+  const share = (place, count) => (count > 1 ? `${(100 * place) / (count - 1)}%` : "0");
+  tile.classList.add("part");
+  tile.style.backgroundSize = `${100 * columns}% ${100 * rows}%`;
+  tile.style.backgroundPosition = `${share(position % columns, columns)} ${share(Math.floor(position / columns), rows)}`;
 }
 
 /** The caption: what the grid is sorted by, with the marks of how the image came about. */
@@ -205,6 +216,7 @@ function layerWords(layer) {
   const parts = [layer.kind, `${layer.maps.length} of ${count(layer.of, layer.noun, layer.nouns)}${layer.size ? `, ${layer.size} each` : ""}`];
   const images = layer.planned === layer.images ? count(layer.images, "image") : `${layer.images.toLocaleString("en")} of ${count(layer.planned, "image")} so far`;
   parts.push(`${images}, up to ${count(layer.starts, "start")} a ${layer.noun}`);
+  if (layer.settings !== network.settings) parts.push(`made by settings of its own: ${layer.settings}`);
   if (layer.place !== layer.name) parts.push(layer.place.replace(layer.name, "").trim());
   if (layer.lost) parts.push(`${count(layer.lost, "image")} left the finite numbers and ${layer.lost === 1 ? "is" : "are"} not shown`);
   return `${parts.join(" · ")}.`;
@@ -271,7 +283,9 @@ const byWords = () => (state.by === "images" ? "correlation of the images" : "co
 
 /** One cell at a time is in the order of Tab; the arrows go to the others. */
 function rove(link) {
-  for (const item of shown.cells) item.firstChild.setAttribute("tabindex", item.firstChild === link ? "0" : "-1");
+  shown.roving?.setAttribute("tabindex", "-1");
+  link?.setAttribute("tabindex", "0");
+  shown.roving = link;
 }
 
 function onGridKey(event) {

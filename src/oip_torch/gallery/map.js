@@ -19,7 +19,7 @@ function renderMap() {
       similar(layer, map),
       comparison(layer, map) ?? []),
   );
-  document.title = `${capital(layer.noun)} ${map.number} · ${layer.name} · ${network.name}`;
+  document.title = `${capital(layer.noun)} ${map.number} · ${titleOf(layer)} · ${network.name}`;
 }
 
 function mapHead(layer, map) {
@@ -35,9 +35,9 @@ function mapHead(layer, map) {
   if (map.flags.includes("above_data")) badges.push(el("li", { class: "badge above" }, "above the data"));
   return el("div", { class: "view-head" },
     el("nav", { class: "crumbs", "aria-label": "Between maps" },
-      el("a", { class: "back", href: address(layer) }, `← ${layer.name}`),
+      el("a", { class: "back", href: address(layer) }, "← ", el("bdi", {}, titleOf(layer))),
       el("span", { class: "turns" }, turn(before, "‹ Previous", "previous"), turn(after, "Next ›", "next"))),
-    el("h2", { id: "title", tabindex: "-1", title: layer.place }, `${capital(layer.noun)} ${map.number}`, el("span", { class: "of" }, ` of ${layer.place}`)),
+    el("h2", { id: "title", tabindex: "-1", title: layer.place }, `${capital(layer.noun)} ${map.number}`, el("span", { class: "of" }, /^\d/.test(layer.place) ? " of layer " : " of ", el("bdi", {}, layer.place))),
     el("ul", { class: "badges", "aria-label": "Status" }, badges));
 }
 
@@ -240,7 +240,7 @@ function classes(layer, map) {
     bar.style.left = `${(100 * (Math.min(0, value ?? 0) - low)) / span}%`;
     bar.style.width = `${(100 * Math.abs(value ?? 0)) / span}%`;
     return el("tr", {},
-      el("th", { scope: "row" }, layer.data.classes[index] ?? String(index)),
+      el("th", { scope: "row", dir: "auto" }, el("span", {}, layer.data.classes[index] ?? String(index))),
       el("td", { class: "gauge", "aria-hidden": "true" }, el("span", { class: "track" }, bar)),
       el("td", { class: "number" }, value === null ? "undefined" : told(value)));
   });
@@ -293,7 +293,7 @@ function noise(layer, map) {
   if (!found) return frame(el("p", { class: "small" }, "It was not asked: that takes two starts, and a finished layer."));
   const dead = map.flags.includes("dead");
   const asked = isNumber(found.agreement);
-  const verdict = dead ? "The map is dead: there is nothing to tell from noise."
+  const verdict = dead ? `The ${layer.noun} is dead: there is nothing to tell from noise.`
     : found.noise ? `Not distinguishable from noise: ${found.why.join("; ")}.`
     : asked ? "It is told from noise by every question that was asked." : "With one start it is not known.";
   const row = (label, value, unit = "") => el("tr", {}, el("th", { scope: "row" }, label), el("td", { class: "number" }, isNumber(value) ? told(value) + unit : "undefined"));

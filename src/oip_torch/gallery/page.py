@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from oip_torch.atlas.contents import LayerContents, NetworkContents
+from oip_torch.analysis.contents import LayerContents, NetworkContents
 from oip_torch.base.errors import InputError
 from oip_torch.base.files import as_path, replacing
 from oip_torch.base.strict_json import check_plain

@@ -13,7 +13,7 @@ from oip_torch.network.passes import step_bytes
 from oip_torch.optim.settings import AscentSettings
 from oip_torch.search.target import Target
 
-__all__ = ["MemoryLimitError", "Plan", "plan_of"]
+__all__ = ["MemoryLimitError", "Plan", "image_bytes", "plan_of"]
 
 _BATCH = {"cpu": 64, "cuda": 4096}  # images at once; beyond that the time per image no longer falls
 _BESIDE = 2.0  # with what allocator and libraries take: on CPUs processes grew by 1.3 to 2 of what their tensors hold
@@ -48,19 +48,9 @@ def plan_of(target: Target, count: int, settings: AscentSettings, batch_size: in
     model, objective = target.model, target.objective
     on_cpu = model.device.type == "cpu"
     free = free_bytes(model.device) // 2 if memory is None else memory
-    image, kept = math.prod(model.input_shape), settings.snapshot_steps()
-    result = (image * (1 + len(kept)) + settings.way_steps + 2) * model.dtype.itemsize + _STATUS
-    results = count * result if on_cpu else 0
+    results = count * _result_bytes(target, settings) if on_cpu else 0
     cores = torch.get_num_threads() if on_cpu else 1
-    step = max(
-        step_bytes(score.network, model.input_shape, model.device, model.dtype)  # type: ignore[arg-type]
-        for score in target.scores()
-    )
-    # While a batch is at work it holds the results of two survivors and of the better ones, what is kept of the
-    # survivors' screening, and about so many images.
-    screened = sum(step < settings.screening_steps for step in kept)
-    images = 16 + 3 * (1 + settings.screening.survivors) * screened
-    one = int(_BESIDE * (step + 3 * result + images * image * model.dtype.itemsize))
+    one = image_bytes(target, settings)
     room = max(0, free - results - _LIBRARIES)
     least = count if objective.couples_images else 1  # that have to be in one batch
     workers = min(cores, count // least, room // (least * one))
@@ -78,3 +68,24 @@ def plan_of(target: Target, count: int, settings: AscentSettings, batch_size: in
     rounds = -(-count // (workers * most))
     size = -(-count // (workers * rounds))  # of equal batches, so that no core waits for another one in the end
     return Plan(size, workers, _LIBRARIES + results + workers * size * one)
+
+
+def image_bytes(target: Target, settings: AscentSettings) -> int:
+    """That one more image of a batch takes while it is at work, as estimated in advance."""
+    model, kept = target.model, settings.snapshot_steps()
+    step = max(
+        step_bytes(score.network, model.input_shape, model.device, model.dtype)  # type: ignore[arg-type]
+        for score in target.scores()
+    )
+    # While a batch is at work it holds the results of two survivors and of the better ones, what is kept of the
+    # survivors' screening, and about so many images.
+    screened = sum(step < settings.screening_steps for step in kept)
+    images = 16 + 3 * (1 + settings.screening.survivors) * screened
+    result, image = _result_bytes(target, settings), math.prod(model.input_shape)
+    return int(_BESIDE * (step + 3 * result + images * image * model.dtype.itemsize))
+
+
+def _result_bytes(target: Target, settings: AscentSettings) -> int:
+    """That one image takes of the results."""
+    image, itemsize = math.prod(target.model.input_shape), target.model.dtype.itemsize
+    return (image * (1 + len(settings.snapshot_steps())) + settings.way_steps + 2) * itemsize + _STATUS
