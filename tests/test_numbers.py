@@ -1,4 +1,4 @@
-"""What is bit-equal and what is not: the table in docs/reliability_numbers.md, row by row; and where NaN is caught."""
+"""What is bit-equal and what is not: the table in docs/bit_equality.md, row by row; and where NaN is caught."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ PAIRS: dict[str, Pair] = {
 
 def rows() -> Iterator[tuple[str, str, int, str]]:
     """Of the table: what differs, dtype, steps, and the bound."""
-    text = (ROOT / "docs" / "reliability_numbers.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "bit_equality.md").read_text(encoding="utf-8")
     for what, dtype, steps, bound in re.findall(r"^\| (.+?) \| (float\d\d) \| (\d+) \| (\S+) \|$", text, re.MULTILINE):
         yield what, dtype, int(steps), bound
 
