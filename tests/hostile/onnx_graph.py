@@ -464,8 +464,8 @@ CODE = """training"), exec("open('{}', 'w')" + chr(46) + "close()"), (\""""
 
 
 def _named_code(proto: Proto, place: Place) -> None:
-    for node in proto.graph.node:
-        node.name = CODE.format(str(place.canary).replace(".", ""))
+    for number, node in enumerate(proto.graph.node):  # names are told apart by what follows the code
+        node.name = f"{CODE.format(str(place.canary).replace('.', ''))}{number}"
 
 
 _spoiled("names_are_code", _named_code, ways="ascend import", code=0)

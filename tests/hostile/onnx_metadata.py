@@ -17,7 +17,8 @@ LAYERS = ("layers", "x.onnx", "--json")
 ASCEND = ("ascend", "x.onnx", "wide", "0", "--steps", "2")
 
 
-TAKEN = frozenset(  # without effect: what is shown is escaped, what is not known is passed over, the first entry counts
+# Without effect: what is shown is escaped, what is not known is passed over.
+TAKEN = frozenset(
     "layer_name_escape layer_name_lines layer_kind_escape layer_activation_unknown layer_surplus mean_without_std".split()
 )
 
