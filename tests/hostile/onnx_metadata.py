@@ -19,7 +19,8 @@ ASCEND = ("ascend", "x.onnx", "wide", "0", "--steps", "2")
 
 # Without effect: what is shown is escaped, what is not known is passed over.
 TAKEN = frozenset(
-    "layer_name_escape layer_name_lines layer_kind_escape layer_activation_unknown layer_surplus mean_without_std".split()
+    "layer_name_escape layer_name_lines layer_kind_escape layer_activation_unknown layer_surplus "
+    "mean_without_std".split()
 )
 
 
