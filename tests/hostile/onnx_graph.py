@@ -220,6 +220,7 @@ for one in (_domain, _branch, _endless, _function, _recursive_function, _shadowi
         one.__name__.strip("_"),
         one,
         ways="layers" if one in (_training, _optional, _shadowing_function) else "layers import",
+        code=0 if one is _training else 2,  # nothing reads it
     )
 _spoiled("unknown_operation", lambda m, p: _node(m, "Exec", ["wide"], ["c"]))
 _spoiled("loose_end", lambda m, p: _node(m, "Relu", ["nowhere"], ["c"]))
@@ -463,8 +464,8 @@ CODE = """training"), exec("open('{}', 'w')" + chr(46) + "close()"), (\""""
 
 
 def _named_code(proto: Proto, place: Place) -> None:
-    for node in proto.graph.node:
-        node.name = CODE.format(str(place.canary).replace(".", ""))
+    for number, node in enumerate(proto.graph.node):  # names are told apart by what follows the code
+        node.name = f"{CODE.format(str(place.canary).replace('.', ''))}{number}"
 
 
 _spoiled("names_are_code", _named_code, ways="ascend import", code=0)

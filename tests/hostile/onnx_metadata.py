@@ -17,13 +17,20 @@ LAYERS = ("layers", "x.onnx", "--json")
 ASCEND = ("ascend", "x.onnx", "wide", "0", "--steps", "2")
 
 
+# Without effect: what is shown is escaped, what is not known is passed over.
+TAKEN = frozenset(
+    "layer_name_escape layer_name_lines layer_kind_escape layer_activation_unknown layer_surplus "
+    "mean_without_std".split()
+)
+
+
 def _changed(name: str, change: Change, words: tuple[str, ...] = LAYERS, match: str = "") -> None:
     def make(place: Place) -> list[str]:
         proto = onnx.load(place.sound / "net.onnx")
         written(place.folder / "x.onnx", proto, text=json.dumps(change(metadata(proto))))
         return list(words)
 
-    CASES.add(name, make, match=match)
+    CASES.add(name, make, match=match, code=0 if name in TAKEN else 2)
 
 
 def _text(name: str, text: Callable[[str], str]) -> None:
@@ -171,4 +178,4 @@ def _twice(place: Place) -> list[str]:
     return list(LAYERS)
 
 
-CASES.add("twice", _twice)
+CASES.add("twice", _twice, code=0)
