@@ -47,7 +47,6 @@ __all__ = ["convert", "given_domain", "output_file"]
 
 _TIMES_PATIENCE = 15  # that an export may take in all, while it gets on: half an hour by default
 _MOST_PROBES = 32  # that users give
-_WEIGHTS = "weights.bin"  # as `keras.aside.FILE`, which belongs to the process of TensorFlow
 _ANSWER = "\x1f"  # as `keras.export.ANSWER`, which this process does not import
 _WEIGHTS = "weights.bin"  # as `keras.aside.FILE`, likewise
 _LEAST_FREE = 1 << 16  # bytes, below which the disk is full
