@@ -26,6 +26,10 @@ _ZSTD = 0xFD2FB528
 class CheckedStore(WrapperStore[Any]):
     """A store whose files are checked before zarr reads or writes them; what is wrong is an `InputError`."""
 
+    def with_read_only(self, read_only: bool = False) -> CheckedStore:
+        """The same, for reading alone or for writing too; zarr 3.1.0's own wrapper lacks this."""
+        return type(self)(self._store.with_read_only(read_only))
+
     async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
         """A file's bytes, or None."""
         is_metadata = key.endswith(_METADATA)
