@@ -25,14 +25,14 @@ def _spoiled(name: str, spoil: Callable[[Place], object], *, code: int = 2, word
     CASES.add(name, make, code=code)
 
 
-def _described(name: str, at: str, change: Callable[[Json], Any]) -> None:
+def _described(name: str, at: str, change: Callable[[Json], Any], code: int = 2) -> None:
     """A change of one of the files zarr.json."""
 
     def spoil(place: Place) -> None:
         path = place.folder / "atlas.zarr" / at / "zarr.json"
         path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
-    _spoiled(name, spoil)
+    _spoiled(name, spoil, code=code)
 
 
 def _text(name: str, at: str, text: bytes) -> None:
@@ -89,7 +89,8 @@ for name, change in {
     "fill_infinite": {"fill_value": [1] * 1000},
     "surplus": {"must_understand_this": {"name": "x", "must_understand": True}},
 }.items():
-    _described(f"images_{name}", IMAGES, lambda d, change=change: d | change)
+    # A transformer that nobody knows is passed over by zarr, and the arrays are compared with their digests.
+    _described(f"images_{name}", IMAGES, lambda d, change=change: d | change, code=0 if name == "transformers" else 2)
 
 
 def _attributes(name: str, change: Callable[[Json], Any], at: str = "") -> None:
