@@ -77,6 +77,37 @@ def test_a_file_of_pytorch_s_exporter(net: Net, exported: Path) -> None:
         import_onnx(exported.with_suffix(".oip.onnx"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [None, torch.export.Dim("batch")], ids=["static", "open"])
+def test_a_file_of_pytorch_s_default_exporter(net: Net, batch: Any, tmp_path: Path) -> None:
+    x = torch.randn(3, 3, 12, 10)
+    given = {} if batch is None else {"dynamic_shapes": ({0: batch},)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what it uses of torch is on its way out
+        torch.onnx.export(
+            *(net, (x if given else x[:1],), str(tmp_path / "net.onnx")),
+            **{"dynamo": True, "external_data": False, "verbose": False, **given},
+        )
+    model = import_onnx(tmp_path / "net.onnx", **UNIT, device="cpu")
+    assert model.layers.names == ["stem.0", "stem.2", "block", "act", "add", "pool", "classes", "softmax"]
+    assert [layer.activation for layer in model.layers] == [None, "relu", None, "relu6", *[None] * 3, "softmax"]
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), net(x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_weights_in_another_file_are_refused_with_the_way_to_have_them_inside(net: Net, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (torch.randn(1, 3, 12, 10),), str(tmp_path / "net.onnx"), dynamo=True, verbose=False)
+    with pytest.raises(InputError, match=r"in another file; .*external_data=False.*onnx\.save\(onnx\.load") as refused:
+        import_onnx(tmp_path / "net.onnx")
+    whole = onnx.load(tmp_path / "net.onnx")  # as the message says
+    onnx.save(whole, tmp_path / "whole.onnx")
+    assert "'whole.onnx'" in str(refused.value)
+    assert "block" in import_onnx(tmp_path / "whole.onnx", **UNIT, device="cpu").layers.names
+
+
 def graph(
     nodes: Sequence[onnx.NodeProto],
     shape: Sequence[Any],
