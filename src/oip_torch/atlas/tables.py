@@ -113,13 +113,13 @@ def quality_of(table: xr.Dataset, oips: Oips) -> Quality:
 
 
 def noise_table(noise: NoiseControl, maps: int) -> xr.Dataset:
-    """Over map; NaN and False where there is no image."""
+    """Over map; NaN and 0 where there is no image. Yes and no are 1 and 0: xarray stores them so, or not, by version."""
     import xarray as xr
 
     held: dict[str, Array] = {}
     for name, (_, values) in variables_of(noise).items():
         if name != "map":
-            held[name] = np.full(maps, False if values.dtype == bool else np.nan)
+            held[name] = np.zeros(maps, np.int8) if values.dtype == bool else np.full(maps, np.nan)
             held[name][noise.maps] = values
     attributes = {"draws": noise.draws, "noise_images": noise.noise_images}
     return xr.Dataset({name: ("map", values) for name, values in held.items()}, attrs=attributes)
@@ -131,6 +131,7 @@ def noise_of(table: xr.Dataset, oips: Oips) -> NoiseControl:
     own = ("layer", "noun", "fingerprint", "draws", "noise_images", "maps")
     names = [field.name for field in dataclasses.fields(NoiseControl) if field.name not in own]
     held: dict[str, Any] = {name: table[name].to_numpy()[maps] for name in names}
+    held["noise"] = held["noise"].astype(bool)
     return NoiseControl(
         layer=oips.layer,
         noun=oips.noun,
