@@ -113,7 +113,7 @@ def quality_of(table: xr.Dataset, oips: Oips) -> Quality:
 
 
 def noise_table(noise: NoiseControl, maps: int) -> xr.Dataset:
-    """Over map; NaN and 0 where there is no image. Yes and no are 1 and 0: xarray stores them so, or not, by version."""
+    """Over map; NaN and 0 where there is no image. Yes and no are 1 and 0, since versions of xarray differ there."""
     import xarray as xr
 
     held: dict[str, Array] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["MOST_BYTES", "parse_json"]
@@ -20,8 +21,17 @@ _TEXT = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACKETS = re.compile(r"[\[{]+|[\]}]+")
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(
+    text: str | bytes,
+    parse_constant: Callable[[str], Any] | None = None,
+    parse_float: Callable[[str], Any] | None = None,
+) -> Any:
     """The value of a text in UTF-8.
+
+    Args:
+        text: of the file.
+        parse_constant: of `json.loads`.
+        parse_float: likewise.
 
     Raises:
         ValueError: no JSON, or more than 16 MiB, a million values or 200 levels of nesting; in one line.
@@ -38,6 +48,6 @@ def parse_json(text: str | bytes) -> Any:
         if depth > _MOST_DEPTH:
             raise ValueError(f"nested more than {_MOST_DEPTH} levels deep")
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=parse_constant, parse_float=parse_float)
     except RecursionError:  # text whose quotes do not pair may hide its brackets
         raise ValueError("nested too deeply") from None

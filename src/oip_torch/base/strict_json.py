@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
+
+from oip_torch.base.plain_json import parse_json
 
 __all__ = ["check_plain", "strict_json"]
 
@@ -16,12 +17,10 @@ def strict_json(text: str | bytes) -> Any:
     """The value of a JSON text; see `check_plain`.
 
     Raises:
-        ValueError: it is no JSON, or holds what `check_plain` refuses, such as NaN, or a number as large as 1e999.
+        ValueError: it is no JSON or too much of it, or holds what `check_plain` refuses, such as NaN, or a number as
+            large as 1e999.
     """
-    try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
-    except RecursionError:
-        raise ValueError(f"it is nested deeper than {_DEEPEST} brackets") from None
+    value = parse_json(text, parse_constant=_refuse, parse_float=_finite)
     check_plain(value)
     return value
 

@@ -24,7 +24,7 @@ from oip_torch.base.files import existing_file
 from oip_torch.base.limits import most_unpacked
 from oip_torch.base.messages import one_line
 from oip_torch.base.plain_json import MOST_BYTES, parse_json
-from oip_torch.keras import contents
+from oip_torch.keras import unpack
 from oip_torch.keras.classes import CONTAINERS, CONVOLUTIONS, PLAIN, refusal, refused_value
 from oip_torch.keras.formats import is_saved_model, other_format
 from oip_torch.keras.inputs import image_shape, inputs_of
@@ -175,11 +175,11 @@ def _contents(path: Path, kind: str, *, contained: bool) -> tuple[Any, dict[str,
     """The configuration in a file ("zip" or "hdf5"), or `_NO_CONFIG`, and the tree of its weights."""
     if contained:
         with tempfile.TemporaryDirectory(prefix="oip-load-") as folder:
-            told, _ = contents.of_zip(str(path), folder) if kind == "zip" else contents.of_hdf5(str(path))
+            told, _ = unpack.of_zip(str(path), folder) if kind == "zip" else unpack.of_hdf5(str(path))
     else:
         limits = reading_limits(most_unpacked(path.stat().st_size))
         try:
-            told, _ = run_bounded(f"{contents.__name__}:of_{kind}", {"path": os.path.abspath(path)}, limits)
+            told, _ = run_bounded(f"{unpack.__name__}:of_{kind}", {"path": os.path.abspath(path)}, limits)
         except BoundedError as error:
             raise _unreadable(path, kind, error) from None
     try:
