@@ -45,7 +45,7 @@ def writes():
     with open("large", "wb") as file: file.write(bytes(1 << 20))
     return None, {}
 def opens():
-    return None, {str(n): open("job.json") for n in range(100)}
+    return None, {str(n): open("stderr.txt") for n in range(100)}
 def prints():
     print("x" * 1_000_000)
     return "well", {}

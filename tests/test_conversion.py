@@ -302,7 +302,6 @@ def test_one_flipped_bit_of_a_weight_is_noticed(mnist_onnx: Path, tmp_path: Path
     [
         (bias_off("Conv2D_1"), "Conv2D_1"),
         (bias_off("Conv2D_3", by=-1e-2), "Conv2D_3"),
-        (bias_off("Conv2D_2", by=np.nan), "Conv2D_2"),
         (kernel_turned("Conv2D_2"), "Conv2D_2"),
         (maps_swapped("Conv2D_3"), "Conv2D_3"),
     ],
@@ -317,6 +316,12 @@ def test_the_self_check_names_the_layer(
     write(proto, network, path)
     read(path)  # the digest alone does not tell
     assert_load_refuses(path, rf"layer '{layer}' gives \(.*\) where Keras gave \(.*\): the file is damaged")
+
+
+def test_the_self_check_names_the_layer_that_is_not_finite(mnist_onnx: Path, tmp_path: Path) -> None:
+    proto, network = changed(mnist_onnx, bias_off("Conv2D_2", by=np.nan))
+    write(proto, oip_torch.Network(**{**vars(network), "graph_sha256": graph_sha256(proto)}), tmp_path / "x.onnx")
+    assert_load_refuses(tmp_path / "x.onnx", r"layer 'Conv2D_2' \(Conv2D\) gives NaN or infinite values")
 
 
 @pytest.mark.slow

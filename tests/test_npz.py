@@ -35,7 +35,7 @@ def test_arrays_of_every_layout_come_back(tmp_path: Path) -> None:
     np.savez_compressed(
         tmp_path / "x.npz", x_test=np.asfortranarray(GOOD), y_test=labels, x_train=GOOD[:2].astype(">f4")
     )
-    images, found, training = read_data(tmp_path / "x.npz")
+    images, found, training, _ = read_data(tmp_path / "x.npz")
     np.testing.assert_array_equal(images, GOOD)
     np.testing.assert_array_equal(found, labels)
     np.testing.assert_array_equal(training, GOOD[:2])

@@ -47,8 +47,17 @@ class LayerOutputs:
         self._network = truncate(model.graph_module, [tap.node for tap in taps])
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
-        """By layer, of standardised images (batch, channels, height, width)."""
-        return dict(zip(self._names, self._network(self._model.to_input(x)), strict=True))
+        """By layer, of standardised images (batch, channels, height, width).
+
+        Raises:
+            InputError: a layer leaves the finite numbers.
+        """
+        images = self._model.to_input(x)
+        found: dict[str, Tensor] = dict(zip(self._names, self._network(images), strict=True))
+        sums = [output.detach().sum(dtype=torch.float64) for output in found.values()]
+        if not bool(torch.stack(sums).isfinite().all()):
+            self._model.every_layer(images)  # names the layer in which it arises
+        return found
 
     @property
     def at_once(self) -> int:

@@ -23,16 +23,17 @@ A start takes 0.1 s, and 0.3 s where NumPy and h5py are imported.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import math
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from oip_torch.base.child import Child
@@ -48,7 +49,6 @@ __all__ = ["BoundedError", "reading_limits", "run_bounded"]
 
 _NUMBERS = re.compile(r"[<>|][biufcSUV]\d{1,9}")  # of a NumPy type: nothing that holds objects
 _GRACE = 5.0  # seconds that a child has beyond its time until the parent ends it itself, as where it was stopped
-_JOB = "job.json"
 
 
 class BoundedError(OipError):
@@ -87,11 +87,10 @@ def run_bounded(function: str, arguments: Mapping[str, Any], limits: Limits) -> 
         BoundedError: it raised something else, crashed, went beyond a limit, or its answer is none.
     """
     with temporary_folder("read") as folder:
-        (folder / _JOB).write_text(json.dumps({"function": function, "arguments": dict(arguments)}))
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         late = threading.Event()
         try:
-            with Child(__name__, folder=folder, environment=one_thread, limits=limits) as child:
+            with Child(__name__, folder=folder, environment=one_thread, limits=limits, stdin=subprocess.PIPE) as child:
 
                 def give_up() -> None:
                     late.set()
@@ -101,6 +100,7 @@ def run_bounded(function: str, arguments: Mapping[str, Any], limits: Limits) -> 
                 timer.daemon = True
                 timer.start()
                 try:
+                    _say_job(child, function, arguments)
                     return _answer(cast("TextIO", child.process.stdout).buffer, limits)
                 except EOFError:
                     code = child.process.wait()
@@ -109,6 +109,14 @@ def run_bounded(function: str, arguments: Mapping[str, Any], limits: Limits) -> 
                 raise BoundedError(_why(-signal.SIGALRM if late.is_set() else code, limits, child))
         except OSError as error:  # no memory or no descriptors for another process
             raise BoundedError(f"no process to read it in could be started: {error.strerror or error}") from None
+
+
+def _say_job(child: Child, function: str, arguments: Mapping[str, Any]) -> None:
+    """To the child's stdin, and not by a file, which a full disk would not take."""
+    stream = cast("TextIO", child.process.stdin)
+    child.process.stdin = None  # which is closed here
+    with contextlib.suppress(BrokenPipeError), stream:  # it has ended: its answer, which is none, tells
+        json.dump({"function": function, "arguments": dict(arguments)}, stream)
 
 
 def _why(code: int, limits: Limits, child: Child) -> str:
@@ -205,6 +213,6 @@ def _run(function: str, arguments: dict[str, Any], answers: IO[bytes]) -> None:
 if __name__ == "__main__":
     _own = os.fdopen(os.dup(1), "wb")  # the answer has it to itself
     os.dup2(2, 1)  # where libraries may print
-    _job = json.loads(Path(_JOB).read_text())
+    _job = json.loads(sys.stdin.buffer.read())
     _run(_job["function"], _job["arguments"], _own)
     os._exit(0)  # without the clean-up of libraries, which may crash on what they have read

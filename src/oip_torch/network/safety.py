@@ -150,7 +150,8 @@ def _check_tensor(tensor: onnx.TensorProto, path: Path) -> None:
     if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
         raise InputError(
             f"{path} is refused: it has the weights {tensor.name!r} in another file; expected all data inside, as "
-            f"torch.onnx.export(…, external_data=False) or onnx.save(onnx.load({path.name!r}), 'whole.onnx') writes it"
+            f"torch.onnx.export(…, external_data=False) or onnx.save(onnx.load({path.name!r}), 'whole.onnx') writes "
+            f"it; or {HOW_TO_MAKE_ONE}"
         )
     if tensor.data_type == onnx.TensorProto.STRING:
         raise _refused(path, f"text among its weights ({tensor.name!r}); expected numbers")

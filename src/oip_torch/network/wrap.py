@@ -339,6 +339,8 @@ def _trace(
         if outputs <= _MAX_ERROR and gradient <= _MAX_GRADIENT_ERROR:
             return traced, found, {"max_error": outputs, "gradient_error": gradient}
         reasons.append(f"{name}: the graph's outputs differ by {outputs:.1e}, its gradients by {gradient:.1e}")
+    if where := _where_it_arises(module, probes):  # which the module's own output and gradient may hide
+        raise InputError(f"module is not finite throughout on noise: expected finite numbers{where}")
     raise ConversionError(
         f"this {type(module).__name__} cannot be traced ({'; '.join(reasons)}): expected a forward whose way does not "
         "depend on the values of an image; wrap the part of it that has none of that"
