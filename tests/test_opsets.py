@@ -150,6 +150,6 @@ def test_a_graph_without_a_way_stays_as_it_is() -> None:
         [("Resize", ["x", "", "scales"], ["y"], {"antialias": 1, "mode": "linear"})],
         {"scales": np.float32([1, 1, 0.5, 0.5])},
     )
-    assert in_known_opset(proto).opset_import[0].version == 22
+    assert in_known_opset(proto).opset_import[0].version == 21
     with pytest.raises(ConversionError, match="opset 6: expected 7 or later"):
         in_known_opset(network(6, [("Relu", ["x"], ["y"], {})], {}))
