@@ -102,10 +102,12 @@ hooks: install
 	$(BIN)/pre-commit install
 
 # Both calls end at once where all is there already. The lock pins what builds the project, too: no isolation. As a line
-# of requirements "-e ." is built anew only after a change of pyproject.toml, or for another clone.
+# of requirements "-e ." is built anew only after a change of pyproject.toml, or for another clone. Bytecode is made once:
+# where PYTHONDONTWRITEBYTECODE is set, as in many containers, each process would compile torch and TensorFlow for itself.
 install: $(BIN)/uv
 	@$(INDEX); call="$(BIN)/uv pip install --python $(BIN)/python $$([ -t 2 ] || echo --quiet)"; \
-	$$call --require-hashes --requirements $(LOCK) && echo "-e ." | $$call --no-deps --no-build-isolation --requirements -
+	compile=$$(ls -d $(VENV)/lib/python3*/site-packages/torch/__pycache__ >/dev/null 2>&1 || echo --compile-bytecode); \
+	$$call $$compile --require-hashes --requirements $(LOCK) && echo "-e ." | $$call --no-deps --no-build-isolation --requirements -
 
 $(BIN)/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
