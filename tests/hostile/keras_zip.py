@@ -81,7 +81,7 @@ for name, content in {
     _file(f"is_{name}", lambda p, content=content: p.write("x.keras", content))
 for name, inner in {
     "parent": "../x",
-    "absolute": "/tmp/x",
+    "absolute": "/x",
     "windows": "..\\x",
     "assets": "assets/vocabulary.txt",
     "slash": "a/",
