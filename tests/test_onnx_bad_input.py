@@ -329,8 +329,13 @@ def test_what_a_file_says_is_strict_and_agrees_with_its_graph(
 def test_numbers_beyond_all_numbers(old: str, proto: Proto, tmp_path: Path) -> None:
     text = json.dumps(metadata(proto))
     assert old in text
-    for value in ("1e999", "-1e999", "[" * 30_000 + "]" * 30_000):
-        with pytest.raises(InputError, match=r"has damaged metadata \((-?1e999 stands where|it is nested deeper)"):
+    for value, said in (
+        ("1e999", "1e999 stands where"),
+        ("-1e999", "-1e999 stands where"),
+        ("[" * 30 + "]" * 30, "it is nested deeper than 16 brackets"),
+        ("[" * 30_000 + "]" * 30_000, "nested more than 200 levels deep"),
+    ):
+        with pytest.raises(InputError, match=rf"has damaged metadata \({said}"):
             read(written(tmp_path / "x.onnx", proto, text.replace(old, f"{old.partition(':')[0]}: {value}", 1)))
 
 
