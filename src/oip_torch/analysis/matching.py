@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from oip_torch.analysis.image_statistics import best_correlations, unit_spectra
 from oip_torch.base.errors import InputError, unknown_name
@@ -213,6 +212,8 @@ def match_layers(
     (own, varies), (other, other_varies) = _unit(scores[0]), _unit(scores[1])
     table = own.T @ other
     table[~varies], table[:, ~other_varies] = np.nan, np.nan
+    from scipy.optimize import linear_sum_assignment  # half a second, of every picture: the plots import this module
+
     best, counterpart = _largest(table)
     other_best, other_counterpart = _largest(table.T)
     rows, columns = np.flatnonzero(varies), np.flatnonzero(other_varies)

@@ -13,6 +13,7 @@ from unittest import mock
 from torch import Tensor, fx, nn
 
 from oip_torch.base.errors import ConversionError
+from oip_torch.network.converter import onnx2torch_module
 from oip_torch.network.light import light_model
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ def to_torch(proto: onnx.ModelProto) -> fx.GraphModule:
     No copy of the weights is made but torch's. So the graph itself gets other names for the time that this takes, and
     its shapes; and is as it was in the end.
     """
-    import onnx2torch  # takes seconds, since it imports torchvision: only when needed
-
+    onnx2torch = onnx2torch_module()
     graph = proto.graph
     with _alone:
         names = [node.name if node.HasField("name") else None for node in graph.node]
