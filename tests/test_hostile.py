@@ -170,7 +170,7 @@ def test_hostile_files(run: Run, case: Case) -> None:
 
 BY_COMMAND = [
     dataclasses.replace(case, aside=True)
-    for family in sorted({case.family for case in ALL})
+    for family in sorted({case.family for case in ALL} - {"nc"})  # which no command opens
     for case in [case for case in ALL if case.family == family and case.code == 2 and not case.aside][:60:25]
 ]
 
@@ -179,7 +179,9 @@ BY_COMMAND = [
 @pytest.mark.parametrize("case", BY_COMMAND, ids=lambda case: case.id)
 def test_some_of_each_family_by_the_command_itself(run: Run, case: Case) -> None:
     """Not in a fork of a process that has imported all, as above."""
-    assert faults(case, run(case)[0]) == []
+    outcome, _ = run(case)
+    assert outcome["words"][0] in {"ascend", "convert", "gallery", "import", "layers"}
+    assert faults(case, outcome) == []
 
 
 def test_there_are_enough_and_of_every_family() -> None:
