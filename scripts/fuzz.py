@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import gc
 import hashlib
 import io
@@ -157,7 +158,7 @@ def damaged_json(text: str, generator: random.Random) -> str:
         elif way == 2:
             container[key] = [container[key]] * generator.choice((1, 2, 30))
         else:
-            container[key] = generator.choice(VALUES)
+            container[key] = copy.deepcopy(generator.choice(VALUES))  # a later change may be inside of it
     return json.dumps(value)
 
 

@@ -546,3 +546,11 @@ def test_images_that_are_lost_are_told_and_the_rest_is_kept(
     assert "1 of 2 images left the finite numbers, of maps 17: the others are in" in data["error"]
     assert data["error"] in told.err
     assert Oips.load(tmp_path / "out" / "oips.nc").maps.tolist() == [3]
+
+
+@pytest.mark.parametrize("command", ["convert", "import"])
+@pytest.mark.parametrize("path", ["", "/", ".."])
+def test_a_path_without_a_name_is_refused(capsys: pytest.CaptureFixture[str], command: str, path: str) -> None:
+    """The name of the default output follows from it."""
+    assert main([command, path]) == 2
+    assert "is a directory" in capsys.readouterr().err

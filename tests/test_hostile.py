@@ -7,6 +7,7 @@ the memory of all its processes, what it leaves, and whether anything of the fil
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -165,6 +166,22 @@ def test_the_runner_finds_nothing_where_nothing_is_wrong(run: Run) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_hostile_files(run: Run, case: Case) -> None:
     assert faults(case, run(case)[0]) == []
+
+
+BY_COMMAND = [
+    dataclasses.replace(case, aside=True)
+    for family in sorted({case.family for case in ALL} - {"nc"})  # which no command opens
+    for case in [case for case in ALL if case.family == family and case.code == 2 and not case.aside][:60:25]
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", BY_COMMAND, ids=lambda case: case.id)
+def test_some_of_each_family_by_the_command_itself(run: Run, case: Case) -> None:
+    """Not in a fork of a process that has imported all, as above."""
+    outcome, _ = run(case)
+    assert outcome["words"][0] in {"ascend", "convert", "gallery", "import", "layers"}
+    assert faults(case, outcome) == []
 
 
 def test_there_are_enough_and_of_every_family() -> None:

@@ -413,3 +413,21 @@ def test_what_float32_cannot_tell_is_decided_in_float64(tmp_path: Path, monkeypa
     with pytest.raises(oip_torch.VerificationError, match=r"what ONNX Runtime computes: .* \(at most 1e-05 is"):
         import_onnx(path, tmp_path / "y.onnx", **UNIT, device="cpu")
     assert not (tmp_path / "y.onnx").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38], ids=str)
+def test_the_layer_in_which_nan_or_infinity_arises_is_named(tmp_path: Path, value: float) -> None:
+    images = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 9, 9])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2, 5, 5])
+    weights = [np.ones((4, 1, 3, 3), np.float32), np.ones((2, 4, 3, 3), np.float32)]
+    weights[1][0, 0, 0] = value
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "v"], ["c"], "first"), helper.make_node("Conv", ["c", "w"], ["y"], "second")],
+        "g", [images], [result], [numpy_helper.from_array(w, name) for w, name in zip(weights, "vw", strict=True)],
+    )  # fmt: skip
+    path = tmp_path / "net.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError, match=r"^layer 'second' \(Conv\) gives NaN or infinite values in ONNX Runtime"):
+        import_onnx(path, **UNIT)
+    assert list(tmp_path.iterdir()) == [path]

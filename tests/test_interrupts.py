@@ -265,3 +265,19 @@ def test_compare(shipped: Path, mnist_onnx: Path, interrupted: Interrupted) -> N
     """The runtimes compute for minutes: without being stopped they would hold the command up."""
     words = ["-m", "oip_torch", "compare", shipped, mnist_onnx, "--steps", "100000", "-o", "out"]
     interrupted(*words, when=computing(min(2, os.cpu_count() or 1)), times=3)
+
+
+def test_a_signal_after_all_is_said_changes_no_exit_code() -> None:
+    """Python has taken its handlers away when modules are taken down."""
+    code = (
+        "import os\n"
+        "from oip_torch.cli.interrupts import Interrupts\n"
+        "interrupts = Interrupts(str)\n"
+        "interrupts.answer()\n"
+        "interrupts.settle(0)\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, number=os.getpid()):\n"
+        "        kill(number, 15)\n"
+        "late = Late()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

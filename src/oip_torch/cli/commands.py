@@ -98,7 +98,7 @@ def convert(
 
     given = domain_options(mean, std, data, value_range) | {"device": device, "progress": False if quiet else None}
     given |= {"architecture": architecture, "size": size, "probes": None if probes is None else read_images(probes)}
-    target = output if output is not None else model.with_suffix(".onnx")
+    target = output if output is not None else _beside(model, ".onnx")
     _make_file(context, target, as_json, lambda: convert_model(model, output, **given))
 
 
@@ -124,8 +124,13 @@ def import_(
     from oip_torch.keras.importing import import_onnx
 
     given = domain_options(mean, std, data, value_range) | {"size": size, "device": device}
-    target = output if output is not None else onnx_file.with_suffix(".oip.onnx")
+    target = output if output is not None else _beside(onnx_file, ".oip.onnx")
     _make_file(context, target, as_json, lambda: import_onnx(onnx_file, output, **given))
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """The default output; of a path without a name ("", "/") as well, which is refused when it is read."""
+    return path.parent / f"{path.stem}{ending}"
 
 
 def _make_file(context: typer.Context, target: Path, as_json: bool, make: Callable[[], FeatureModel]) -> None:

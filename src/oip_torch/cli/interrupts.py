@@ -11,6 +11,7 @@ with our code.
 from __future__ import annotations
 
 import _thread
+import atexit
 import os
 import sys
 
@@ -73,6 +74,7 @@ class Interrupts:
         for number in _WORDS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, lambda *_: os._exit(code))
+        atexit.register(_ignore)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> NoReturn:
         """The first signal. A second one does not disturb the clearing up, which has its time."""
@@ -105,6 +107,12 @@ class Interrupts:
             os.write(1, self._answer(self.reason).encode())
         finally:
             os._exit(self.code)
+
+
+def _ignore() -> None:
+    """Python takes its handlers away before it takes down what libraries hold; a signal would then end it silently."""
+    for number in _WORDS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _is_default(number: int) -> bool:

@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,7 @@ def _imported(
     expected = _run(
         ready, images, list(dict.fromkeys(t for layer in found for t in (layer.tensor, layer.tensor_before)))
     )
+    _check_finite(found, expected)
     _check_as_before(proto, ready, images, [layer.tensor for layer in found])
     layers = tuple(_layer(layer, expected[layer.tensor]) for layer in found)
     names = ("oip_torch", "torch", "onnx2torch", "numpy", "onnx", "onnxruntime")
@@ -173,6 +174,17 @@ def _check_memory(layers: Sequence[ForeignLayer], images: int) -> None:
             f"the layers of {images} images take {in_words(needed)} to verify, and {in_words(most)} are free: expected "
             "a network that fits in memory; free some, or take one of smaller images"
         )
+
+
+def _check_finite(layers: Sequence[ForeignLayer], expected: Mapping[str, Array]) -> None:
+    """Name the first layer, in the order of the graph, in which NaN or infinity arises."""
+    for layer in layers:
+        for tensor in (layer.tensor_before, layer.tensor):
+            if not np.isfinite(expected[tensor]).all():
+                raise InputError(
+                    f"layer {layer.name!r} ({layer.kind}) gives NaN or infinite values in ONNX Runtime, and the layers "
+                    "before it do not: expected finite numbers; look at its weights and their size"
+                )
 
 
 def _layer(layer: ForeignLayer, values: Array) -> Layer:
