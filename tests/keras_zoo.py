@@ -178,6 +178,7 @@ def augmented(names: list[str]) -> Any:
     image = keras.Input((12, 10, 3))
     x = layers.RandomFlip(name="alone")(augmentation(image))
     x = layers.Rescaling(1 / 127.5, offset=-1, name="scaled")(x)
+    x = layers.Normalization(mean=[0.485, 0.456, 0.406], variance=[0.229**2, 0.224**2, 0.225**2], name="normed")(x)
     x = layers.Conv2D(4, 3, activation="relu", name="conv")(x)
     return keras.Model(image, layers.Dense(3, name="logits")(layers.Flatten(name="flat")(x)))
 
@@ -271,7 +272,7 @@ def reference_of_augmented(model: Any) -> dict[str, np.ndarray]:
     names = [layer.name for layer in model.get_layer("data_augmentation").layers]
     found = {f"data_augmentation/{name}": images for name in names if name in AUGMENTATIONS} | {"alone": images}
     x = images
-    for name in ("scaled", "conv", "flat", "logits"):
+    for name in ("scaled", "normed", "conv", "flat", "logits"):
         x = found[name] = np.asarray(model.get_layer(name)(x))
     np.testing.assert_allclose(x, model(images, training=False), rtol=1e-4, atol=1e-5)
     return {"images": images} | found

@@ -257,11 +257,21 @@ def _hold_seeds(model: Any) -> None:
 
 
 def _hold_statistics(model: Any) -> None:
-    """Keep mean and variance of Normalization layers as NumPy's: tensors would become inputs of a traced function."""
+    """Keep mean and variance of Normalization layers as NumPy's: tensors would become inputs of a traced function.
+
+    In float64 the variance is that which gives the graph's factor, 1 / root, that TensorFlow worked out in float32:
+    another rounding is no error, and in float64 hundreds of times what is allowed.
+    """
+    import keras
+
     for layer in model._flatten_layers(include_self=False, recursive=True):
         if type(layer).__name__ == "Normalization" and layer.built:
             layer.finalize_state()  # from its weights, which may just have been set
             layer.mean, layer.variance = (np.asarray(value) for value in (layer.mean, layer.variance))
+            if layer.variance.dtype == np.float64:
+                root = np.maximum(np.sqrt(layer.variance.astype(np.float32)), np.float32(keras.backend.epsilon()))
+                factor = root.astype(float) if layer.invert else 1 / (1 / root).astype(float)
+                layer.variance = factor**2
 
 
 def in_dtype(model: Any, dtype: str) -> Any:
