@@ -1,7 +1,7 @@
 """How is onnx2torch imported without torchvision, which takes longer than all the rest of it?
 
-Two of its modules, for operations that no CNN has, import torchvision, which imports torch's compiler. They get stand-ins
-instead, which import what they stand for at the first use, so that onnx2torch stays whole for everybody in this process.
+Two of its modules, for operations that no CNN has, import torchvision, which imports torch's compiler. They get
+stand-ins, which import what they stand for at the first use: so onnx2torch stays whole for everybody in this process.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _alone = threading.Lock()
 
 
 def onnx2torch_module() -> ModuleType:
-    """The package onnx2torch; torchvision is imported only if something was imported with it already, or needs it."""
+    """The package onnx2torch; torchvision comes only with what needs it, unless it is there already."""
     with _alone:
         if "onnx2torch" in sys.modules or any(name in sys.modules for name in _LATE):
             return importlib.import_module("onnx2torch")
@@ -34,7 +34,9 @@ def onnx2torch_module() -> ModuleType:
 class _Late(ModuleType):
     """Stands for a module until something of it is used."""
 
-    __path__: list[str] = []
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []  # a package, to the import system
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
