@@ -30,6 +30,7 @@ from oip_torch.optim.objectives import map_mean
 from oip_torch.search.target import target_of
 
 ROOT = Path(__file__).resolve().parent.parent
+os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # for children: many tests ask whether a folder is as it was
 
 
 def run_tensorflow(code: str, *arguments: str | Path) -> str:
