@@ -209,11 +209,11 @@ def match_layers(
             f"{names[0]!r} was scored on {images} images, {names[1]!r} on {len(scores[1])}: expected the same, and "
             f"{LEAST_IMAGES} or more"
         )
+    from scipy.optimize import linear_sum_assignment  # half a second, of every picture: the plots import this module
+
     (own, varies), (other, other_varies) = _unit(scores[0]), _unit(scores[1])
     table = own.T @ other
     table[~varies], table[:, ~other_varies] = np.nan, np.nan
-    from scipy.optimize import linear_sum_assignment  # half a second, of every picture: the plots import this module
-
     best, counterpart = _largest(table)
     other_best, other_counterpart = _largest(table.T)
     rows, columns = np.flatnonzero(varies), np.flatnonzero(other_varies)
