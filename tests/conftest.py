@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as `oip` does, before torch is loaded: tests run side by side
+
 import numpy as np
 import numpy.typing as npt
 import pytest

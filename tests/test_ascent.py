@@ -10,6 +10,7 @@ import torch
 from conftest import score_of
 
 from oip_torch import AscentSettings, FeatureModel, StartSettings, ascend, start_images
+from oip_torch.base.platform import Costs
 from oip_torch.base.tensors import standardize
 from oip_torch.optim.ascent import gradient_ascent
 from oip_torch.optim.objectives import map_mean
@@ -164,7 +165,7 @@ def test_images_that_nothing_moves_leave_after_one_step_and_end_as_if_they_had_s
     batches = []
     network = score_of(model, LAYER).network
     monkeypatch.setattr(target, "extract", lambda *_, **__: lambda *x: batches.append(len(x[0])) or network(*x))
-    monkeypatch.setattr(plan, "step_bytes", lambda *_: 1 << 20)
+    monkeypatch.setattr(plan, "step_costs", lambda *_: Costs(1 << 20, 0))
     oips = ascend(model, LAYER, range(32), settings=settings, batch_size=32)
     moving = int((oips.scores > 0).sum())
     assert 0 < moving < 32

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from oip_torch import AscentSettings, FeatureModel, InputError, ascend
-from oip_torch.base.platform import free_bytes, in_words, peak_bytes
+from oip_torch.base.platform import costs, free_bytes, in_words
 
 KIB = 1024
 LIBRARIES = 32 << 20  # what is estimated for kernels and threads
@@ -33,8 +34,8 @@ def test_tensors_count_while_they_live() -> None:
         c = b.view(-1, 2)[:, 0]  # nothing new
         return c * 2  # 12 KiB more than b's 8: 4 KiB
 
-    assert peak_bytes(work) == 16 * KIB
-    assert peak_bytes(lambda: torch.ones(0)) == 0
+    assert costs(work).bytes == 16 * KIB
+    assert costs(lambda: torch.ones(0)) == (0, 0)
 
 
 def test_the_way_back_is_counted() -> None:
@@ -43,7 +44,25 @@ def test_the_way_back_is_counted() -> None:
     def work() -> None:
         (x.exp().exp().sum()).backward()
 
-    assert peak_bytes(work) >= 2 * 4 * KIB
+    assert costs(work).bytes >= 2 * 4 * KIB
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "forward"),
+    [
+        (nn.Conv2d(3, 8, 5), (3, 12, 10), 8 * 8 * 6 * 3 * 25),
+        (nn.Conv2d(6, 12, 3, groups=3, bias=False), (6, 7, 7), 12 * 5 * 5 * 2 * 9),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2), (4, 5, 5), 4 * 5 * 5 * 6 * 9),
+        (nn.Linear(30, 7), (30,), 30 * 7),
+        (nn.Linear(30, 7, bias=False), (11, 30), 11 * 30 * 7),
+    ],
+)
+def test_multiply_adds_are_counted_on_both_ways(module: nn.Module, shape: tuple[int, ...], forward: int) -> None:
+    module.requires_grad_(False)
+    x = torch.zeros(4, *shape, requires_grad=True)
+    with torch.no_grad():
+        assert costs(lambda: module(x)).products == 4 * forward
+    assert costs(lambda: module(x).sum().backward()).products == 4 * 2 * forward
 
 
 def test_words() -> None:
@@ -75,9 +94,9 @@ def test_what_is_estimated_is_enough(
     """
     weights = sum(tensor.nbytes for tensor in [*model.parameters(), *model.buffers()])
     runs = []
-    peak = peak_bytes(
+    peak = costs(
         lambda: runs.append(ascend(model, layer, range(10), starts=4, settings=settings, batch_size=20, progress=False))
-    )
+    ).bytes
     found = runs[0]
     arrays = ("images", "scores", "max_preactivation", "traces", "snapshots", "converged_at", "status")
     results = sum(getattr(found, name).nbytes for name in arrays)

@@ -34,6 +34,7 @@ from oip_torch import (
     load,
     start_images,
 )
+from oip_torch.base.platform import Costs
 from oip_torch.network.extract import extract
 from oip_torch.optim.ascent import Ascents, gradient_ascent
 from oip_torch.optim.objectives import map_mean
@@ -280,18 +281,18 @@ def test_without_a_leak_the_plan_measures_what_the_fallback_builds(
     built: list[object] = []
     leaks: list[bool] = []
 
-    def step_bytes(network: object, *more: Any) -> int:
+    def step_costs(network: object, *more: Any) -> Costs:
         measured.append(network)
-        return plan_step_bytes(network, *more)
+        return plan_step_costs(network, *more)
 
     def build(*more: Any, leak: bool, one_channel: bool) -> object:
         leaks.append(leak)
         built.append(extract(*more, leak=leak, one_channel=one_channel))
         return built[-1]
 
-    plan_step_bytes = plan.step_bytes
+    plan_step_costs = plan.step_costs
     settings = AscentSettings(leak=0.0, steps=16, candidates=2, candidate_steps=4)
-    monkeypatch.setattr(plan, "step_bytes", step_bytes)
+    monkeypatch.setattr(plan, "step_costs", step_costs)
     monkeypatch.setattr(target, "extract", build)
     for objective in (map_mean, lambda activations, maps: 2 * map_mean(activations, maps)):
         for told in (measured, built, leaks):
@@ -421,6 +422,39 @@ def test_an_ascent_needs_no_gradients_of_the_caller_s(
     assert quality.scores == pytest.approx(expected.scores, rel=1e-3)
     for run in runs:
         assert run.scores == pytest.approx(expected.scores, rel=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("cores", "count", "products", "threads"),
+    [
+        (1, 1, 10**12, 1),
+        (8, 1, 10**6, 1),  # little work, done by one thread
+        (8, 1, 10**9, 3),
+        (8, 1, 10**12, 8),
+        (8, 2, 10**12, 4),  # two batches at once
+        (8, 8, 10**12, 1),
+        (8, 100, 10**12, 1),
+    ],
+)
+def test_a_batch_gets_as_many_threads_as_its_work_is_worth(
+    model: FeatureModel, monkeypatch: pytest.MonkeyPatch, cores: int, count: int, products: int, threads: int
+) -> None:
+    monkeypatch.setattr(plan, "step_costs", lambda *_: Costs(1 << 10, products))
+    used = set()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(cores)
+        ascend(
+            model,
+            LAYER,
+            range(count),
+            settings=AscentSettings.article(steps=1),
+            callback=lambda step: used.add(torch.get_num_threads()),
+        )
+        assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(before)
+    assert used == {threads}
 
 
 @pytest.mark.parametrize("workers", [1, 2])

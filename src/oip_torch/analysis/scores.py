@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from oip_torch.base.errors import InputError
-from oip_torch.base.platform import peak_bytes
+from oip_torch.base.platform import costs
 from oip_torch.base.tensors import standardize
 from oip_torch.network.domain import Domain
 from oip_torch.network.extract import truncate
@@ -68,7 +68,7 @@ class LayerOutputs:
             with torch.no_grad():
                 self(x)
 
-        of_one = peak_bytes(lambda: run(2)) - peak_bytes(lambda: run(1))
+        of_one = (costs(lambda: run(2)) - costs(lambda: run(1))).bytes
         return max(1, min(_MOST_AT_ONCE, _MOST_BYTES // max(1, of_one)))
 
 

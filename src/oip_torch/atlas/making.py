@@ -33,7 +33,7 @@ from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer
 from oip_torch.optim.objectives import Objective, map_mean
 from oip_torch.optim.settings import AscentSettings
-from oip_torch.search.plan import image_bytes
+from oip_torch.search.plan import image_costs
 from oip_torch.search.search import provenance_of
 from oip_torch.search.target import Target, target_of
 
@@ -233,7 +233,7 @@ def _at_once(model: FeatureModel, layer: str, recipe: Recipe, objective: Objecti
     """How many maps of a new layer's cells are worked on at once; said in the atlas, since sums round by it."""
     if model.device.type != "cpu":
         return cell
-    one = image_bytes(_target(model, layer, recipe, objective), recipe.settings_of(layer))
+    one = image_costs(_target(model, layer, recipe, objective), recipe.settings_of(layer)).bytes
     return min(cell, max(1, _BATCH_BYTES // one))
 
 

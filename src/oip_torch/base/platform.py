@@ -1,4 +1,4 @@
-"""What does the machine give: how much memory is there and taken, and how precise are products?"""
+"""What does the machine give, what does work take of it, and how precise are products?"""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import contextlib
 import ctypes
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 __all__ = [
+    "Costs",
+    "costs",
     "free_bytes",
     "free_memory",
     "in_words",
     "keep_freed_memory",
     "matmul_precision",
-    "peak_bytes",
     "recorded_gradients",
 ]
 
@@ -46,15 +48,28 @@ def in_words(count: float) -> str:
     return f"{count:.3g} GiB"
 
 
-def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most that tensors made by `work` in this thread hold at one time; the same on every device.
+class Costs(NamedTuple):
+    """What work of torch takes, whatever the device.
 
-    What a library takes and gives back within one operation is not seen.
+    Attributes:
+        bytes: the most that tensors made by it hold at one time. What a library takes and gives back within one
+            operation is not seen.
+        products: the multiply-adds of its convolutions and matrix products.
     """
+
+    bytes: int
+    products: int
+
+    def __sub__(self, other: Costs) -> Costs:
+        return Costs(self.bytes - other.bytes, self.products - other.products)
+
+
+def costs(work: Callable[[], Any]) -> Costs:
+    """What `work` takes, done once in this thread."""
     watch = _Watch()
     with watch:
         work()
-    return watch.peak
+    return Costs(watch.peak, watch.products)
 
 
 def keep_freed_memory() -> None:
@@ -100,14 +115,37 @@ def recorded_gradients() -> Iterator[None]:
         yield
 
 
+def _of_convolution(images: Tensor, weight: Tensor, output: Tensor, *, transposed: bool) -> int:
+    """Each number of the output, of a transposed one of the input, meets one kernel."""
+    return (images if transposed else output).numel() * weight[0].numel()
+
+
+def _of_product(first: Tensor, output: Tensor) -> int:
+    return output.numel() * first.shape[-1]
+
+
+_PRODUCTS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
+    "aten::convolution": lambda given, made: _of_convolution(given[0], given[1], made, transposed=given[6]),
+    "aten::convolution_backward": lambda given, made: (
+        sum(given[10][:2]) * _of_convolution(given[1], given[2], given[0], transposed=given[7])
+    ),
+    "aten::mm": lambda given, made: _of_product(given[0], made),
+    "aten::bmm": lambda given, made: _of_product(given[0], made),
+    "aten::addmm": lambda given, made: _of_product(given[1], made),
+    "aten::baddbmm": lambda given, made: _of_product(given[1], made),
+}
+"""The multiply-adds of an operation, from what it was given and made."""
+
+
 class _Watch(TorchDispatchMode):
-    """Adds up the storages of all tensors that operations return, for as long as they live."""
+    """Adds up the multiply-adds of operations, and the storages of what they return, for as long as those live."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now: int = 0
         self.peak: int = 0
         self.known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.products: int = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -116,8 +154,10 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func._schema.name in _PRODUCTS:
+            self.products += _PRODUCTS[func._schema.name](args, result)
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, Tensor):
                 self.see(tensor.untyped_storage())
         return result
 

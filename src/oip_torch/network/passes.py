@@ -25,9 +25,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from oip_torch.base.platform import peak_bytes
+from oip_torch.base.platform import Costs, costs
 
-__all__ = ["optimize_graph", "step_bytes"]
+__all__ = ["optimize_graph", "step_costs"]
 
 _FEW = 32  # inputs of one output
 _ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
@@ -77,8 +77,8 @@ def optimize_graph(
     return fast
 
 
-def step_bytes(network: fx.GraphModule, image: Sequence[int], device: torch.device, dtype: torch.dtype) -> int:
-    """Memory that one more image takes on the way forward and back through a network that `optimize_graph` made.
+def step_costs(network: fx.GraphModule, image: Sequence[int], device: torch.device, dtype: torch.dtype) -> Costs:
+    """What one more image takes on the way forward and back through a network that `optimize_graph` made.
 
     Args:
         network: images, leak, channels → outputs, leaky outputs.
@@ -92,7 +92,7 @@ def step_bytes(network: fx.GraphModule, image: Sequence[int], device: torch.devi
         outputs = network(x, 0.5, torch.zeros(count, dtype=torch.long, device=device))
         torch.autograd.grad([leaky.sum() for leaky in outputs[len(outputs) // 2 :]], x)
 
-    return peak_bytes(lambda: step(2)) - peak_bytes(lambda: step(1))
+    return costs(lambda: step(2)) - costs(lambda: step(1))
 
 
 def _channels_last(module: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""How are the images worked on: so many in a batch, so many batches at once, in so much memory?"""
+"""How are the images worked on: so many in a batch, batches at once, threads on each, in so much memory?"""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from dataclasses import dataclass
 import torch
 
 from oip_torch.base.errors import InputError
-from oip_torch.base.platform import free_bytes, in_words
-from oip_torch.network.passes import step_bytes
+from oip_torch.base.platform import Costs, free_bytes, in_words
+from oip_torch.network.passes import step_costs
 from oip_torch.optim.settings import AscentSettings
 from oip_torch.search.target import Target
 
-__all__ = ["MemoryLimitError", "Plan", "image_bytes", "plan_of"]
+__all__ = ["MemoryLimitError", "Plan", "image_costs", "plan_of"]
 
 _BATCH = {"cpu": 64, "cuda": 4096}  # images at once; beyond that the time per image no longer falls
 _BESIDE = 2.0  # with what allocator and libraries take: on CPUs processes grew by 1.3 to 2 of what their tensors hold
 _LIBRARIES = 32 << 20  # what the first ascent of a process takes for kernels and threads
 _CORE_BYTES = 64 << 20  # of a core's batch: with images so large that this is few of them, time per image is the same
+_THREAD_PRODUCTS = 3 * 10**8  # multiply-adds of a batch's step that are worth a thread: about 10 ms of it
 _STATUS = 44  # bytes of an image's status, and of the step at which it converged
 
 
@@ -28,10 +29,11 @@ class MemoryLimitError(InputError):
 
 @dataclass(frozen=True)
 class Plan:
-    """Images in a batch, batches at once, and the bytes that all of it is estimated to take."""
+    """Images in a batch, batches at once, threads on each, and the bytes that all of it is estimated to take."""
 
     batch_size: int
     workers: int
+    threads: int
     bytes: int
 
 
@@ -50,7 +52,8 @@ def plan_of(target: Target, count: int, settings: AscentSettings, batch_size: in
     free = free_bytes(model.device) // 2 if memory is None else memory
     results = count * _result_bytes(target, settings) if on_cpu else 0
     cores = torch.get_num_threads() if on_cpu else 1
-    one = image_bytes(target, settings)
+    costs = image_costs(target, settings)
+    one = costs.bytes
     room = max(0, free - results - _LIBRARIES)
     least = count if objective.couples_images else 1  # that have to be in one batch
     workers = min(cores, count // least, room // (least * one))
@@ -67,22 +70,27 @@ def plan_of(target: Target, count: int, settings: AscentSettings, batch_size: in
     most = max(least, min(most, room // (workers * one)))
     rounds = -(-count // (workers * most))
     size = -(-count // (workers * rounds))  # of equal batches, so that no core waits for another one in the end
-    return Plan(size, workers, _LIBRARIES + results + workers * size * one)
+    # Threads wait for each other at every operation, and where another program holds a core for its time slice too.
+    worth = max(1, min(cores // workers, size * costs.products // _THREAD_PRODUCTS))
+    threads = worth if on_cpu else torch.get_num_threads()
+    return Plan(size, workers, threads, _LIBRARIES + results + workers * size * one)
 
 
-def image_bytes(target: Target, settings: AscentSettings) -> int:
-    """That one more image of a batch takes while it is at work, as estimated in advance."""
+def image_costs(target: Target, settings: AscentSettings) -> Costs:
+    """What one more image of a batch takes, as estimated in advance: bytes while it is at work, products of a step."""
     model, kept = target.model, settings.snapshot_steps()
-    step = max(
-        step_bytes(score.network, model.input_shape, model.device, model.dtype)  # type: ignore[arg-type]
+    steps = [
+        step_costs(score.network, model.input_shape, model.device, model.dtype)  # type: ignore[arg-type]
         for score in target.scores()
-    )
+    ]
+    step = max(costs.bytes for costs in steps)
     # While a batch is at work it holds the results of two survivors and of the better ones, what is kept of the
     # survivors' screening, and about so many images.
     screened = sum(step < settings.screening_steps for step in kept)
     images = 16 + 3 * (1 + settings.screening.survivors) * screened
     result, image = _result_bytes(target, settings), math.prod(model.input_shape)
-    return int(_BESIDE * (step + 3 * result + images * image * model.dtype.itemsize))
+    size = int(_BESIDE * (step + 3 * result + images * image * model.dtype.itemsize))
+    return Costs(size, max(costs.products for costs in steps))
 
 
 def _result_bytes(target: Target, settings: AscentSettings) -> int:

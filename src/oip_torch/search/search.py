@@ -34,7 +34,7 @@ from oip_torch.results.oips import Oips
 from oip_torch.results.provenance import Provenance
 from oip_torch.search.batch import Batch
 from oip_torch.search.chosen import chosen_maps, maps_of_each
-from oip_torch.search.plan import plan_of
+from oip_torch.search.plan import Plan, plan_of
 from oip_torch.search.step import Callback, one_at_a_time
 from oip_torch.search.target import Target, target_of
 
@@ -251,7 +251,7 @@ def ascend_layer(
             spent.append(batch.spent)
 
         with matmul_precision(tf32=settings.tf32):  # of this process; autocast is a thread's, and off in new ones
-            _each_batch(work, range(0, len(keys), plan.batch_size), plan.workers, stop)
+            _each_batch(work, range(0, len(keys), plan.batch_size), plan, stop)
     finite = np.isfinite(figures["images"]).all((1, 2, 3)) & np.isfinite(figures["scores"])
     lost = [key for key, sound in zip(keys, finite, strict=True) if not sound]
     oips = Oips(
@@ -343,20 +343,21 @@ def _named(keys: Sequence[tuple[int, int]], noun: str) -> str:
     return ", ".join(named[:8]) + (f" and {len(named) - 8} more" if len(named) > 8 else "")
 
 
-def _each_batch(work: Callable[[int], None], firsts: Sequence[int], workers: int, stop: threading.Event) -> None:
+def _each_batch(work: Callable[[int], None], firsts: Sequence[int], plan: Plan, stop: threading.Event) -> None:
     """`work` on each batch, which it is told by the number of its first image; `stop` is set where one fails.
 
     On a CPU the cores work on a batch each, instead of all on one: operations this small spend more time waiting for
     each other than computing, and where another program holds a core they wait for it at every operation (measured
     with one core busy: 4.5 ms an image-step with two threads on one batch, 0.6 ms with one).
     """
-    if workers == 1:
-        for first in firsts:
-            work(first)
-        return
     cores = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(cores // workers,)) as pool:
+        if plan.workers == 1:
+            torch.set_num_threads(plan.threads)
+            for first in firsts:
+                work(first)
+            return
+        with ThreadPoolExecutor(plan.workers, initializer=torch.set_num_threads, initargs=(plan.threads,)) as pool:
             try:
                 pending = {pool.submit(work, first) for first in firsts}
                 while pending:
