@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from oip_torch.base.platform import matmul_precision
+from oip_torch.network.node_shapes import measure_shapes, shape_of
 
 __all__ = ["Needs"]
 
@@ -41,10 +41,8 @@ class Needs:
     def __init__(self, network: fx.GraphModule, image: Sequence[int]) -> None:
         """`network`: images (batch, C, H, W) → one output, whose submodules are those of `onnx2torch` or of torch."""
         self._network = network
-        tensors = [*network.parameters(), *network.buffers()]
-        like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-        with torch.no_grad(), matmul_precision():
-            ShapeProp(network).propagate(like.new_zeros((2, *image)))  # of two, since an axis of 1 may be any
+        with matmul_precision():
+            measure_shapes(network, image)
         self._nodes = list(network.graph.nodes)
         (end,) = (node for node in self._nodes if node.op == "output")
         (self._end,) = end.all_input_nodes
@@ -236,7 +234,7 @@ def _back_through_padding(module: Any, constant: torch.Tensor | None) -> Callabl
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
     """Of the node's output for a batch of two; () where it is not one tensor, or a number."""
-    return tuple(getattr(node.meta.get("tensor_meta"), "shape", ()))
+    return shape_of(node) or ()
 
 
 def _kind(network: fx.GraphModule, node: fx.Node) -> str:

@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from oip_torch.base.platform import Costs, costs
+from oip_torch.network.node_shapes import copy_shape, measure_shapes, shape_of
 
 __all__ = ["optimize_graph", "step_costs"]
 
@@ -50,12 +50,11 @@ def optimize_graph(
     Returns:
         images, leak, channels (batch,) → outputs, leaky outputs; the same twice where the network has no leak.
     """
-    parameter = next((tensor for tensor in network.parameters()), torch.empty(0))
     graph = copy.deepcopy(network.graph)
     fast = fx.GraphModule(network, graph)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     leaks = len(inputs) > 1
-    ShapeProp(fast).propagate(parameter.new_zeros((2, *image)), *[0.0] * (len(inputs) - 1))
+    measure_shapes(fast, image, *[0.0] * (len(inputs) - 1))
     for name in ("leak", "channels")[len(inputs) - 1 :]:
         with graph.inserting_after(inputs[-1]):
             inputs.append(graph.placeholder(name))
@@ -107,12 +106,6 @@ def _channels_last(module: nn.Module) -> nn.Module:
     return _FewChannels(other) if few else other
 
 
-def _shape(node: fx.Node) -> tuple[int, ...] | None:
-    """Of the node's output for a batch of two; None where it is not one tensor."""
-    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
-    return None if shape is None else tuple(shape)
-
-
 def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
@@ -120,7 +113,7 @@ def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 def _drop_idle_reshapes(network: fx.GraphModule) -> None:
     """Keras' layout of images with one channel becomes torch's by a reshape that changes nothing."""
     for node in list(network.graph.nodes):
-        if type(_module(network, node)).__name__ == "Reshape" and _shape(node) == _shape(node.args[0]):
+        if type(_module(network, node)).__name__ == "Reshape" and shape_of(node) == shape_of(node.args[0]):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
 
@@ -136,7 +129,7 @@ def _pool_first(network: fx.GraphModule) -> None:
             pool.replace_all_uses_with(relu)
             relu.replace_input_with(relu.args[0], pool)
             pool.append(relu)
-            relu.meta["tensor_meta"] = pool.meta["tensor_meta"]
+            copy_shape(pool, relu)
 
 
 def _cut_unread(network: fx.GraphModule) -> None:
@@ -147,7 +140,7 @@ def _cut_unread(network: fx.GraphModule) -> None:
             before = read.get(source, (0, 0))
             read[source] = max(before[0], size[0]), max(before[1], size[1])
     for node in nodes:
-        shape = _shape(node)
+        shape = shape_of(node)
         if node not in read or shape is None or len(shape) != 4 or read[node] == shape[2:]:
             continue
         if _is_window(_module(network, node)) or isinstance(_module(network, node), nn.ReLU):
@@ -165,7 +158,7 @@ def _cut(maps: Tensor, rows: int, columns: int) -> Tensor:
 def _reads(network: fx.GraphModule, node: fx.Node, read: _Size | None) -> dict[fx.Node, _Size]:
     """How much of each of its inputs a node reads, if so much of its own output is read."""
     module = _module(network, node)
-    sources = {source: _shape(source) for source in node.all_input_nodes}
+    sources = {source: shape_of(source) for source in node.all_input_nodes}
     whole = {source: (shape[2], shape[3]) for source, shape in sources.items() if shape is not None and len(shape) == 4}
     if read is None or len(whole) != 1:
         return whole

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from oip_torch.network.model import FeatureModel
+from oip_torch.network.node_shapes import measure_shapes, shape_of
 
 __all__ = ["Field", "field_of", "without_idle_reshapes"]
 
@@ -18,13 +18,11 @@ _SAME = 1e-9  # of float64: how far two ways to compute a unit may differ, as a 
 
 def without_idle_reshapes(network: fx.GraphModule, model: FeatureModel) -> fx.GraphModule:
     """Keras' layout of images with one channel becomes torch's by a reshape, which would refuse a part of an image."""
-    parameter = next((tensor for tensor in model.parameters()), torch.empty(0))
-    ShapeProp(network).propagate(parameter.new_zeros((2, *model.input_shape)))
+    measure_shapes(network, model.input_shape)
     for node in list(network.graph.nodes):
         if node.op == "call_module" and type(network.get_submodule(str(node.target))).__name__ == "Reshape":
             source = node.all_input_nodes[0]
-            shapes = [getattr(each.meta.get("tensor_meta"), "shape", None) for each in (node, source)]
-            if shapes[0] is not None and shapes[0] == shapes[1]:
+            if shape_of(node) is not None and shape_of(node) == shape_of(source):
                 node.replace_all_uses_with(source)
                 network.graph.erase_node(node)
     network.graph.eliminate_dead_code()
