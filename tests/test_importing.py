@@ -390,7 +390,9 @@ def cancelling(tmp_path: Path, error: float = 0.0) -> Path:
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 12, 11])
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 8, 7])
     made = helper.make_model(
-        helper.make_graph(nodes, "g", [image], [out], tensors), opset_imports=[helper.make_opsetid("", 15)]
+        helper.make_graph(nodes, "g", [image], [out], tensors),
+        opset_imports=[helper.make_opsetid("", 15)],
+        ir_version=8,  # ONNX Runtime 1.20 takes 10 at most
     )
     path = tmp_path / "cancelling.onnx"
     path.write_bytes(made.SerializeToString())
