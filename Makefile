@@ -78,7 +78,7 @@ audit: install
 sbom: install
 	@mkdir -p out
 	@$(INDEX); $(BIN)/uv tool run --quiet --python $(BIN)/python --from cyclonedx-bom cyclonedx-py environment \
-	  --output-reproducible --output-format JSON --outfile out/sbom.json $(BIN)/python
+	  --output-reproducible --output-format JSON -o out/sbom.json $(BIN)/python
 	@echo "out/sbom.json"
 
 dependencies: install

@@ -10,8 +10,10 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -110,6 +112,86 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(
     left = [path for path in out.rglob("*") if path.is_file()] if kind != "zarr" else []  # its whole cells stay
     assert left == []
     work(out / f"x.{kind}")
+
+
+COMMANDS = {
+    "compare": [
+        *("compare", ROOT / "models" / "mnist_cnn.keras", ROOT / "models" / "mnist_cnn.onnx", "-o", "out"),
+        *("--runtimes", "keras-torch", "--layer", "Dense_2", "--maps", "0-2", "--steps", "30", "--quiet"),
+    ],
+    "atlas": ["atlas", ROOT / "models" / "mnist_cnn.onnx", "Conv2D_1", "--steps", "8", "-o", "out/x.zarr", "--quiet"],
+    "gallery": ["gallery", "ATLAS", "-o", "out/page.html"],
+}
+"""As short as they can be, with results in the folder out."""
+
+
+def command(name: str, atlas: oip_torch.Atlas) -> list[str]:
+    words = [str(atlas.path) if word == "ATLAS" else str(word) for word in COMMANDS[name]]
+    return [sys.executable, "-m", "oip_torch", *words]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_few_file_descriptors_are_enough(name: str, small_atlas: oip_torch.Atlas, tmp_path: Path) -> None:
+    """As after `ulimit -n 24`, three of which are taken."""
+    result = subprocess.run(
+        ["sh", "-c", 'ulimit -n 24; exec "$@"', "sh", *command(name, small_atlas)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert [line for line in result.stderr.splitlines() if "note: " not in line] == []
+    assert os.listdir(tmp_path) == ["out"]
+    assert os.listdir(tmp_path / "out")
+
+
+ON_A_SMALL_DISK = 'mount -t tmpfs -o size="$1" tmpfs out && shift && "$@"; code=$?; cp -r out left && exit $code'
+NO_DISK = "no file system can be mounted here"
+
+
+@pytest.fixture(scope="module")
+def mounts(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips where this user cannot mount a small file system, as in most containers."""
+    folder = tmp_path_factory.mktemp("mounts")
+    (folder / "out").mkdir()
+    words = ["unshare", "-rm", "sh", "-c", ON_A_SMALL_DISK, "sh", "20k", "true"]
+    if shutil.which("unshare") is None or subprocess.run(words, cwd=folder, capture_output=True).returncode:
+        pytest.skip(NO_DISK)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("mounts")
+@pytest.mark.parametrize(
+    ("name", "size", "whole"),
+    [("compare", "40k", {"report.json"}), ("atlas", "100k", {"x.zarr"}), ("gallery", "20k", set())],
+)
+def test_a_disk_that_fills_is_told_in_one_line(
+    name: str, size: str, whole: set[str], small_atlas: oip_torch.Atlas, tmp_path: Path
+) -> None:
+    """What fitted as a whole stays: one of a comparison's two files, and the cells of an atlas."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "tmp").mkdir()
+    result = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", ON_A_SMALL_DISK, "sh", size, *command(name, small_atlas)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        timeout=300,
+    )
+    lines = [line for line in result.stderr.splitlines() if "note: " not in line]
+    assert result.returncode == 2, result.stderr
+    assert len(lines) == 1
+    assert re.match("error: .*No space left on device", lines[0])
+    assert set(os.listdir(tmp_path / "left")) == whole
+    assert os.listdir(tmp_path / "tmp") == []
+    if name == "atlas":
+        oip_torch.open_atlas(tmp_path / "left" / "x.zarr")
+    elif name == "compare":
+        assert json.loads((tmp_path / "left" / "report.json").read_text())
 
 
 def test_a_folder_that_vanishes_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 import torch
 from conftest import run_tensorflow
@@ -387,7 +390,9 @@ def cancelling(tmp_path: Path, error: float = 0.0) -> Path:
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 12, 11])
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, 8, 7])
     made = helper.make_model(
-        helper.make_graph(nodes, "g", [image], [out], tensors), opset_imports=[helper.make_opsetid("", 15)]
+        helper.make_graph(nodes, "g", [image], [out], tensors),
+        opset_imports=[helper.make_opsetid("", 15)],
+        ir_version=8,  # ONNX Runtime 1.20 takes 10 at most
     )
     path = tmp_path / "cancelling.onnx"
     path.write_bytes(made.SerializeToString())
@@ -431,3 +436,51 @@ def test_the_layer_in_which_nan_or_infinity_arises_is_named(tmp_path: Path, valu
     with pytest.raises(InputError, match=r"^layer 'second' \(Conv\) gives NaN or infinite values in ONNX Runtime"):
         import_onnx(path, **UNIT)
     assert list(tmp_path.iterdir()) == [path]
+
+
+FAKE = """
+import os, signal
+class SessionOptions: pass
+class GraphOptimizationLevel: ORT_DISABLE_ALL = 0
+class InferenceSession:
+    def __init__(self, *_, **__): {work}
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", r"the library that reads it crashed \(SIGSEGV\)"),
+        ("os.kill(os.getpid(), signal.SIGSTOP)", "its process did nothing for 1 s, as a stopped process does"),
+    ],
+    ids=["crash", "stopped"],
+)
+def test_onnx_runtime_ends_a_process_of_its_own_and_no_other(
+    work: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library that parses a file is not in this process: what becomes of it is one line."""
+    for name in ("code", "tmp", "work"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "code" / "onnxruntime.py").write_text(FAKE.format(work=work))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'code'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setenv("OIP_PATIENCE", "1" if "STOP" in work else "60")
+    onnx.save(cnn(), tmp_path / "work" / "net.onnx")
+    with pytest.raises(InputError, match=f"^ONNX Runtime could not run the graph: {message}") as refused:
+        import_onnx(tmp_path / "work" / "net.onnx", **UNIT)
+    assert "\n" not in str(refused.value)
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["net.onnx"]
+    assert not list((tmp_path / "tmp").iterdir())
+    assert not [child for child in psutil.Process().children() if "oip_torch" in " ".join(child.cmdline())]
+
+
+def test_no_room_for_the_graph_that_onnx_runtime_reads_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(cnn(), tmp_path / "net.onnx")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot be written to .* for ONNX Runtime \(File too large\): expected"):
+            import_onnx(tmp_path / "net.onnx", **UNIT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]

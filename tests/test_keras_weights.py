@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,36 @@ def test_weights_of_other_shapes_and_types_than_the_network_has(
     assert read_keras_file(weights_of_keras_3(tmp_path / "x.keras", **{"0": KERNEL, "1": BIAS})).rewritten == ()
     with pytest.raises(InputError, match=rf"x\.keras does not fit its configuration: {match}"):
         read_keras_file(weights_of_keras_3(tmp_path / "x.keras", **{"0": kernel, "1": bias}))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "bias", "told"),
+    [
+        (KERNEL, BIAS, ()),
+        (KERNEL.astype(np.float16), BIAS, ()),
+        (KERNEL.astype(np.float64), BIAS, ("weights of float64 became float32",)),
+        (KERNEL.astype(">f8"), BIAS.astype(np.float64), ("weights of float64 became float32 (2×)",)),
+    ],
+)
+def test_weights_that_are_rounded_are_counted(tmp_path: Path, kernel: Any, bias: Any, told: tuple[str, ...]) -> None:
+    path = weights_of_keras_3(tmp_path / "x.keras", **{"0": kernel, "1": bias})
+    assert read_keras_file(path).rounded == told
+
+
+@pytest.mark.slow
+def test_weights_of_float64_are_rounded_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, told = tmp_path / "wide.h5", "weights of float64 became float32"
+    shutil.copy(KERAS_2 / "augmented.h5", path)
+    with h5py.File(path, "r+") as file:
+        kernel = file["model_weights/conv/conv/kernel:0"][...].astype(np.float64) + 1e-12
+        del file["model_weights/conv/conv/kernel:0"]
+        file["model_weights/conv/conv/kernel:0"] = kernel
+    assert main(["convert", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rewritten"]["weights"] == [told]
+    assert f"note: as Keras loads them, {told}" in caplog.messages
+    assert oip_torch.load(path.with_suffix(".onnx")).network.rewritten["weights"] == [told]
 
 
 @pytest.mark.parametrize("form", FORMS)

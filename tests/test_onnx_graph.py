@@ -20,7 +20,7 @@ def of_one(kind: str, constants: dict[str, np.ndarray[Any, Any]], out: list[Any]
     ]
     tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     made = helper.make_graph([node], "g", values[:1], values[1:], tensors)
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 15)])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
 
 
 PADS = np.array([0, 0, 1, 2, 0, 0, 3, 1])

@@ -85,7 +85,7 @@ _array("other_size", lambda: np.full((2, 9, 9, 3), 100, np.uint8))
 _array("other_channels", lambda: np.full((2, 20, 32, 5), 100, np.uint8))
 _array("name_out_of_the_folder", lambda: np.zeros(9), key="../../x")
 _file("two_others", lambda p: np.savez(p.folder / "x.npz", a=np.zeros(3), b=np.zeros(3)))
-_file("npy", lambda p: np.save(p.write("x.npz", b"").open("wb"), np.zeros((2, 20, 32, 3), np.uint8)))
+_file("npy", lambda p: p.write("x.npz", npy(HEADER, bytes(3840))))
 _file(
     "npy_pickle", lambda p: p.write("x.npz", npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", pickled(p)))
 )

@@ -41,6 +41,7 @@ from oip_torch.base.errors import InputError, OipError
 from oip_torch.base.limits import Limits
 from oip_torch.base.messages import one_line
 from oip_torch.base.temporary import temporary_folder
+from oip_torch.base.watchdog import did_nothing, watched
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -71,13 +72,17 @@ def reading_limits(most: int) -> Limits:
     )
 
 
-def run_bounded(function: str, arguments: Mapping[str, Any], limits: Limits) -> tuple[Any, dict[str, npt.NDArray[Any]]]:
+def run_bounded(
+    function: str, arguments: Mapping[str, Any], limits: Limits, *, patience: float | None = None
+) -> tuple[Any, dict[str, npt.NDArray[Any]]]:
     """What a function returns that runs in a child process within limits; see the module's head.
 
     Args:
         function: "package.module:name", of this package.
         arguments: by name; values of JSON.
         limits: as `reading_limits` gives them, or others; `file_bytes` bounds the answer as well.
+        patience: seconds after which a child is ended that takes no processor time (`base.watchdog`); None: it has the
+            time of its limits.
 
     Returns:
         A value of JSON; arrays of numbers by name, writable.
@@ -100,15 +105,22 @@ def run_bounded(function: str, arguments: Mapping[str, Any], limits: Limits) -> 
                 timer.daemon = True
                 timer.start()
                 try:
-                    _say_job(child, function, arguments)
-                    return _answer(cast("TextIO", child.process.stdout).buffer, limits)
+                    with _watched(child, patience) as stuck:
+                        _say_job(child, function, arguments)
+                        return _answer(cast("TextIO", child.process.stdout).buffer, limits)
                 except EOFError:
                     code = child.process.wait()
                 finally:
                     timer.cancel()
+                if stuck.is_set() and patience:
+                    raise BoundedError(f"its process {did_nothing(patience)}")
                 raise BoundedError(_why(-signal.SIGALRM if late.is_set() else code, limits, child))
         except OSError as error:  # no memory or no descriptors for another process
             raise BoundedError(f"no process to read it in could be started: {error.strerror or error}") from None
+
+
+def _watched(child: Child, patience: float | None) -> contextlib.AbstractContextManager[threading.Event]:
+    return contextlib.nullcontext(threading.Event()) if patience is None else watched(child.process, patience)
 
 
 def _say_job(child: Child, function: str, arguments: Mapping[str, Any]) -> None:

@@ -312,12 +312,14 @@ def _network(description: dict[str, Any], file: KerasFile, proto: onnx.ModelProt
     height, width, channels = (int(n) for n in description["input_shape"])
     domain = Domain.from_dict(description["domain"])
     logger.warning("note: %s (--mean, --std, --data and --range say otherwise)", domain.source)
-    rewritten = {"configuration": list(file.rewritten), "graph": description["rewrites"]}
+    rewritten = {"configuration": [*file.rewritten], "weights": [*file.rounded], "graph": description["rewrites"]}
     rewritten = {key: value for key, value in rewritten.items() if value}
     if file.rewritten:
         logger.warning(
             "note: the network is converted with changes to its configuration: %s", "; ".join(file.rewritten)
         )
+    if file.rounded:
+        logger.warning("note: as Keras loads them, %s", "; ".join(file.rounded))
     layers = []
     for row in description["layers"]:
         layers.append(

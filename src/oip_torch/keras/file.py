@@ -30,7 +30,7 @@ from oip_torch.keras.formats import is_saved_model, other_format
 from oip_torch.keras.inputs import image_shape, inputs_of
 from oip_torch.keras.rewrite import rewrite, with_input_shape
 from oip_torch.keras.sizes import check_sizes
-from oip_torch.keras.weights import check_weights
+from oip_torch.keras.weights import check_weights, rounded_weights
 
 __all__ = ["KerasFile", "check_size", "read_keras_file"]
 
@@ -46,6 +46,7 @@ class KerasFile:
         path: of the file.
         config: the network's configuration in the form in which it is loaded.
         rewritten: what had to be changed in it for that, in words.
+        rounded: what is said of weights that are stored in float64, in words.
         input_shape: (height, width, channels); None where the configuration does not tell.
         architecture: the JSON file with the configuration, where the file holds weights alone.
     """
@@ -53,6 +54,7 @@ class KerasFile:
     path: Path
     config: dict[str, Any]
     rewritten: tuple[str, ...]
+    rounded: tuple[str, ...]
     input_shape: tuple[int, int, int] | None
     architecture: Path | None = None
 
@@ -158,7 +160,14 @@ def read_keras_file(
     except (AttributeError, IndexError, KeyError, StopIteration, TypeError) as error:  # of a damaged configuration
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"{told} has a damaged configuration ({reason}); save the model again") from None
-    return KerasFile(path=path, config=config, rewritten=rewritten, input_shape=shape, architecture=architecture)
+    return KerasFile(
+        path=path,
+        config=config,
+        rewritten=rewritten,
+        rounded=rounded_weights(weights),
+        input_shape=shape,
+        architecture=architecture,
+    )
 
 
 def check_size(size: Any) -> tuple[int, int] | None:

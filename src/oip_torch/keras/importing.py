@@ -27,6 +27,7 @@ from oip_torch.base.platform import free_memory, in_words, matmul_precision
 from oip_torch.base.tensors import to_array, to_tensor
 from oip_torch.keras.convert import given_domain, output_file
 from oip_torch.keras.file import check_size
+from oip_torch.keras.reference import run_aside
 from oip_torch.keras.verify import (
     DIGIT_PROBES,
     MAX_LAYER_ERROR,
@@ -115,13 +116,21 @@ def _imported(
     shapes = _of_each_image(check_sizes(ready, path))
     fix_reshapes(ready, shapes)
     found, result = find_layers(ready, shapes)
-    _check_memory(found, len(images))
+    needed = _check_memory(found, len(images))
     _make_outputs(ready, found)
-    expected = _run(
-        ready, images, list(dict.fromkeys(t for layer in found for t in (layer.tensor, layer.tensor_before)))
+    tensors = {layer.tensor: None for layer in found}
+    answers = run_aside(
+        proto,
+        ready,
+        images,
+        list(tensors | dict.fromkeys(layer.tensor_before for layer in found)),
+        {name: new for name, new in _renamed(proto).items() if new in tensors},
+        last=any(node.name == TO_LAST for node in ready.graph.node),
+        most=2 * needed,
     )
+    expected = answers.tensors
     _check_finite(found, expected)
-    _check_as_before(proto, ready, images, [layer.tensor for layer in found])
+    _check_as_before(answers.outputs)
     layers = tuple(_layer(layer, expected[layer.tensor]) for layer in found)
     names = ("oip_torch", "torch", "onnx2torch", "numpy", "onnx", "onnxruntime")
     network = Network(
@@ -166,14 +175,20 @@ def _told(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_memory(layers: Sequence[ForeignLayer], images: int) -> None:
-    """What ONNX Runtime gives and what torch gives is held of all layers at one time, to be compared."""
+def _renamed(proto: onnx.ModelProto) -> dict[str, str]:
+    """The file's outputs, and what `prepare` calls them."""
+    return {value.name: "image_of_graph" if value.name == "image" else value.name for value in proto.graph.output}
+
+
+def _check_memory(layers: Sequence[ForeignLayer], images: int) -> int:
+    """What ONNX Runtime gives and what torch gives is held of all layers at one time, to be compared; in bytes."""
     needed = 2 * 4 * images * sum(math.prod(layer.size) for layer in layers)
     if needed > (most := free_memory()):
         raise InputError(
             f"the layers of {images} images take {in_words(needed)} to verify, and {in_words(most)} are free: expected "
             "a network that fits in memory; free some, or take one of smaller images"
         )
+    return needed
 
 
 def _check_finite(layers: Sequence[ForeignLayer], expected: Mapping[str, Array]) -> None:
@@ -225,69 +240,11 @@ def _of_each_image(shapes: Shapes) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _session(proto: onnx.ModelProto) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of C++: its own kinds
-        raise ConversionError(f"ONNX Runtime cannot run this graph: {' '.join(str(error).split())[:160]}") from error
-
-
-def _run(proto: onnx.ModelProto, images: Array, tensors: list[str]) -> dict[str, Array]:
-    """Tensors of the graph for NHWC images, in Keras' layout."""
-    return dict(zip(tensors, map(channels_last, _tensors(proto, images, tensors)), strict=True))
-
-
-def _tensors(proto: onnx.ModelProto, images: Array, tensors: list[str]) -> list[Array]:
-    """Tensors of the graph for NHWC images, as it has them."""
-    wide = type(proto).FromString(proto.SerializeToString())
-    there = {value.name for value in wide.graph.output}
-    for tensor in tensors:
-        if tensor not in there:
-            wide.graph.output.add(name=tensor)
-    try:
-        outputs: list[Array] = _session(wide).run(tensors, {"image": channels_first(images)})
-    except ConversionError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[-160:]
-        raise ConversionError(
-            f"the graph does not run on {len(images)} images at once: {reason}: expected any number of them; export it "
-            "anew with an open batch (of torch: dynamic_shapes=({0: torch.export.Dim('batch')},))"
-        ) from error
-    return outputs
-
-
-def _check_as_before(proto: onnx.ModelProto, ready: onnx.ModelProto, images: Array, layers: Sequence[str]) -> None:
+def _check_as_before(outputs: Sequence[tuple[Array, Array]]) -> None:
     """The rewritten graph gives to images one by one what the file itself gives, of all outputs that are layers."""
-    session = _session(proto)
-    (image,) = (value for value in session.get_inputs())
-    last = any(node.name == TO_LAST for node in ready.graph.node)
-    names = [value.name for value in proto.graph.output]
-    names = [name for name in names if ("image_of_graph" if name == "image" else name) in layers]
-    renamed = ["image_of_graph" if name == "image" else name for name in names]
-    ours = _session_of(ready, renamed)
-    for index in range(min(3, len(images))):
-        one = images[index : index + 1]
-        before = session.run(names, {image.name: one if last else channels_first(one)})
-        after = ours.run(renamed, {"image": channels_first(one)})
-        for old, new in zip(before, after, strict=True):
-            if old.shape != new.shape or not _error(new, old) <= MAX_LAYER_ERROR:
-                raise ConversionError(
-                    "the rewritten graph does not give what the file gives: its batch cannot be opened"
-                )
-
-
-def _session_of(proto: onnx.ModelProto, outputs: Sequence[str]) -> Any:
-    small = type(proto).FromString(proto.SerializeToString())
-    wanted = [value for value in small.graph.output if value.name in outputs]
-    del small.graph.output[:]
-    small.graph.output.extend(wanted)
-    return _session(small)
+    for old, new in outputs:
+        if old.shape != new.shape or not _error(new, old) <= MAX_LAYER_ERROR:
+            raise ConversionError("the rewritten graph does not give what the file gives: its batch cannot be opened")
 
 
 def _error(got: Array, expected: Array, scale: float | None = None) -> float:

@@ -16,7 +16,7 @@ from oip_torch.base.errors import InputError
 from oip_torch.base.messages import one_line
 from oip_torch.keras.classes import CONTAINERS
 
-__all__ = ["check_weights"]
+__all__ = ["check_weights", "rounded_weights"]
 
 Shape = tuple[int | None, ...] | None  # None: not told, of a size or of the whole
 Weights = list[tuple[str, Shape]]
@@ -67,6 +67,17 @@ def check_weights(tree: Tree, config: dict[str, Any], path: Path, architecture: 
             else "give the configuration of the network that the weights were saved from"
         )
         raise InputError(f"{path} does not fit {beside}: {problem}; {remedy}")
+
+
+def rounded_weights(tree: Tree) -> tuple[str, ...]:
+    """What is said of weights that the file stores in float64, since Keras rounds them to float32; () without such."""
+    waiting = [{**tree, "groups": {name: group for name, group in tree["groups"].items() if name != "optimizer"}}]
+    count = 0
+    while waiting:
+        group = waiting.pop()
+        count += sum(str(array["kind"])[1:] == "f8" for array in group["arrays"].values())
+        waiting += group["groups"].values()
+    return (f"weights of float64 became float32{f' ({count}×)' if count > 1 else ''}",) if count else ()
 
 
 def _is_of_keras_2(tree: Tree) -> bool | None:

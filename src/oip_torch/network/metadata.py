@@ -166,8 +166,9 @@ def _check_verification(data: Mapping[str, Any]) -> None:
 
 
 def _check_rewritten(data: Mapping[str, Any]) -> None:
-    for words in _check_list("rewritten", data.get("configuration", [])):
-        _check_text("rewritten", words)
+    for key in ("configuration", "weights"):
+        for words in _check_list("rewritten", data.get(key, [])):
+            _check_text("rewritten", words)
     for times in _check_mapping("rewritten", data.get("graph", {})).values():
         whole("rewritten", times, 0)
 

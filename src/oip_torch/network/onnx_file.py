@@ -140,8 +140,8 @@ class Network:
 
     `input_shape` is (height, width, channels), as in Keras. `domain` says how pixels become inputs, and what the data
     look like there. `verification` says how the conversion was verified, on which probes, and what the gradient's
-    cosine was. `rewritten` says what of the Keras file's configuration and of the graph had to be written in another
-    way ({"configuration": [IN WORDS, …], "graph": {REWRITE: HOW OFTEN}}).
+    cosine was. `rewritten` says what of the Keras file's configuration, of its weights and of the graph had to be
+    written in another way ({"configuration": [IN WORDS, …], "weights": [IN WORDS, …], "graph": {REWRITE: HOW OFTEN}}).
 
     The layers' fingerprints are of a probe in the domain; in files of before format 3, which said nothing of one
     (`probes_in_domain` False), of one with mean 0 and standard deviation 1.

@@ -35,7 +35,8 @@ class TorchModule(Runtime):
         self, keras_file: Path, onnx_file: Path, *, device: str = "cpu", plain: bool = False, tf32: bool = False
     ) -> None:
         self.file, self.device, self.plain = onnx_file, torch.device(device), plain
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
+        for place in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):  # type: ignore[attr-defined]
+            place.fp32_precision = "tf32" if tf32 else "ieee"
 
     def layers(self, images: Array, dtype: Dtype) -> dict[str, Array]:
         network = self._network(dtype)
