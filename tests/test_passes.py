@@ -18,7 +18,7 @@ import oip_torch
 from oip_torch.base.platform import matmul_precision
 from oip_torch.network.extract import activations_of, extract, leaky, truncate
 from oip_torch.network.onnx_graph import Reshape
-from oip_torch.network.passes import _BackByProduct, _WindowSums, optimize_graph
+from oip_torch.network.passes import _BackByProduct, _channels_last, _WindowSums, optimize_graph
 from oip_torch.optim.ascent import gradient_ascent
 from oip_torch.search import target
 
@@ -180,6 +180,35 @@ def test_the_gradient_by_product_is_that_of_the_convolution(
     weight, bias = torch.randn(5, 3, 3, 2, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
     x = torch.randn(2, 3, 11, 9, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: _BackByProduct.apply(x, weight, bias, stride, padding, dilation), (x,))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_of_single_pixels_goes_both_ways_by_onednn(layout: torch.memory_format, bias: bool) -> None:
+    plain = nn.Conv2d(40, 24, 1, bias=bias).requires_grad_(False)
+    fast = _channels_last(plain)
+    assert type(fast).__name__ == "_OfPixels"
+    x = torch.randn(3, 40, 7, 5).to(memory_format=layout).requires_grad_()
+    weights = torch.randn(3, 24, 7, 5)
+    for found, expected in zip(
+        *((network(x), *torch.autograd.grad((network(x) * weights).sum(), x)) for network in (fast, plain)), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        nn.Conv2d(40, 8, 1, stride=2),
+        nn.Conv2d(40, 8, 1, padding=1),
+        nn.Conv2d(80, 8, 1, groups=2),
+        nn.Conv2d(40, 8, 3),
+        nn.Conv2d(40, 8, 1, dtype=torch.float64),
+    ],
+)
+def test_other_convolutions_are_torch_s(other: nn.Conv2d) -> None:
+    assert type(_channels_last(other)) is nn.Conv2d
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -9,7 +9,8 @@
   before it need not make them, back to the image;
 - of the last convolution each image gets the one channel that it is scored by, and not all of them;
 - convolutions keep their weights with the channels innermost, which is how the kernels for a CPU want them; those of
-  few input channels, as the first one, go back to the image by a matrix product.
+  few input channels, as the first one, go back to the image by a matrix product, and those of single pixels go both
+  ways by oneDNN's kernel, which torch leaves aside where one thread works.
 
 docs/notes has what each of them brings.
 """
@@ -102,8 +103,11 @@ def _channels_last(module: nn.Module) -> nn.Module:
         return module
     other = copy.deepcopy(module).to(memory_format=torch.channels_last)
     plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    few = plain and module.weight[0].numel() <= _FEW
-    return _FewChannels(other) if few else other
+    if plain and module.weight[0].numel() <= _FEW:
+        return _FewChannels(other)
+    fits = torch.backends.mkldnn.is_available() and module.weight.dtype == torch.float32  # type: ignore[no-untyped-call]
+    single = set(module.kernel_size) | set(module.stride) == {1} and not any(module.padding)  # type: ignore[arg-type]
+    return _OfPixels(other) if plain and single and fits else other
 
 
 def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -333,3 +337,38 @@ class _BackByProduct(torch.autograd.Function):
                 under += shares[:, row, column]
         inside = images[:, :, above : above + height, left : left + width]
         return inside.transpose(0, 1), None, None, None, None, None
+
+
+class _OfPixels(nn.Module):
+    """A convolution of single pixels: a window of one by one, steps of one."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.register_buffer("back", convolution.weight.detach().transpose(0, 1).contiguous())
+
+    def forward(self, images: Tensor) -> Tensor:
+        output: Tensor = _BothWays.apply(images, self.convolution.weight, self.convolution.bias, self.back)
+        return output
+
+
+class _BothWays(torch.autograd.Function):
+    """A convolution of single pixels, by oneDNN; its gradient is one with the weights transposed, `back`.
+
+    The weights get no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return _by_onednn(images, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's has *args
+        (back,) = ctx.saved_tensors
+        return _by_onednn(gradient, back, None), None, None, None
+
+
+def _by_onednn(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    made: Tensor = torch.ops.aten.mkldnn_convolution(images, weight, bias, (0, 0), (1, 1), (1, 1), 1)
+    return made
