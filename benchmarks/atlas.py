@@ -1,6 +1,6 @@
 """How fast is an atlas made: by one and by two Ray workers, and of larger networks?
 
-    python benchmarks/atlas.py [--rounds 3] [-o benchmarks/results/atlas.json] [--only workers parts]
+    python benchmarks/atlas.py [--rounds 3] [-o benchmarks/results/atlas.json] [--only workers parts streamed]
 
 Every turn is a process of its own, and they take turns. To be run on a machine that does nothing else.
 
@@ -10,6 +10,9 @@ Every turn is a process of its own, and they take turns. To be run on a machine 
 - parts: the first part of an atlas of each of three layers, by one thread: of the shipped network, and of torchvision's
   ResNet50 and ConvNeXt-Tiny with random weights. Image-steps per second of a core, planning included; seconds of a
   core until the part lies in a local folder; and the most memory that the process held, beside what it held before.
+- streamed: whole atlases of Conv2D_3 of the shipped network, from 1 to 128 starts a map, 60 image-steps each; seconds,
+  figures of quality included, and the most memory that the process held beyond what it held after a first small one.
+  Images go to the disk as they are made.
 """
 
 from __future__ import annotations
@@ -116,13 +119,36 @@ def first_parts(network: str, file: str, side: int) -> list[dict[str, Any]]:
     return rows
 
 
+def streamed(network: str, starts: int) -> dict[str, float]:
+    """A turn: a whole atlas of one layer."""
+    import oip_torch as oip
+
+    model = oip.load(network, device="cpu")
+    with tempfile.TemporaryDirectory(prefix="oip-bench-") as folder:
+        settings = oip.AscentSettings.within(60)
+        oip.make_atlas(model, bench.LAYER, path=Path(folder) / "warm", starts=1, settings=settings, progress=False)
+        before = bench.memory_mb(from_now=True)["now"]
+        began = time.perf_counter()
+        oip.make_atlas(model, bench.LAYER, path=Path(folder) / "a", starts=starts, settings=settings, progress=False)
+        seconds = time.perf_counter() - began
+    images = bench.MAPS * starts
+    turn = {"seconds": seconds, "ms_per_image": 1e3 * seconds / images, "peak_mb": bench.memory_mb()["peak"] - before}
+    bench.tell(f"{images} images: {turn}")
+    return turn
+
+
 class _EnoughError(Exception):
     """What is to be measured is done."""
 
 
 def main() -> None:
     made = bench.parser(__doc__, "atlas", rounds=3)
-    made.add_argument("--only", nargs="*", choices=("workers", "parts"), default=("workers", "parts"))
+    made.add_argument(
+        "--only", nargs="*", choices=("workers", "parts", "streamed"), default=("workers", "parts", "streamed")
+    )
+    made.add_argument(
+        "--starts", nargs="*", type=int, default=[1, 8, 32, 128], help="of streamed atlases, for each map"
+    )
     made.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     made.add_argument("--steps", type=int, default=300, help="image-steps of each image that the workers make")
     made.add_argument("--side", type=int, default=SIDE, help="of the larger networks' images")
@@ -155,6 +181,18 @@ def main() -> None:
         columns = {"title": "layer", "images": "images", "rate": "image-steps per s of a core: median (least to most)"}
         columns |= {"write_seconds": "to write it, s of a core", "result_mb": "result, MB"}
         columns |= {"before_mb": "memory before, MB", "peak_mb": "peak, MB"}
+        tables.append(bench.table(rows, columns))
+    if "streamed" in options.only:
+        every: dict[str, list[dict[str, float]]] = {str(starts): [] for starts in options.starts}
+        for case in bench.turns(list(every), options.rounds):
+            every[case].append(bench.in_own_process(streamed, network=network, starts=int(case)))
+        rows = [
+            {"images": bench.MAPS * int(case)} | {key: bench.spread([turn[key] for turn in same]) for key in same[0]}
+            for case, same in every.items()
+        ]
+        result["streamed"] = rows
+        columns = {"images": "images", "seconds": "s", "ms_per_image": "ms per image"}
+        columns |= {"peak_mb": "memory beyond what was held, MB"}
         tables.append(bench.table(rows, columns))
     bench.write(result, options.output, "\n\n".join(tables))
 
