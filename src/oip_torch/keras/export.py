@@ -107,7 +107,7 @@ def _answers(recorder: Recorder, images: np.ndarray) -> Iterator[dict[str, Any]]
         return tape.gradient(score, x)
 
     _say("differentiating it in TensorFlow")
-    gradients = [gradient(tf.constant(part)).numpy() for part in parts]
+    gradients = [gradient(tf.constant(image[None])).numpy() for image in images]  # alone: every layer of it is held
     target = np.array([deepest, strongest, int(which == "before")])
     yield {"images": images, "gradient": np.concatenate(gradients), "gradient_target": target}
 

@@ -7,6 +7,7 @@ their own: Keras' TensorFlow and torch crash in one.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import tempfile
 from collections import Counter
@@ -16,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import numpy.typing as npt
 
 from oip_torch.base.errors import InputError
 from oip_torch.base.messages import one_line
@@ -24,7 +26,8 @@ from oip_torch.keras.file import read_keras_file
 
 __all__ = ["Recorder", "activation_name", "in_dtype", "load_network", "up_to"]
 
-_PART = 1 << 24  # bytes of a weight that are handed over at a time
+_LARGE = 1 << 20  # bytes of a weight that TensorFlow gets without a copy
+_ALIGNED = 64  # bytes: what begins elsewhere TensorFlow copies
 _SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./>-]*")  # TensorFlow's own rule
 _ACTIVATION_LAYERS = {
     "Activation": None,
@@ -200,7 +203,7 @@ def load_network(path: Path, size: tuple[int, int] | None = None, architecture: 
         if layer.compute_dtype != "float32":
             raise InputError(f"layer {layer.name!r} computes in {layer.compute_dtype}: expected float32 throughout")
     for weight in model.weights:
-        if not np.isfinite(np.asarray(weight)).all():
+        if "float" in str(weight.dtype) and not bool(keras.ops.all(keras.ops.isfinite(weight.value))):
             raise InputError(f"{path.name}: the weights {weight.path} hold NaN or infinity: expected finite numbers")
     _hold_seeds(model)
     _hold_statistics(model)
@@ -211,26 +214,27 @@ def load_network(path: Path, size: tuple[int, int] | None = None, architecture: 
 def _weights_once() -> Iterator[None]:
     """Inside, Keras reads weights from the disk one by one, and not from a copy of the file in memory.
 
-    Large ones become TensorFlow's part by part, which otherwise copies them twice. And all begin with zeros in the
-    place of random numbers, which take three times the memory of a weight, and time.
+    TensorFlow takes large ones as they are, which it otherwise copies. (And a variable of which parts were assigned it
+    copies whenever that is read.) All begin with zeros in the place of random numbers, which take three times the
+    memory of a weight, and time.
     """
     import keras
     from keras.src.saving import saving_lib
 
+    in_tensorflow = keras.config.backend() == "tensorflow"
+
     def zeros(initializer: Any, shape: Any, dtype: Any = None, **options: Any) -> Any:
+        kind = np.dtype(keras.backend.standardize_dtype(dtype))
+        if in_tensorflow and math.prod(shape) * kind.itemsize >= _LARGE:
+            return _shared_with_tensorflow(np.broadcast_to(kind.type(0), shape))
         return keras.ops.zeros(shape, dtype=dtype)
 
     whole = keras.Variable.assign
 
     def assign(variable: Any, value: Any) -> Any:
         size = value.nbytes if isinstance(value, np.ndarray) else 0
-        alike = size > _PART and value.shape == tuple(variable.shape)
-        if not alike or keras.config.backend() != "tensorflow":
-            return whole(variable, value)
-        rows = max(1, len(value) * _PART // size)
-        for start in range(0, len(value), rows):
-            variable.value[start : start + rows].assign(value[start : start + rows])
-        return variable
+        taken = in_tensorflow and size >= _LARGE and value.dtype == variable.dtype
+        return whole(variable, _shared_with_tensorflow(value) if taken else value)
 
     with contextlib.ExitStack() as stack:
         for name in ("VarianceScaling", "RandomNormal", "RandomUniform", "TruncatedNormal"):
@@ -239,6 +243,18 @@ def _weights_once() -> Iterator[None]:
         if hasattr(saving_lib, "is_memory_sufficient"):
             stack.enter_context(mock.patch.object(saving_lib, "is_memory_sufficient", return_value=False))
         yield
+
+
+def _shared_with_tensorflow(value: npt.NDArray[Any]) -> Any:
+    """A tensor of the array's numbers that TensorFlow does not copy; zeros take no memory until they are others."""
+    import tensorflow as tf
+
+    memory = np.zeros(value.nbytes + _ALIGNED, np.uint8)  # of the system's, which is zero and not there yet
+    start = -memory.ctypes.data % _ALIGNED
+    array = memory[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
+    if value.any():
+        array[...] = value
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def _hold_seeds(model: Any) -> None:
@@ -294,8 +310,12 @@ def in_dtype(model: Any, dtype: str) -> Any:
             return float(np.float32(value))
         return dtype if key == "dtype" and value == "float32" else value
 
-    copy = type(model).from_config(changed(model.get_config()))
-    copy.set_weights([np.asarray(weight, dtype) for weight in model.get_weights()])
+    import keras
+
+    with _weights_once():
+        copy = type(model).from_config(changed(model.get_config()))
+        for mine, weight in zip(copy.weights, model.weights, strict=True):
+            mine.assign(np.asarray(keras.ops.convert_to_numpy(weight), dtype))
     copy.trainable = False
     _hold_seeds(copy)
     _hold_statistics(copy)
