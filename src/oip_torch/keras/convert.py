@@ -37,7 +37,7 @@ from oip_torch.base.progress import stages
 from oip_torch.base.temporary import temporary_folder
 from oip_torch.base.watchdog import did_nothing, patience, watched
 from oip_torch.keras.file import KerasFile, check_size, read_keras_file
-from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES, Answer, verify
+from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES, Answer, Doubt, verify
 from oip_torch.network.domain import Domain, find_domain
 from oip_torch.network.load import resolve_device
 from oip_torch.network.model import FeatureModel
@@ -132,9 +132,10 @@ def convert(
             network = _network(description, file, proto)
             model = FeatureModel.of_onnx(proto, network)
 
-            def in_float64() -> Iterator[Answer]:
+            def in_float64(doubt: Doubt) -> Iterator[Answer]:
                 say("running it in float64, since float32 is too coarse to tell")
                 again = job | {"dtype": "float64", "domain": network.domain.to_dict()}
+                again |= {"doubtful": dict(doubt.layers), "target": doubt.gradient}
                 return _answers(folder, again, file.path, say)
 
             with recorded_gradients(), matmul_precision():  # whatever the caller has switched off or on

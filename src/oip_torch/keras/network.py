@@ -11,7 +11,7 @@ import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,7 +24,7 @@ from oip_torch.base.messages import one_line
 from oip_torch.keras.classes import AUGMENTATIONS
 from oip_torch.keras.file import read_keras_file
 
-__all__ = ["Recorder", "activation_name", "in_dtype", "load_network", "up_to"]
+__all__ = ["Recorder", "activation_name", "in_dtype", "load_network", "part_with", "up_to"]
 
 _LARGE = 1 << 20  # bytes of a weight that TensorFlow gets without a copy
 _ALIGNED = 64  # bytes: what begins elsewhere TensorFlow copies
@@ -320,6 +320,21 @@ def in_dtype(model: Any, dtype: str) -> Any:
     _hold_seeds(copy)
     _hold_statistics(copy)
     return copy
+
+
+def part_with(model: Any, layers: Sequence[str]) -> Any:
+    """The network up to these layers and no further, sharing its weights; by `Recorder.run`'s names.
+
+    All of it, where one of them is inside of another network, or is one of several calls of a layer.
+    """
+    import keras
+
+    own = {part.name: part for part in [*model.layers, *getattr(model, "operations", ())]}
+    if not all(layer in own for layer in layers):
+        return model
+    if isinstance(model, keras.Sequential):  # has called its layers anew for each one that was added
+        layers = [max(layers, key=list(own).index)]
+    return keras.Model(model.inputs, [own[layer].output for layer in layers])
 
 
 def up_to(model: Any, layer: str, *, pre_activation: bool = False) -> Callable[[Any], Any]:
