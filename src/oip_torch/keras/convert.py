@@ -126,11 +126,10 @@ def convert(
             next(answers)  # the graph is written
             say("building the torch module")
             description = json.loads((folder / "layers.json").read_text())
-            proto = onnx.load(folder / "model.onnx")
-            (folder / "model.onnx").unlink()
-            (folder / _WEIGHTS).unlink()
-            network = _network(description, file, proto)
-            model = FeatureModel.of_onnx(proto, network)
+            # Its weights stay beside it: torch's are the only ones in memory while TensorFlow may run once more.
+            proto = onnx.load(folder / "model.onnx", load_external_data=False)
+            network = _network(description, file, graph_sha256(proto, folder / _WEIGHTS))
+            model = FeatureModel.of_onnx(onnx.load(folder / "model.onnx"), network)
 
             def in_float64(doubt: Doubt) -> Iterator[Answer]:
                 say("running it in float64, since float32 is too coarse to tell")
@@ -144,8 +143,7 @@ def convert(
             verification["probes"] = {"noise": NOISE_PROBES, "given": len(pixels)}
         network = dataclasses.replace(network, layers=layers, verification=verification)
         say("writing the ONNX file")
-        write(proto, network, target)
-    del proto
+        write(proto, network, target, folder / _WEIGHTS)
     return FeatureModel(model.graph_module, model.taps, network).to(chosen)
 
 
@@ -309,7 +307,8 @@ def _export(
         raise died
 
 
-def _network(description: dict[str, Any], file: KerasFile, proto: onnx.ModelProto) -> Network:
+def _network(description: dict[str, Any], file: KerasFile, digest: str) -> Network:
+    """The network as the child describes it; `digest`: of its graph."""
     height, width, channels = (int(n) for n in description["input_shape"])
     domain = Domain.from_dict(description["domain"])
     logger.warning("note: %s (--mean, --std, --data and --range say otherwise)", domain.source)
@@ -335,7 +334,7 @@ def _network(description: dict[str, Any], file: KerasFile, proto: onnx.ModelProt
         domain=domain,
         source=file.path.name,
         source_sha256=sha256(file.path),
-        graph_sha256=graph_sha256(proto),
+        graph_sha256=digest,
         versions=description["versions"] | ours,
         verification={},
         rewritten=rewritten,
