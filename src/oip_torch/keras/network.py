@@ -214,10 +214,11 @@ def load_network(path: Path, size: tuple[int, int] | None = None, architecture: 
 def _weights_once() -> Iterator[None]:
     """Inside, Keras reads weights from the disk one by one, and not from a copy of the file in memory.
 
-    TensorFlow takes large ones as they are, which it otherwise copies. (And a variable of which parts were assigned it
-    copies whenever that is read.) All begin with zeros in the place of random numbers, which take three times the
-    memory of a weight, and time.
+    They are read into memory that TensorFlow takes as it is; large ones from elsewhere are copied there once. (A
+    variable of which parts were assigned TensorFlow copies whenever that is read.) All begin with zeros in the place of
+    random numbers, which take three times the memory of a weight, and time.
     """
+    import h5py
     import keras
     from keras.src.saving import saving_lib
 
@@ -226,34 +227,52 @@ def _weights_once() -> Iterator[None]:
     def zeros(initializer: Any, shape: Any, dtype: Any = None, **options: Any) -> Any:
         kind = np.dtype(keras.backend.standardize_dtype(dtype))
         if in_tensorflow and math.prod(shape) * kind.itemsize >= _LARGE:
-            return _shared_with_tensorflow(np.broadcast_to(kind.type(0), shape))
+            return _shared_with_tensorflow(_aligned(shape, kind))
         return keras.ops.zeros(shape, dtype=dtype)
+
+    read: set[int] = set()  # where what was read begins, until it is a variable's
+
+    def as_array(dataset: Any, dtype: Any = None, copy: bool | None = True) -> npt.NDArray[Any]:
+        array = _aligned(dataset.shape, np.dtype(dataset.dtype if dtype is None else dtype))
+        if array.size:
+            dataset.read_direct(array)
+        read.add(array.ctypes.data)
+        return array
 
     whole = keras.Variable.assign
 
     def assign(variable: Any, value: Any) -> Any:
         size = value.nbytes if isinstance(value, np.ndarray) else 0
-        taken = in_tensorflow and size >= _LARGE and value.dtype == variable.dtype
-        return whole(variable, _shared_with_tensorflow(value) if taken else value)
+        if not in_tensorflow or size < _LARGE or value.dtype != variable.dtype:
+            return whole(variable, value)
+        if value.ctypes.data not in read or not value.flags.c_contiguous:
+            given, value = value, _aligned(value.shape, value.dtype)
+            value[...] = given
+        read.discard(value.ctypes.data)
+        return whole(variable, _shared_with_tensorflow(value))
 
     with contextlib.ExitStack() as stack:
         for name in ("VarianceScaling", "RandomNormal", "RandomUniform", "TruncatedNormal"):
             stack.enter_context(mock.patch.object(getattr(keras.initializers, name), "__call__", zeros))
         stack.enter_context(mock.patch.object(keras.Variable, "assign", assign))
+        stack.enter_context(mock.patch.object(h5py.Dataset, "__array__", as_array))
         if hasattr(saving_lib, "is_memory_sufficient"):
             stack.enter_context(mock.patch.object(saving_lib, "is_memory_sufficient", return_value=False))
         yield
 
 
-def _shared_with_tensorflow(value: npt.NDArray[Any]) -> Any:
-    """A tensor of the array's numbers that TensorFlow does not copy; zeros take no memory until they are others."""
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Zeros, which take no memory until they are others, where TensorFlow does not copy them."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(size + _ALIGNED, np.uint8)
+    start = -memory.ctypes.data % _ALIGNED
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _shared_with_tensorflow(array: npt.NDArray[Any]) -> Any:
+    """A tensor that is the array, which nothing else may change from now on."""
     import tensorflow as tf
 
-    memory = np.zeros(value.nbytes + _ALIGNED, np.uint8)  # of the system's, which is zero and not there yet
-    start = -memory.ctypes.data % _ALIGNED
-    array = memory[start : start + value.nbytes].view(value.dtype).reshape(value.shape)
-    if value.any():
-        array[...] = value
     return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
