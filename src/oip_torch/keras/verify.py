@@ -97,6 +97,8 @@ def verify(
             for layer in layers
         ]
         failed = _failures(exact, MAX_LAYER_ERROR_FLOAT64, exact.noise_cosine, MIN_GRADIENT_COSINE_FLOAT64)
+        for name in failed.keys() & doubt.layers.keys():
+            failed[name] += f", and by {found.errors[name]:.1e} in float32"
         if model.network.output in doubt.layers:  # else its values are equal to within its bound, and so its classes
             same_classes = exact.same_classes
     if not same_classes:
@@ -152,11 +154,12 @@ class _Range:
         self.worst = self.scale = 0.0
 
     def see(self, got: npt.NDArray[Any], expected: npt.NDArray[Any]) -> None:
-        if got.shape != expected.shape or not (np.isfinite(got).all() and np.isfinite(expected).all()):
-            self.worst = math.inf
-            return
-        self.worst = max(self.worst, float(np.abs(got - expected).max()))
-        self.scale = max(self.scale, float(np.abs(expected).max()))
+        worst, scale = math.inf, 0.0
+        if got.shape == expected.shape:
+            with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity stay in a difference
+                worst, scale = _largest(got - expected), _largest(expected)
+        self.worst = max(self.worst, worst if math.isfinite(worst) else math.inf)
+        self.scale = max(self.scale, scale if math.isfinite(scale) else 0.0)
 
     @property
     def error(self) -> float:
@@ -171,6 +174,11 @@ def _doubt(found: _Found, names: Sequence[str]) -> Doubt:
     layers = {name: index for index, name in enumerate(names) if not found.errors[name] <= MAX_LAYER_ERROR}
     target = found.gradient_layer, names.index(found.gradient_layer), found.gradient_map, int(found.gradient_before)
     return Doubt(layers, None if found.cosine >= MIN_GRADIENT_COSINE else target)
+
+
+def _largest(values: npt.NDArray[Any]) -> float:
+    """The largest absolute value, worked out without an array of these; NaN if one is."""
+    return float(np.maximum(values.max(), -values.min()))
 
 
 def _compare(
