@@ -32,7 +32,7 @@ from oip_torch.base.child import Child
 from oip_torch.base.errors import ConversionError, InputError
 from oip_torch.base.files import check_output_folder, sha256
 from oip_torch.base.image_files import check_pixels, pixel_statistics
-from oip_torch.base.platform import matmul_precision, recorded_gradients
+from oip_torch.base.platform import matmul_precision, recorded_gradients, return_freed_memory
 from oip_torch.base.progress import stages
 from oip_torch.base.temporary import temporary_folder
 from oip_torch.base.watchdog import did_nothing, patience, watched
@@ -133,6 +133,7 @@ def convert(
 
             def in_float64(doubt: Doubt) -> Iterator[Answer]:
                 say("running it in float64, since float32 is too coarse to tell")
+                return_freed_memory()  # TensorFlow needs it now
                 again = job | {"dtype": "float64", "domain": network.domain.to_dict()}
                 again |= {"doubtful": dict(doubt.layers), "target": doubt.gradient}
                 return _answers(folder, again, file.path, say)

@@ -241,6 +241,7 @@ def main(folder: Path) -> None:
     answers = _answers_in_doubt(recorder, images, job) if exact else _answers(recorder, images)
     for number, arrays in enumerate(answers):
         _hand_over(folder, f"answer_{number}.npz", arrays)
+        arrays.clear()  # or else the loop would hold them until the next ones are there
 
 
 if __name__ == "__main__":
