@@ -233,7 +233,8 @@ def _weights_once() -> Iterator[None]:
     read: set[int] = set()  # where what was read begins, until it is a variable's
 
     def as_array(dataset: Any, dtype: Any = None, copy: bool | None = True) -> npt.NDArray[Any]:
-        array = _aligned(dataset.shape, np.dtype(dataset.dtype if dtype is None else dtype))
+        kind = np.dtype(dataset.dtype if dtype is None else dtype)
+        array = np.zeros(dataset.shape, kind) if kind.hasobject else _aligned(dataset.shape, kind)  # text is none
         if array.size:
             dataset.read_direct(array)
         read.add(array.ctypes.data)
