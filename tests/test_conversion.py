@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -317,6 +318,33 @@ def test_the_self_check_names_the_layer(
     write(proto, network, path)
     read(path)  # the digest alone does not tell
     assert_load_refuses(path, rf"layer '{layer}' gives \(.*\) where Keras gave \(.*\): the file is damaged")
+
+
+def test_the_self_check_allows_for_the_rounding_that_was_measured(mnist_onnx: Path, tmp_path: Path) -> None:
+    """A network whose float32 is coarse loads where it rounds in another way, and is refused beyond that."""
+    proto, network = read(mnist_onnx)
+    path = tmp_path / "x.onnx"
+
+    def written(max_error: float, off: float) -> None:
+        layers = [
+            dataclasses.replace(
+                layer,
+                max_error=max_error,
+                error_float64=1e-13,
+                fingerprint=(*layer.fingerprint[:2], layer.fingerprint[2] * (1 + off), layer.fingerprint[3]),
+            )
+            if layer.name == "Conv2D_3"
+            else layer
+            for layer in network.layers
+        ]
+        write(proto, dataclasses.replace(network, layers=tuple(layers)), path)
+
+    written(max_error=1e-3, off=5e-3)
+    assert oip_torch.load(path, device="cpu").layers["Conv2D_3"].max_error == 1e-3
+    written(max_error=1e-3, off=2e-2)
+    assert_load_refuses(path, "layer 'Conv2D_3' gives")
+    written(max_error=1e-6, off=5e-3)
+    assert_load_refuses(path, "layer 'Conv2D_3' gives")
 
 
 def test_the_self_check_names_the_layer_that_is_not_finite(mnist_onnx: Path, tmp_path: Path) -> None:

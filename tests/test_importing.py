@@ -378,11 +378,11 @@ def test_a_size_for_a_fixed_input_is_refused(exported: Path, tmp_path: Path) -> 
             import_onnx(exported, tmp_path / "x.onnx", size=size, **UNIT)
 
 
-def cancelling(tmp_path: Path, error: float = 0.0) -> Path:
+def cancelling(tmp_path: Path, error: float = 0.0, size: float = 3e3) -> Path:
     """Sums of large numbers that nearly cancel: float32 keeps three digits of them, in whatever order it adds."""
     rng = np.random.default_rng(0)
     kernel = rng.normal(0, 1, (4, 32, 3, 3))
-    wide = np.concatenate([kernel * 3e3, -kernel * 3e3 + rng.normal(0, 1, kernel.shape)], 1).astype(np.float32)
+    wide = np.concatenate([kernel * size, -kernel * size + rng.normal(0, 1, kernel.shape)], 1).astype(np.float32)
     first = rng.normal(0, 1, (32, 3, 3, 3)).astype(np.float32)
     weights = {"first": np.concatenate([first, first + error * rng.normal(0, 1, first.shape)], 0), "second": wide}
     nodes = [helper.make_node("Conv", ["x", "first"], ["a"]), helper.make_node("Conv", ["a", "second"], ["y"])]
@@ -408,6 +408,11 @@ def test_what_float32_cannot_tell_is_decided_in_float64(tmp_path: Path, monkeypa
     assert layer.error_float64 is not None
     assert layer.max_error > 1e-5
     assert layer.error_float64 < 1e-10
+    far = import_onnx(cancelling(tmp_path, size=1e5), tmp_path / "far.onnx", **UNIT, device="cpu")
+    assert far.layers[name].max_error > 1e-2  # which is no reason to take it for an error
+    assert far.layers[name].error_float64 < 1e-10
+    assert oip_torch.load(tmp_path / "far.onnx", device="cpu").layers[name] == far.layers[name]
+    path = cancelling(tmp_path)
     real = importing._run_in_float64
     monkeypatch.setattr(importing, "_run_in_float64", lambda *args: {k: v * (1 + 1e-8) for k, v in real(*args).items()})
     with pytest.raises(

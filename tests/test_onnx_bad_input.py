@@ -427,6 +427,8 @@ def test_no_figures_switch_the_self_check_off(proto: Proto, tmp_path: Path) -> N
     tensor.CopyFrom(numpy_helper.from_array(random, tensor.name))
     layers = metadata(proto)["layers"]
     for figures in (None, [0, 0, 0, 0], [0, 1e9, 1, 0], [0, 1e300, 1, 0]):
-        changed = [layer if figures is None else layer | {"fingerprint": figures} for layer in layers]
-        with pytest.raises(InputError, match=r"layer '\w+' gives \(.* where Keras gave"):
-            oip_torch.load(written(tmp_path / "x.onnx", proto, layers=changed), device="cpu")
+        for error in (0.0, 1e300):  # what rounding was measured
+            own = {"max_error": error} if figures is None else {"max_error": error, "fingerprint": figures}
+            changed = [layer | own for layer in layers]
+            with pytest.raises(InputError, match=r"layer '\w+' gives \(.* where Keras gave"):
+                oip_torch.load(written(tmp_path / "x.onnx", proto, layers=changed), device="cpu")

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 
 from oip_torch import FeatureModel, Network, VerificationError, cli
 from oip_torch.keras import convert as conversion
-from oip_torch.keras.verify import verify
+from oip_torch.keras.verify import Doubt, verify
 from oip_torch.network.onnx_file import Layers, read
 
 NAMES = ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Max_Pool_2", "Conv2D_3", "Flatten", "Dense_1", "Dense_2"]
@@ -85,10 +85,12 @@ def reference(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> list[A
 
 
 @pytest.fixture(scope="session")
-def reference64(shipped: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Arrays]:
-    """The same in float64."""
+def reference64(shipped: Path, reference: list[Arrays], tmp_path_factory: pytest.TempPathFactory) -> list[Arrays]:
+    """The same in float64, of all layers."""
+    target = ["Conv2D_3", *map(int, reference[-1]["gradient_target"])]
+    doubt = {"doubtful": {name: index for index, name in enumerate(NAMES)}, "target": target}
     domain = read(ROOT / "models" / "mnist_cnn.onnx")[1].domain.to_dict()
-    return answers_of(tmp_path_factory.mktemp("export64"), shipped, dtype="float64", domain=domain)
+    return answers_of(tmp_path_factory.mktemp("export64"), shipped, dtype="float64", domain=domain, **doubt)
 
 
 def with_changed(answers: list[Arrays], **changes: Callable[[Any], Any]) -> list[Arrays]:
@@ -147,7 +149,9 @@ def test_float64_tells_rounding_from_error(
     """What misses its bound in float32 passes where float64 agrees, and is refused where it does not."""
     model = FeatureModel.of_onnx(*read(mnist_onnx))
     rounded = with_changed(reference, **{"4": lambda array: array + 2e-5 * array.max()})
-    layers, verification = verify(model, rounded, lambda: reference64)
+    doubts: list[Doubt] = []
+    layers, verification = verify(model, rounded, lambda doubt: doubts.append(doubt) or reference64)
+    assert doubts == [Doubt(layers={"Conv2D_3": 4}, gradient=None)]
     by_name = {layer.name: layer for layer in layers}
     assert verification["in_float64"] == ["Conv2D_3"]
     assert by_name["Conv2D_3"].max_error > 1e-5
@@ -157,8 +161,42 @@ def test_float64_tells_rounding_from_error(
 
     small = FeatureModel.of_onnx(*changed(mnist_onnx, bias_off("Conv2D_3", by=2e-3)))  # an error, and one of 1e-4
     with pytest.raises(VerificationError, match=r"layer 'Conv2D_3' differs by .* in float64 \(at most 1e-10") as caught:
-        verify(small, reference, lambda: reference64)
+        verify(small, reference, lambda doubt: reference64)
     assert caught.value.failed[0] == "Conv2D_3"
+
+
+@pytest.mark.slow
+def test_float64_decides_however_large_the_difference_in_float32_is(
+    mnist_onnx: Path, reference: list[Arrays], reference64: list[Arrays]
+) -> None:
+    """A deep network may amplify a rounding to any size: its size does not tell it from an error."""
+    model = FeatureModel.of_onnx(*read(mnist_onnx))
+    far = with_changed(reference, **{"4": lambda array: array + 0.5 * array.max()})
+    layers, verification = verify(model, far, lambda doubt: reference64)
+    assert verification["in_float64"] == ["Conv2D_3"]
+    assert verification["max_error"] > 0.1
+    assert layers[4].error_float64 < 1e-12
+    wrong = FeatureModel.of_onnx(*changed(mnist_onnx, kernel_turned("Conv2D_2")))
+    with pytest.raises(
+        VerificationError, match=r"'Conv2D_2' differs by .* in float64 .*, and by .* in float32"
+    ) as caught:
+        verify(wrong, reference, lambda doubt: reference64)
+    assert "Conv2D_1" not in caught.value.failed
+
+
+@pytest.mark.slow
+def test_a_child_in_float64_computes_what_is_in_doubt_alone(
+    shipped: Path, reference64: list[Arrays], tmp_path: Path
+) -> None:
+    domain = read(ROOT / "models" / "mnist_cnn.onnx")[1].domain.to_dict()
+    doubt = {"doubtful": {"Conv2D_2": 2}, "target": reference64[-1]["gradient_target"].tolist()}
+    doubt["target"] = ["Conv2D_3", *doubt["target"]]
+    *answers, last = answers_of(tmp_path, shipped, dtype="float64", domain=domain, **doubt)
+    assert [set(answer) for answer in answers] == [{"images", "2", "before:2"}] * 6
+    for answer, whole in zip(answers, reference64, strict=False):
+        np.testing.assert_allclose(answer["2"], whole["2"], rtol=0, atol=1e-12 * np.abs(whole["2"]).max())
+    assert len(last["images"]) == len(last["gradient"]) == JOB["noise"]
+    np.testing.assert_array_equal(last["gradient_target"], reference64[-1]["gradient_target"])
 
 
 @pytest.mark.slow
@@ -179,11 +217,15 @@ def test_a_gradient_is_decided_on_noise_in_float64(
     digits_off = with_changed(reference, gradient=turned(slice(6, 7)))
     with pytest.raises(VerificationError, match=r"'Conv2D_3' has an input gradient of cosine .* \(at least 0.9999"):
         verify(model, digits_off)
-    _, verification = verify(model, digits_off, lambda: with_changed(reference64, gradient=turned(slice(6, 7))))
+    doubts: list[Doubt] = []
+    gradient_alone = reference64[-1:]
+    _, verification = verify(model, digits_off, lambda doubt: doubts.append(doubt) or gradient_alone)
+    target = "Conv2D_3", *map(int, reference[-1]["gradient_target"])
+    assert doubts == [Doubt(layers={}, gradient=target)]
     assert verification["gradient"]["cosine"] < 0.9999
     assert verification["gradient"]["cosine_float64"] > 1 - 1e-12
     with pytest.raises(VerificationError, match=r"cosine .* in float64 \(at least 0.999999 "):
-        verify(model, digits_off, lambda: with_changed(reference64, gradient=turned(slice(2, 3))))
+        verify(model, digits_off, lambda doubt: with_changed(gradient_alone, gradient=turned(slice(2, 3))))
 
 
 @pytest.mark.slow
@@ -193,7 +235,7 @@ def test_the_verification_never_passes_what_is_not_finite(
 ) -> None:
     wrong = FeatureModel.of_onnx(*changed(mnist_onnx, bias_off("Conv2D_2", by=value)))
     with pytest.raises(VerificationError, match="layer 'Conv2D_2' differs by inf") as caught:
-        verify(wrong, reference, lambda: pytest.fail("no rounding"))
+        verify(wrong, reference, lambda doubt: pytest.fail("no rounding"))
     assert caught.value.failed[0] == "Conv2D_2"
     assert json.dumps(caught.value.layers, allow_nan=False)
     spoilt = with_changed(reference, **{"4": lambda array: np.where(array == array.max(), value, array)})

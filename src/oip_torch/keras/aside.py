@@ -88,7 +88,7 @@ class LargeWeights:
             for name, (weight, steps) in self._made.items():
                 if name not in used:
                     continue
-                values = _apply(np.asarray(self._variables[weight]), steps)
+                values = _apply(_values(self._variables[weight]), steps)
                 tensor = graph.initializer.add(name=name, dims=values.shape, data_type=onnx.TensorProto.FLOAT)
                 tensor.data_location = onnx.TensorProto.EXTERNAL
                 for key, value in (("location", FILE), ("offset", file.tell()), ("length", values.nbytes)):
@@ -98,6 +98,11 @@ class LargeWeights:
         inputs = [type(value).FromString(value.SerializeToString()) for value in inputs]
         del graph.input[:]
         graph.input.extend(inputs)
+
+
+def _values(variable: Any) -> npt.NDArray[Any]:
+    """The array that TensorFlow computes with, and no copy of it; or what is an array already."""
+    return np.asarray(variable.value.value() if hasattr(variable, "value") else variable)
 
 
 def _step(node: Any, constants: dict[str, Any]) -> Step | None:

@@ -32,12 +32,12 @@ from oip_torch.base.child import Child
 from oip_torch.base.errors import ConversionError, InputError
 from oip_torch.base.files import check_output_folder, sha256
 from oip_torch.base.image_files import check_pixels, pixel_statistics
-from oip_torch.base.platform import matmul_precision, recorded_gradients
+from oip_torch.base.platform import matmul_precision, recorded_gradients, return_freed_memory
 from oip_torch.base.progress import stages
 from oip_torch.base.temporary import temporary_folder
 from oip_torch.base.watchdog import did_nothing, patience, watched
 from oip_torch.keras.file import KerasFile, check_size, read_keras_file
-from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES, Answer, verify
+from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES, Answer, Doubt, verify
 from oip_torch.network.domain import Domain, find_domain
 from oip_torch.network.load import resolve_device
 from oip_torch.network.model import FeatureModel
@@ -126,15 +126,16 @@ def convert(
             next(answers)  # the graph is written
             say("building the torch module")
             description = json.loads((folder / "layers.json").read_text())
-            proto = onnx.load(folder / "model.onnx")
-            (folder / "model.onnx").unlink()
-            (folder / _WEIGHTS).unlink()
-            network = _network(description, file, proto)
-            model = FeatureModel.of_onnx(proto, network)
+            # Its weights stay beside it: torch's are the only ones in memory while TensorFlow may run once more.
+            proto = onnx.load(folder / "model.onnx", load_external_data=False)
+            network = _network(description, file, graph_sha256(proto, folder / _WEIGHTS))
+            model = FeatureModel.of_onnx(onnx.load(folder / "model.onnx"), network)
 
-            def in_float64() -> Iterator[Answer]:
+            def in_float64(doubt: Doubt) -> Iterator[Answer]:
                 say("running it in float64, since float32 is too coarse to tell")
+                return_freed_memory()  # TensorFlow needs it now
                 again = job | {"dtype": "float64", "domain": network.domain.to_dict()}
+                again |= {"doubtful": dict(doubt.layers), "target": doubt.gradient}
                 return _answers(folder, again, file.path, say)
 
             with recorded_gradients(), matmul_precision():  # whatever the caller has switched off or on
@@ -143,8 +144,7 @@ def convert(
             verification["probes"] = {"noise": NOISE_PROBES, "given": len(pixels)}
         network = dataclasses.replace(network, layers=layers, verification=verification)
         say("writing the ONNX file")
-        write(proto, network, target)
-    del proto
+        write(proto, network, target, folder / _WEIGHTS)
     return FeatureModel(model.graph_module, model.taps, network).to(chosen)
 
 
@@ -308,7 +308,8 @@ def _export(
         raise died
 
 
-def _network(description: dict[str, Any], file: KerasFile, proto: onnx.ModelProto) -> Network:
+def _network(description: dict[str, Any], file: KerasFile, digest: str) -> Network:
+    """The network as the child describes it; `digest`: of its graph."""
     height, width, channels = (int(n) for n in description["input_shape"])
     domain = Domain.from_dict(description["domain"])
     logger.warning("note: %s (--mean, --std, --data and --range say otherwise)", domain.source)
@@ -336,7 +337,7 @@ def _network(description: dict[str, Any], file: KerasFile, proto: onnx.ModelProt
         domain=domain,
         source=file.path.name,
         source_sha256=sha256(file.path),
-        graph_sha256=graph_sha256(proto),
+        graph_sha256=digest,
         versions=description["versions"] | ours,
         verification={},
         rewritten=rewritten,

@@ -13,6 +13,7 @@ TEXT}) and exit code 2.
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from oip_torch.base.errors import InputError
 from oip_torch.base.messages import one_line
 from oip_torch.keras.classes import CONVOLUTIONS
 from oip_torch.keras.graph import to_onnx
-from oip_torch.keras.network import Recorder, in_dtype, load_network
+from oip_torch.keras.network import Recorder, in_dtype, load_network, part_with
 from oip_torch.network.domain import Domain, find_domain
 from oip_torch.network.probes import BEFORE, digits, noise
 
@@ -43,7 +44,8 @@ class Job(TypedDict):
     `architecture`: the file of the configuration, or None. `size`: (height, width) of a network that leaves them open,
     or None. `noise`, `digits`: how many probes of each.
     `probes`: a file with images of pixel values in the place of digits, or None. `domain`: what is known of the domain.
-    `dtype`: "float32"; or "float64" to have the answers alone, computed in that.
+    `dtype`: "float32"; or "float64" to have answers alone, computed in that: the layers in `doubtful` (name → index),
+    and the gradient of `target` (the layer's name, its index, a map, 1 for before the activation), or None.
     """
 
     model: str
@@ -54,6 +56,8 @@ class Job(TypedDict):
     probes: str | None
     domain: dict[str, Any]
     dtype: str
+    doubtful: NotRequired[dict[str, int]]
+    target: NotRequired[tuple[str, int, int, int] | None]
 
 
 def _probes(job: Job, shape: tuple[int, int, int], domain: Domain) -> np.ndarray:
@@ -74,27 +78,62 @@ def _answers(recorder: Recorder, images: np.ndarray) -> Iterator[dict[str, Any]]
     """
     import tensorflow as tf
 
-    parts = [images[start : start + AT_A_TIME] for start in range(0, len(images), AT_A_TIME)]
     deepest, silent = 0, True
     sums: dict[str, Any] = {}
-    for part in parts:
+    for part in _by_two(images):
         calls, _ = recorder.run(tf.constant(part))
         deepest = max(i for i, call in enumerate(calls) if call["kind"] in CONVOLUTIONS)
         arrays: dict[str, Any] = {"images": part}  # TensorFlow's own: each becomes NumPy's once it is written
         for index, call in enumerate(calls):
-            arrays[f"{index}"] = call["after"]
-            if call["before"] is not None:
-                arrays[f"{BEFORE}{index}"] = call["before"]
+            arrays |= _outputs(call, index)
         silent = silent and not np.any(arrays[f"{deepest}"])
         for key, array in (("after", arrays[f"{deepest}"]), ("before", arrays.get(f"{BEFORE}{deepest}"))):
             if array is not None:
                 sums[key] = sums.get(key, 0) + np.asarray(array, np.float64).mean((1, 2)).sum(0)
+        name = calls[deepest]["id"]
         del calls
         yield arrays
         del arrays
     recorder.calls.clear()
     which = "before" if silent and "before" in sums else "after"
     strongest = int(np.argmax(sums[which]))
+
+    yield _gradient(recorder, images, (name, deepest, strongest, int(which == "before")))
+
+
+def _answers_in_doubt(recorder: Recorder, images: np.ndarray, job: Job) -> Iterator[dict[str, Any]]:
+    """As `_answers`, of what the job asks for alone: some layers on all images, and a gradient on those of noise."""
+    import tensorflow as tf
+
+    layers = job.get("doubtful") or {}
+    for part in _by_two(images) if layers else ():
+        calls, _ = recorder.run(tf.constant(part))
+        arrays: dict[str, Any] = {"images": part}
+        for call in calls:
+            if call["id"] in layers:
+                arrays |= _outputs(call, layers[call["id"]])
+        del calls
+        yield arrays
+        del arrays
+    recorder.calls.clear()
+    if (target := job.get("target")) is not None:
+        yield _gradient(recorder, images[: job["noise"]], target)
+
+
+def _by_two(images: np.ndarray) -> Iterator[np.ndarray]:
+    return (images[start : start + AT_A_TIME] for start in range(0, len(images), AT_A_TIME))
+
+
+def _outputs(call: dict[str, Any], index: int) -> dict[str, Any]:
+    found = {f"{index}": call["after"]}
+    return found if call["before"] is None else found | {f"{BEFORE}{index}": call["before"]}
+
+
+def _gradient(recorder: Recorder, images: np.ndarray, target: tuple[str, int, int, int]) -> dict[str, Any]:
+    """The answer with a gradient; `target`: as in `Job`."""
+    import tensorflow as tf
+
+    layer, _, channel, before = target
 
     # In a function, so that what the image's gradient does not need is cut away: the gradients of the weights, where
     # TensorFlow's kernel for 1x1 convolutions with strides corrupts memory, and all layers behind.
@@ -103,13 +142,13 @@ def _answers(recorder: Recorder, images: np.ndarray) -> Iterator[dict[str, Any]]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(x)
             calls, _ = recorder.run(x)
-            score = tf.reduce_sum(tf.reduce_mean(calls[deepest][which], (1, 2))[:, strongest])
+            output = next(call["before" if before else "after"] for call in calls if call["id"] == layer)
+            score = tf.reduce_sum(tf.reduce_mean(output, (1, 2))[:, channel])
         return tape.gradient(score, x)
 
     _say("differentiating it in TensorFlow")
-    gradients = [gradient(tf.constant(part)).numpy() for part in parts]
-    target = np.array([deepest, strongest, int(which == "before")])
-    yield {"images": images, "gradient": np.concatenate(gradients), "gradient_target": target}
+    gradients = [gradient(tf.constant(image[None])).numpy() for image in images]  # alone: every layer of it is held
+    return {"images": images, "gradient": np.concatenate(gradients), "gradient_target": np.array(target[1:])}
 
 
 def _fold_as_float32() -> None:
@@ -166,9 +205,15 @@ def main(folder: Path) -> None:
     )
     rows, columns, channels = (int(n) for n in model.inputs[0].shape[1:])
     shape = rows, columns, channels
-    # The recorder changes a network, which can no longer be copied then.
-    recorder = Recorder(model if job["dtype"] == "float32" else in_dtype(model, job["dtype"]))
-    if job["dtype"] == "float32":
+    exact = job["dtype"] == "float64"
+    if exact:
+        target = job.get("target")
+        wanted = dict.fromkeys([*(job.get("doubtful") or {}), *([target[0]] if target else [])])
+        model = in_dtype(part_with(model, list(wanted)), "float64")
+        gc.collect()  # the weights in float32
+    recorder = Recorder(model)  # which changes the network, so that it can no longer be copied
+    del model
+    if not exact:
         _say("writing it as ONNX")
         layers, last, rewrites = to_onnx(recorder, shape, folder)
         domain = find_domain(shape, first_layers=recorder.first_layers(), **job["domain"])
@@ -193,8 +238,10 @@ def main(folder: Path) -> None:
         _fold_as_float32()
     _say("running it in TensorFlow for reference")
     images = np.asarray(_probes(job, shape, domain), job["dtype"])
-    for number, arrays in enumerate(_answers(recorder, images)):
+    answers = _answers_in_doubt(recorder, images, job) if exact else _answers(recorder, images)
+    for number, arrays in enumerate(answers):
         _hand_over(folder, f"answer_{number}.npz", arrays)
+        arrays.clear()  # or else the loop would hold them until the next ones are there
 
 
 if __name__ == "__main__":

@@ -7,24 +7,27 @@ their own: Keras' TensorFlow and torch crash in one.
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
+import numpy.typing as npt
 
 from oip_torch.base.errors import InputError
 from oip_torch.base.messages import one_line
 from oip_torch.keras.classes import AUGMENTATIONS
 from oip_torch.keras.file import read_keras_file
 
-__all__ = ["Recorder", "activation_name", "in_dtype", "load_network", "up_to"]
+__all__ = ["Recorder", "activation_name", "in_dtype", "load_network", "part_with", "up_to"]
 
-_PART = 1 << 24  # bytes of a weight that are handed over at a time
+_LARGE = 1 << 20  # bytes of a weight that TensorFlow gets without a copy
+_ALIGNED = 64  # bytes: what begins elsewhere TensorFlow copies
 _SCOPE_NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_./>-]*")  # TensorFlow's own rule
 _ACTIVATION_LAYERS = {
     "Activation": None,
@@ -200,7 +203,7 @@ def load_network(path: Path, size: tuple[int, int] | None = None, architecture: 
         if layer.compute_dtype != "float32":
             raise InputError(f"layer {layer.name!r} computes in {layer.compute_dtype}: expected float32 throughout")
     for weight in model.weights:
-        if not np.isfinite(np.asarray(weight)).all():
+        if "float" in str(weight.dtype) and not bool(keras.ops.all(keras.ops.isfinite(weight.value))):
             raise InputError(f"{path.name}: the weights {weight.path} hold NaN or infinity: expected finite numbers")
     _hold_seeds(model)
     _hold_statistics(model)
@@ -211,34 +214,67 @@ def load_network(path: Path, size: tuple[int, int] | None = None, architecture: 
 def _weights_once() -> Iterator[None]:
     """Inside, Keras reads weights from the disk one by one, and not from a copy of the file in memory.
 
-    Large ones become TensorFlow's part by part, which otherwise copies them twice. And all begin with zeros in the
-    place of random numbers, which take three times the memory of a weight, and time.
+    They are read into memory that TensorFlow takes as it is; large ones from elsewhere are copied there once. (A
+    variable of which parts were assigned TensorFlow copies whenever that is read.) All begin with zeros in the place of
+    random numbers, which take three times the memory of a weight, and time.
     """
+    import h5py
     import keras
     from keras.src.saving import saving_lib
 
+    in_tensorflow = keras.config.backend() == "tensorflow"
+
     def zeros(initializer: Any, shape: Any, dtype: Any = None, **options: Any) -> Any:
+        kind = np.dtype(keras.backend.standardize_dtype(dtype))
+        if in_tensorflow and math.prod(shape) * kind.itemsize >= _LARGE:
+            return _shared_with_tensorflow(_aligned(shape, kind))
         return keras.ops.zeros(shape, dtype=dtype)
+
+    read: set[int] = set()  # where what was read begins, until it is a variable's
+
+    def as_array(dataset: Any, dtype: Any = None, copy: bool | None = True) -> npt.NDArray[Any]:
+        kind = np.dtype(dataset.dtype if dtype is None else dtype)
+        array = np.zeros(dataset.shape, kind) if kind.hasobject else _aligned(dataset.shape, kind)  # text is none
+        if array.size:
+            dataset.read_direct(array)
+        read.add(array.ctypes.data)
+        return array
 
     whole = keras.Variable.assign
 
     def assign(variable: Any, value: Any) -> Any:
         size = value.nbytes if isinstance(value, np.ndarray) else 0
-        alike = size > _PART and value.shape == tuple(variable.shape)
-        if not alike or keras.config.backend() != "tensorflow":
+        if not in_tensorflow or size < _LARGE or value.dtype != variable.dtype:
             return whole(variable, value)
-        rows = max(1, len(value) * _PART // size)
-        for start in range(0, len(value), rows):
-            variable.value[start : start + rows].assign(value[start : start + rows])
-        return variable
+        if value.ctypes.data not in read or not value.flags.c_contiguous:
+            given, value = value, _aligned(value.shape, value.dtype)
+            value[...] = given
+        read.discard(value.ctypes.data)
+        return whole(variable, _shared_with_tensorflow(value))
 
     with contextlib.ExitStack() as stack:
         for name in ("VarianceScaling", "RandomNormal", "RandomUniform", "TruncatedNormal"):
             stack.enter_context(mock.patch.object(getattr(keras.initializers, name), "__call__", zeros))
         stack.enter_context(mock.patch.object(keras.Variable, "assign", assign))
+        stack.enter_context(mock.patch.object(h5py.Dataset, "__array__", as_array))
         if hasattr(saving_lib, "is_memory_sufficient"):
             stack.enter_context(mock.patch.object(saving_lib, "is_memory_sufficient", return_value=False))
         yield
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Zeros, which take no memory until they are others, where TensorFlow does not copy them."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(size + _ALIGNED, np.uint8)
+    start = -memory.ctypes.data % _ALIGNED
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def _shared_with_tensorflow(array: npt.NDArray[Any]) -> Any:
+    """A tensor that is the array, which nothing else may change from now on."""
+    import tensorflow as tf
+
+    return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
 
 
 def _hold_seeds(model: Any) -> None:
@@ -294,12 +330,31 @@ def in_dtype(model: Any, dtype: str) -> Any:
             return float(np.float32(value))
         return dtype if key == "dtype" and value == "float32" else value
 
-    copy = type(model).from_config(changed(model.get_config()))
-    copy.set_weights([np.asarray(weight, dtype) for weight in model.get_weights()])
+    import keras
+
+    with _weights_once():
+        copy = type(model).from_config(changed(model.get_config()))
+        for mine, weight in zip(copy.weights, model.weights, strict=True):
+            mine.assign(np.asarray(keras.ops.convert_to_numpy(weight), dtype))
     copy.trainable = False
     _hold_seeds(copy)
     _hold_statistics(copy)
     return copy
+
+
+def part_with(model: Any, layers: Sequence[str]) -> Any:
+    """The network up to these layers and no further, sharing its weights; by `Recorder.run`'s names.
+
+    All of it, where one of them is inside of another network, or is one of several calls of a layer.
+    """
+    import keras
+
+    own = {part.name: part for part in [*model.layers, *getattr(model, "operations", ())]}
+    if not all(layer in own for layer in layers):
+        return model
+    if isinstance(model, keras.Sequential):  # has called its layers anew for each one that was added
+        layers = [max(layers, key=list(own).index)]
+    return keras.Model(model.inputs, [own[layer].output for layer in layers])
 
 
 def up_to(model: Any, layer: str, *, pre_activation: bool = False) -> Callable[[Any], Any]:

@@ -26,6 +26,7 @@ from oip_torch.base.files import existing_file, replacing
 from oip_torch.base.messages import one_line, whole_line
 from oip_torch.base.strict_json import strict_json
 from oip_torch.network.domain import Domain, check_domain, find_domain
+from oip_torch.network.external import pieces_of, read_pieces
 from oip_torch.network.metadata import check_against_graph, check_description, check_layer, check_scale
 from oip_torch.network.safety import HOW_TO_MAKE_ONE, MOST_METADATA_BYTES, check_sizes, check_static, parse
 
@@ -209,8 +210,8 @@ def is_ours(proto: onnx.ModelProto) -> bool:
     return any(entry.key == _KEY for entry in proto.metadata_props)
 
 
-def write(proto: onnx.ModelProto, network: Network, path: Path) -> None:
-    """Write the graph with its description to `path`, whole or not at all."""
+def write(proto: onnx.ModelProto, network: Network, path: Path, weights: Path | None = None) -> None:
+    """Write the graph with its description to `path`, whole or not at all; `weights`: as of `graph_sha256`."""
     data = dataclasses.asdict(network)
     if not data["rewritten"]:
         del data["rewritten"]
@@ -220,12 +221,26 @@ def write(proto: onnx.ModelProto, network: Network, path: Path) -> None:
     text = json.dumps({"format": _FORMAT, **data}, allow_nan=False)
     onnx.helper.set_model_props(proto, {_KEY: text})
     with replacing(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString())
+        if weights is None:
+            temporary.write_bytes(proto.SerializeToString())
+            return
+        with temporary.open("wb") as file:
+            file.writelines(read_pieces(pieces_of(proto), weights))
 
 
-def graph_sha256(proto: onnx.ModelProto) -> str:
-    """SHA-256 of graph and weights (not of the metadata): the identity of the network."""
-    return hashlib.sha256(proto.graph.SerializeToString(deterministic=True)).hexdigest()
+def graph_sha256(proto: onnx.ModelProto, weights: Path | None = None) -> str:
+    """SHA-256 of graph and weights (not of the metadata): the identity of the network.
+
+    Args:
+        proto: the model.
+        weights: the file with those of its weights that lie outside of it; None: there are none.
+    """
+    if weights is None:
+        return hashlib.sha256(proto.graph.SerializeToString(deterministic=True)).hexdigest()
+    digest = hashlib.sha256()
+    for part in read_pieces(pieces_of(proto.graph), weights):
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _metadata(proto: onnx.ModelProto, path: Path) -> dict[str, Any]:
