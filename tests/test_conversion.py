@@ -31,6 +31,7 @@ from oip_torch import ConversionError, FeatureModel, cli
 from oip_torch.comparison.runtimes.process import RuntimeProcess
 from oip_torch.keras import classes as keras_classes
 from oip_torch.keras import convert as conversion
+from oip_torch.network.load import with_exact_fingerprints
 from oip_torch.network.onnx_file import graph_sha256, read, write
 
 MNIST = ["Conv2D_1", "Max_Pool_1", "Conv2D_2", "Max_Pool_2", "Conv2D_3", "Flatten", "Dense_1", "Dense_2"]
@@ -320,31 +321,34 @@ def test_the_self_check_names_the_layer(
     assert_load_refuses(path, rf"layer '{layer}' gives \(.*\) where Keras gave \(.*\): the file is damaged")
 
 
-def test_the_self_check_allows_for_the_rounding_that_was_measured(mnist_onnx: Path, tmp_path: Path) -> None:
-    """A network whose float32 is coarse loads where it rounds in another way, and is refused beyond that."""
-    proto, network = read(mnist_onnx)
-    path = tmp_path / "x.onnx"
+def changed_maximum(figures: tuple[float, ...], factor: float) -> tuple[float, ...]:
+    return (*figures[:2], figures[2] * factor, figures[3])
 
-    def written(max_error: float, off: float) -> None:
-        layers = [
-            dataclasses.replace(
-                layer,
-                max_error=max_error,
-                error_float64=1e-13,
-                fingerprint=(*layer.fingerprint[:2], layer.fingerprint[2] * (1 + off), layer.fingerprint[3]),
-            )
+
+def test_the_self_check_is_in_float64_where_that_decided(mnist_onnx: Path, tmp_path: Path) -> None:
+    """However coarse float32 is said to be: figures of float64 agree to its own rounding."""
+    proto, network = read(mnist_onnx)
+    path, model = tmp_path / "x.onnx", oip_torch.load(mnist_onnx, device="cpu")
+    layers = [
+        dataclasses.replace(layer, max_error=0.5, error_float64=1e-13) if layer.name == "Conv2D_3" else layer
+        for layer in network.layers
+    ]
+    exact = with_exact_fingerprints(model, layers)
+    assert [layer.name for layer, old in zip(exact, layers, strict=True) if layer != old] == ["Conv2D_3"]
+    write(proto, dataclasses.replace(network, layers=exact), path)
+    loaded = oip_torch.load(path, device="cpu")
+    assert loaded.layers["Conv2D_3"].error_float64 == 1e-13
+    assert next(loaded.parameters()).dtype == torch.float32
+
+    for off in (1e-3, -1e-3):
+        wrong = [
+            dataclasses.replace(layer, fingerprint=changed_maximum(layer.fingerprint, 1 + off))
             if layer.name == "Conv2D_3"
             else layer
-            for layer in network.layers
+            for layer in exact
         ]
-        write(proto, dataclasses.replace(network, layers=tuple(layers)), path)
-
-    written(max_error=1e-3, off=5e-3)
-    assert oip_torch.load(path, device="cpu").layers["Conv2D_3"].max_error == 1e-3
-    written(max_error=1e-3, off=2e-2)
-    assert_load_refuses(path, "layer 'Conv2D_3' gives")
-    written(max_error=1e-6, off=5e-3)
-    assert_load_refuses(path, "layer 'Conv2D_3' gives")
+        write(proto, dataclasses.replace(network, layers=tuple(wrong)), path)
+        assert_load_refuses(path, "layer 'Conv2D_3' gives")
 
 
 def test_the_self_check_names_the_layer_that_is_not_finite(mnist_onnx: Path, tmp_path: Path) -> None:

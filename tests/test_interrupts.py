@@ -245,7 +245,7 @@ def test_inside_another_program_its_signals_stay(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["torch", "onnx2torch", "sympy", "oip_torch.search.search"])
+@pytest.mark.parametrize("module", ["torch", "onnx2torch", "oip_torch.search.search"])
 def test_while_torch_is_imported(mnist_onnx: Path, tmp_path: Path, module: str) -> None:
     code = AT_THE_IMPORT.format(module=module, times=2)
     command = [sys.executable, "-c", code, "ascend", str(mnist_onnx), "Conv2D_1"]

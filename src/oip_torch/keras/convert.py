@@ -39,7 +39,7 @@ from oip_torch.base.watchdog import did_nothing, patience, watched
 from oip_torch.keras.file import KerasFile, check_size, read_keras_file
 from oip_torch.keras.verify import DIGIT_PROBES, NOISE_PROBES, Answer, Doubt, verify
 from oip_torch.network.domain import Domain, find_domain
-from oip_torch.network.load import resolve_device
+from oip_torch.network.load import resolve_device, with_exact_fingerprints
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer, Network, graph_sha256, write
 
@@ -140,6 +140,7 @@ def convert(
 
             with recorded_gradients(), matmul_precision():  # whatever the caller has switched off or on
                 layers, verification = verify(model, answers, in_float64)
+                layers = with_exact_fingerprints(model, layers)
         if pixels is not None:
             verification["probes"] = {"noise": NOISE_PROBES, "given": len(pixels)}
         network = dataclasses.replace(network, layers=layers, verification=verification)

@@ -37,7 +37,7 @@ from oip_torch.keras.verify import (
 from oip_torch.network.capture import capture
 from oip_torch.network.domain import find_domain
 from oip_torch.network.foreign import TO_LAST, ForeignLayer, find_layers, fix_reshapes, prepare
-from oip_torch.network.load import resolve_device
+from oip_torch.network.load import resolve_device, with_exact_fingerprints
 from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer, Network, graph_sha256, is_ours, read_graph, write
 from oip_torch.network.probes import digits, fingerprint, noise
@@ -290,7 +290,7 @@ def _verified(
             failed=[layer.name for layer in failed],
             layers=[layer.row() for layer in layers],
         )
-    return tuple(layers)
+    return with_exact_fingerprints(model, layers)
 
 
 def _errors(model: FeatureModel, images: Array, expected: dict[str, Array]) -> dict[str, float]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -18,17 +19,11 @@ from oip_torch.network.model import FeatureModel
 from oip_torch.network.onnx_file import Layer, graph_sha256, read
 from oip_torch.network.probes import fingerprint, noise
 
-__all__ = ["load", "resolve_device"]
+__all__ = ["load", "resolve_device", "with_exact_fingerprints"]
 
 SELF_CHECK_TOLERANCE = 1e-4
-"""Of the layer's RMS. Verification allows 1e-5 of the maximum, and different CPUs and torch versions sum in another
-order; a single bias that is off by 1e-2 shows as 1e-3 or more."""
-
-_OTHER_ROUNDING = 10.0
-"""Times the error that was found at the conversion, in float32. EfficientNetB7 (815 layers, random weights) was refused
-with one thread, for a maximum that was off by 6e-6 of itself; most layers stay below `SELF_CHECK_TOLERANCE`."""
-_MOST_ROUNDING = 1e-2
-"""Of a layer's maximum: no file may say that more is rounding."""
+"""Of the layer's largest figure. Verification allows 1e-5 of the maximum, and different CPUs and torch versions sum in
+another order; a single bias that is off by 1e-2 shows as 1e-3 or more."""
 
 
 def load(
@@ -93,39 +88,51 @@ def resolve_device(device: str | int | torch.device | None) -> torch.device:
 
 
 def _self_check(model: FeatureModel, path: str | os.PathLike[str]) -> None:
-    probe = to_tensor(noise(1, model.network.input_shape))
-    if model.network.probes_in_domain:
-        probe = model.to_input(probe)
+    exact = _decided_in_float64(model.layers)
     try:
-        with torch.no_grad(), matmul_precision():
-            outputs = model.every_layer(probe)
+        figures = _figures(model, lambda name: name not in exact)
+        if exact:
+            figures |= _figures(copy.deepcopy(model).double(), exact.__contains__)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # shapes that do not fit, more memory than there is, or whatever a module raises
         raise _not_running(path, error) from error
     reference = "ONNX Runtime" if model.network.verification.get("reference") == "onnxruntime" else "Keras"
     for layer in model.layers:
-        got = fingerprint(to_array(outputs[layer.name]))
-        # A layer whose RMS is 0 must stay so.
-        allowed = _allowed(layer) if len(layer.fingerprint) == len(got) else -1.0
-        worst = max((abs(a - b) for a, b in zip(got, layer.fingerprint, strict=False)), default=0.0)
+        got, told = figures[layer.name], layer.fingerprint
+        # A layer that is 0 must stay so; the floor only keeps rounding of tiny numbers out.
+        allowed = SELF_CHECK_TOLERANCE * max(told[1], abs(told[2]), 1e-6) if len(told) == len(got) else -1.0
+        worst = max((abs(a - b) for a, b in zip(got, told, strict=False)), default=0.0)
         if not worst <= allowed:  # NaN fails too
             raise InputError(
-                f"{path}: layer {layer.name!r} gives {_short(got)} where {reference} gave {_short(layer.fingerprint)}: "
+                f"{path}: layer {layer.name!r} gives {_short(got)} where {reference} gave {_short(told)}: "
                 "the file is damaged, or a library here computes wrongly; convert again, and compare the installed "
                 "versions"
             )
 
 
-def _allowed(layer: Layer) -> float:
-    """How far the figures of a layer's fingerprint may be off; the floor only keeps rounding of tiny numbers out.
+def with_exact_fingerprints(model: FeatureModel, layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The layers, with figures in float64 where that decided: on another machine, too, float32 tells nothing of those.
 
-    More where the conversion found more: of a deep network float32 is off by as much as was measured there, and on
-    another machine, or with another number of threads, by another rounding of that size.
+    They are the verified module's own, since another program may round the image otherwise.
     """
-    _, rms, largest, _ = layer.fingerprint
-    measured = min(_MOST_ROUNDING, _OTHER_ROUNDING * (layer.max_error or 0.0)) * max(rms, abs(largest))
-    return max(SELF_CHECK_TOLERANCE * max(rms, 1e-6), measured)
+    exact = _decided_in_float64(layers)
+    figures = _figures(copy.deepcopy(model).double(), exact.__contains__) if exact else {}
+    return tuple(dataclasses.replace(layer, fingerprint=figures.get(layer.name, layer.fingerprint)) for layer in layers)
+
+
+def _decided_in_float64(layers: Iterable[Layer]) -> set[str]:
+    return {layer.name for layer in layers if layer.error_float64 is not None}
+
+
+def _figures(model: FeatureModel, wanted: Callable[[str], bool]) -> dict[str, tuple[float, ...]]:
+    """Layer → its fingerprint, for one image of noise."""
+    probe = to_tensor(noise(1, model.network.input_shape), dtype=model.dtype)
+    if model.network.probes_in_domain:
+        probe = model.to_input(probe)
+    with torch.no_grad(), matmul_precision():
+        outputs = model.every_layer(probe)
+    return {layer.name: fingerprint(to_array(outputs[layer.name])) for layer in model.layers if wanted(layer.name)}
 
 
 def _not_running(path: str | os.PathLike[str], error: Exception) -> InputError:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from oip_torch.base.platform import matmul_precision
 from oip_torch.base.tensors import standardize, to_array, to_tensor
 from oip_torch.comparison.runtimes import BEFORE, Array, Dtype, Runtime
 from oip_torch.network.capture import capture
@@ -23,6 +26,17 @@ from oip_torch.search.target import target_of
 __all__ = ["TorchModule"]
 
 
+def _in_its_precision(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Not once for the process: torch's compiler refuses to work in one where its settings were changed for good."""
+
+    @functools.wraps(method)
+    def run(self: TorchModule, *arguments: Any, **named: Any) -> Any:
+        with matmul_precision(tf32=self.tf32):
+            return method(self, *arguments, **named)
+
+    return run
+
+
 class TorchModule(Runtime):
     """What `load` gives.
 
@@ -34,10 +48,9 @@ class TorchModule(Runtime):
     def __init__(
         self, keras_file: Path, onnx_file: Path, *, device: str = "cpu", plain: bool = False, tf32: bool = False
     ) -> None:
-        self.file, self.device, self.plain = onnx_file, torch.device(device), plain
-        for place in (torch.backends.cudnn.conv, torch.backends.cuda.matmul):  # type: ignore[attr-defined]
-            place.fp32_precision = "tf32" if tf32 else "ieee"
+        self.file, self.device, self.plain, self.tf32 = onnx_file, torch.device(device), plain, tf32
 
+    @_in_its_precision
     def layers(self, images: Array, dtype: Dtype) -> dict[str, Array]:
         network = self._network(dtype)
         activated = [layer.name for layer in network.layers if layer.tensor_before != layer.tensor]
@@ -46,10 +59,12 @@ class TorchModule(Runtime):
         outputs |= {BEFORE + name: before[name] for name in activated}
         return {name: to_array(output) for name, output in outputs.items()}
 
+    @_in_its_precision
     def gradients(self, layer: str, channels: Array, images: Array, dtype: Dtype) -> tuple[Array, Array]:
         scores, gradient = self._gradient(layer, self._to_torch(images, dtype), self._indices(channels))
         return scores.cpu().numpy(), to_array(gradient)
 
+    @_in_its_precision
     def run_ascent(
         self,
         layer: str,
