@@ -148,6 +148,29 @@ def of_operation(function: Any, node: Any) -> dict[str, Any]:
     return {"class_name": "Functional", "config": {"name": "n", "layers": [layer | {"inbound_nodes": [node]}]}}
 
 
+def test_operations_count_the_calls_of_a_network_inside_from_0_as_layers_do() -> None:
+    """As ConvNeXt's: its stem is a Sequential, which Keras 2 counts from 1."""
+    stem = {"class_name": "Sequential", "name": "stem", "config": {"name": "stem", "layers": []}}
+    first = {"class_name": "ReLU", "name": "r", "config": {"name": "r"}, "inbound_nodes": [[["stem", 1, 0, {}]]]}
+    add = {"class_name": "TFOpLambda", "name": "op", "config": {"name": "op", "function": "__operators__.add"}}
+    add["inbound_nodes"] = [["stem", 1, 0, {"y": ["r", 0, 0], "name": None}]]
+    config, _ = rewrite({"class_name": "Functional", "config": {"name": "n", "layers": [stem, first, add]}})
+    _, relu, operation = config["config"]["layers"]
+    assert relu["inbound_nodes"] == [[["stem", 0, 0, {}]]]
+    (node,) = operation["inbound_nodes"]
+    assert [operand["config"]["keras_history"] for operand in node["args"]] == [["stem", 0, 0], ["r", 0, 0]]
+    assert rewrite(config) == (config, ())
+
+
+def test_a_registered_class_of_keras_own_networks_is_the_one_that_keras_has() -> None:
+    """As InceptionResNetV2's; one that is not Keras' stays what it is, and is refused later."""
+    for name, made in (("CustomScaleLayer", "CustomScaleLayer"), ("Evil", "Custom>Evil")):
+        layer = {"class_name": f"Custom>{name}", "name": "c", "config": {"name": "c", "scale": 0.17}}
+        config, _ = rewrite({"class_name": "Functional", "config": {"name": "n", "layers": [layer]}})
+        found = config["config"]["layers"][0]
+        assert (found["class_name"], "module" in found) == (made, made == name)
+
+
 def test_an_argument_that_keras_3_cannot_have_is_refused() -> None:
     layer = {"class_name": "DepthwiseConv2D", "name": "d", "config": {"name": "d", "groups": 2}}
     with pytest.raises(InputError, match=r"layer 'd' \(DepthwiseConv2D\) has groups = 2, which Keras 3 does not know"):

@@ -66,6 +66,7 @@ _UNARY = {
 }
 _OPERATIONS = {name: kind for kind, names in (_BINARY | _UNARY).items() for name in names.split()}
 _INITIALIZERS_OF_TENSORFLOW = "tensorflow.python.ops.init_ops"
+_REGISTERED = "Custom>"  # before the name of a class that Keras 2 had registered, its own networks' as well
 _HALF = frozenset("mixed_float16 mixed_bfloat16 float16 bfloat16 float64".split())
 
 
@@ -147,6 +148,9 @@ def _layer(layer: Entry, say: Say) -> None:
     if kind == "TFOpLambda":
         _operation(layer, say)
         return
+    if (own := kind.removeprefix(_REGISTERED)) != kind and own in MODULES:
+        kind = layer["class_name"] = own
+        say(f"{_REGISTERED}{own} became Keras' own {own}")
     if is_operation(layer):
         layer["module"], layer["registered_name"] = module_of_operation(kind), kind
         say("operations got the module that HDF5 does not name")
@@ -251,7 +255,8 @@ def _count_calls_from_0(inner: Entry, say: Say) -> None:
     """
     layers = [layer for layer in inner["layers"] if isinstance(layer, dict)]
     networks = {layer.get("name"): layer.get("class_name") for layer in layers if layer.get("class_name") in CONTAINERS}
-    nodes = [node for layer in layers for node in layer.get("inbound_nodes") or [] if isinstance(node, list)]
+    nodes = [node for layer in layers for node in layer.get("inbound_nodes") or []]
+    nodes = nodes if any(isinstance(node, list) for node in nodes) else []  # operations' are Keras 3's by now
     calls = list(_references(nodes, networks))
     ends = [call for call in _references(inner.get("output_layers"), networks) if networks[call[0]] == "Sequential"]
     for name in networks:
