@@ -30,6 +30,7 @@ def questions() -> Questions:
         layers=["a", "b"],
         images={"noise": np.zeros((1, 4, 4, 1))},
         gradient_channels={},
+        gradient_images=np.zeros((1, 4, 4, 1)),
         layer="b",
         tap="b",
         channel_count=8,

@@ -27,6 +27,7 @@ _MOST_IMAGES, _MOST_PIXELS = 16, 1 << 17  # of each kind
 _EPSILON = 0.01  # of the article
 _STRONGEST = 4  # so many of an image's strongest channels have their turn in the gradients
 _OIP_STEPS = 100  # of the OIPs among the images
+_GRAIN, _GRAIN_SEED = 0.01, 1  # another seed than that of the images of noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,9 @@ class Questions:
         layers: names of all layers of the ONNX file.
         images: kind → images for the layers, as the network takes them.
         gradient_channels: layer, or `BEFORE` + layer → (gradient images,) the index of a channel for each image.
+        gradient_images: those of all kinds, each with a grain of noise. On a flat ground, which digits have and OIPs of
+            a first convolution, neighbours are equal but for rounding: which of them a max pooling hands the gradient
+            to would be chance, and differ from processor to processor.
         layer: whose channels are ascended.
         tap: the layer's name, or `BEFORE` + the name: what exactly is ascended.
         channel_count: how many channels the layer has.
@@ -51,6 +55,7 @@ class Questions:
     layers: list[str]
     images: Mapping[str, Array]
     gradient_channels: Mapping[str, Array]
+    gradient_images: Array
     layer: str
     tap: str
     channel_count: int
@@ -65,14 +70,6 @@ class Questions:
     def all_images(self) -> Array:
         """Those of all kinds, one kind after the other."""
         return np.concatenate(list(self.images.values()))
-
-    @property
-    def gradient_images(self) -> Array:
-        """All but the digits: on their flat background neighbours are equal but for rounding.
-
-        Which of them a max pooling hands the gradient to is then chance, and differs from processor to processor.
-        """
-        return _without_digits(self.images)
 
     @property
     def kinds(self) -> dict[str, slice]:
@@ -94,11 +91,13 @@ def prepare_questions(
         kind: array.astype(np.float64)
         for kind, array in _images(model, layer, channels, pre_activation=pre_activation, seed=seed).items()
     }
+    grained = _grained(np.concatenate(list(images.values())))
     starts = start_images(model.input_shape, [(channel, 0) for channel in channels], layer=layer, seed=seed)
     return Questions(
         layers=model.layers.names,
         images=images,
-        gradient_channels=_gradient_channels(model, tap, _without_digits(images)),
+        gradient_channels=_gradient_channels(model, tap, grained),
+        gradient_images=grained,
         layer=layer,
         tap=tap,
         channel_count=model.layers[layer].maps,
@@ -111,8 +110,9 @@ def prepare_questions(
     )
 
 
-def _without_digits(images: Mapping[str, Array]) -> Array:
-    return np.concatenate([array for kind, array in images.items() if kind != "digits"])
+def _grained(images: Array) -> Array:
+    """(batch, height, width, channels) with noise of `_GRAIN` of each image's standard deviation."""
+    return images + _GRAIN * images.std((1, 2, 3), keepdims=True) * noise(len(images), images.shape[1:], _GRAIN_SEED)
 
 
 def default_layer(model: FeatureModel) -> str:
