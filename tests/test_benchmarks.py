@@ -88,6 +88,11 @@ def test_a_part_prints_tables_and_writes_finite_numbers(name: str, printed: dict
     }[name]()
     assert len(rows) == {"speed": 4, "growth": 7, "startup": 2, "gpu": 5 + 2 + 3, "against": 4}[name]
     assert all(row["median"] > 0 for row in rows)
+    if name == "gpu":  # the rest of the ways need a card
+        assert [(row["way"], row["difference"]) for row in result["steps"]] == [
+            ("rates from the host", 0.0),
+            ("rates there", 0.0),
+        ]
 
 
 def test_work_is_counted_and_equal(printed: dict[str, str], folder: Path) -> None:

@@ -277,7 +277,12 @@ def _oips(
     if unknown := set(np.unique(status).tolist()) - set(range(NOT_MADE, NOT_FINITE + 1)):
         raise InputError(f"the atlas has the status {unknown.pop()} in {layer!r}: expected {NOT_MADE} to {NOT_FINITE}")
     maps, starts = np.nonzero((status != NOT_MADE) & (status != NOT_FINITE))
-    held = {name: arrays[name][maps, starts] for name in (*FIGURES, *LARGE) if name in arrays and "cell" not in name}
+    whole = len(maps) == status.size  # then what is there is what is kept, and need not be copied
+    held = {
+        name: arrays[name].reshape(-1, *arrays[name].shape[2:]) if whole else arrays[name][maps, starts]
+        for name in (*FIGURES, *LARGE)
+        if name in arrays and "cell" not in name
+    }
     for name in set(FIGURES + LARGE) - held.keys():
         held[name] = np.zeros((len(maps), *empty.get(name, ())), np.float32)
     settings = recipe.settings_of(layer)

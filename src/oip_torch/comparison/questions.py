@@ -112,7 +112,8 @@ def prepare_questions(
 
 def _grained(images: Array) -> Array:
     """(batch, height, width, channels) with noise of `_GRAIN` of each image's standard deviation."""
-    return images + _GRAIN * images.std((1, 2, 3), keepdims=True) * noise(len(images), images.shape[1:], _GRAIN_SEED)
+    grains = noise(len(images), images.shape[1:], _GRAIN_SEED)
+    return np.asarray(images + _GRAIN * images.std((1, 2, 3), keepdims=True) * grains)
 
 
 def default_layer(model: FeatureModel) -> str:

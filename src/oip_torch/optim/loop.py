@@ -16,6 +16,7 @@ the last step; which ones, a rule says.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,9 +33,15 @@ from oip_torch.optim.optimizer import Adam, Optimizer
 from oip_torch.optim.schedule import TINY, Criterion, Schedule
 from oip_torch.optim.views import Seen
 
-__all__ = ["Extracted", "Leaves", "Record", "Score", "State", "Watch", "converged", "never", "run", "unmoved"]
+__all__ = ["Extracted", "Leaves", "Rates", "Record", "Score", "State", "Watch", "converged", "never", "run"]
+__all__ += ["step", "unmoved"]
 
-Extracted = Callable[[Tensor, float, Tensor], Sequence[Tensor]]
+_LEAVE_AT = {"cpu": 1, "cuda": 16}  # every so many steps: a card that is asked who leaves, and its host, wait
+
+Rates = tuple[float | Tensor, float | Tensor, float | Tensor]
+"""(epsilon, leak, momentum) of a step: numbers, or tensors of no dimension on the device."""
+
+Extracted = Callable[[Tensor, float | Tensor, Tensor], Sequence[Tensor]]
 """(n, C, H, W) images, leak, (n,) channels → outputs of the places that are read, then their leaky outputs; each
 (n, channels or 1, …)."""
 
@@ -103,7 +110,9 @@ class Score:
     decoder: Decoder = Decoder()
     smoothness: float = 0.0
 
-    def gradient(self, state: State, leak: float, see: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Tensor]:
+    def gradient(
+        self, state: State, leak: float | Tensor, see: Callable[[Tensor], Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
         """(n,) the scores of the images, as `see` shows them, and (n, C, H, W) the gradients of what is maximised."""
         parameters = state.x.detach().requires_grad_()
         x = self.decoder.decode(parameters)
@@ -145,7 +154,9 @@ class Score:
             outputs[place] = x.new_zeros(1).expand(len(x), 1 if self.one_channel else width, *size)
         return self.reported(outputs, self._picked(channels))
 
-    def _outputs(self, x: Tensor, leak: float, channels: Tensor) -> tuple[dict[Reads, Tensor], dict[Reads, Tensor]]:
+    def _outputs(
+        self, x: Tensor, leak: float | Tensor, channels: Tensor
+    ) -> tuple[dict[Reads, Tensor], dict[Reads, Tensor]]:
         """What lies at each place, plain and leaky."""
         outputs = self.network(x if self.to_input is None else self.to_input(x), leak, channels)
         count = len(self.sizes)
@@ -269,22 +280,50 @@ def run(
         seen: how the network sees the images at each step; None: as they are.
         optimizer: how a gradient becomes a direction; the state was started with it.
     """
-    settle = score.decoder.settle
+    every = _LEAVE_AT.get(state.x.device.type, 1)
     for t in range(schedule.steps):
-        epsilon, leak, momentum = schedule.at(t)
         if inject and t in inject:
-            state.x = settle(state.x + inject[t][state.rows])
-        scores, gradient = score.gradient(state, leak, seen and seen(t, state.rows))  # gradient
-        record.step(t, state, scores)  # record
-        accumulate(state, gradient, momentum, optimizer, t)  # normalise
-        state.x = settle(state.x + epsilon * state.velocity)  # step, standardise
-        state = record.retire(t, state, leaves(t, state, record))  # images that leave
+            state.x = score.decoder.settle(state.x + inject[t][state.rows])
+        see = seen and seen(t, state.rows)
+        step(score, state, t, schedule.at(t), functools.partial(record.step, t, state), see, optimizer)
+        if t % every == 0:
+            state = record.retire(t, state, leaves(t, state, record))  # images that leave
         if not len(state.rows):
             return
     record.retire(schedule.steps, state, torch.ones_like(state.rows, dtype=torch.bool))
 
 
-def accumulate(state: State, gradient: Tensor, momentum: float, optimizer: Optimizer, t: int) -> None:
+def step(
+    score: Score,
+    state: State,
+    t: int | Tensor,
+    rates: Rates,
+    told: Callable[[Tensor], None],
+    see: Callable[[Tensor], Tensor] | None = None,
+    optimizer: Optimizer = "rms",
+) -> None:
+    """One step of all images of a state.
+
+    All shapes are the state's, and nothing is read back from the device. What changes from step to step may be given as
+    tensors, so that a recording of one step can be played for the others (`tests/test_loop.py` does).
+
+    Args:
+        score: what is maximised, and what is reported.
+        state: is brought to after the step.
+        t: the number of the step, from 0 on; or a tensor of no dimension, int64.
+        rates: of this step.
+        told: of the scores, (n,), while the state is as it was before the step.
+        see: how the network sees the images at this step; None: as they are.
+        optimizer: how a gradient becomes a direction.
+    """
+    epsilon, leak, momentum = rates
+    scores, gradient = score.gradient(state, leak, see)  # gradient
+    told(scores)  # record
+    accumulate(state, gradient, momentum, optimizer, t)  # normalise
+    state.x = score.decoder.settle(state.x + epsilon * state.velocity)  # step, standardise
+
+
+def accumulate(state: State, gradient: Tensor, momentum: float | Tensor, optimizer: Optimizer, t: int | Tensor) -> None:
     """velocity = momentum · velocity + (1 - momentum) · direction, in the memory that is there.
 
     The direction is g / (rms(g) + 1e-7), or what another optimizer makes of the gradient.
@@ -293,7 +332,7 @@ def accumulate(state: State, gradient: Tensor, momentum: float, optimizer: Optim
     state.velocity.mul_(momentum)
     if optimizer in ("rms", "l2"):
         size = state.steepness if optimizer == "rms" else state.steepness * math.sqrt(gradient[0].numel())
-        state.velocity.addcmul_(gradient, (1 - momentum) / (size + TINY))
+        state.velocity.addcmul_(gradient, (1 - momentum) * (size + TINY).reciprocal())
         return
     direction = optimizer.direction(gradient, state.moments, t) if isinstance(optimizer, Adam) else gradient.sign()
-    state.velocity.add_(direction, alpha=1 - momentum)
+    state.velocity.add_((1 - momentum) * direction)

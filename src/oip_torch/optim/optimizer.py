@@ -41,13 +41,17 @@ class Adam:
                 raise InputError(f"{name} is {value}: expected a number from 0 to below 1")
             object.__setattr__(self, name, float(value))
 
-    def direction(self, gradient: Tensor, moments: Tensor, step: int) -> Tensor:
-        """(n, C, H, W) of a step from 0 on; `moments`, (n, 2, C, H, W), m and v, are brought up to date."""
+    def direction(self, gradient: Tensor, moments: Tensor, step: int | Tensor) -> Tensor:
+        """(n, C, H, W) of a step from 0 on; `moments`, (n, 2, C, H, W), m and v, are brought up to date.
+
+        `step`: a number, or a tensor of no dimension.
+        """
+        done = (step + 1).double() if isinstance(step, Tensor) else step + 1
         mean, square = moments[:, 0], moments[:, 1]
         mean.mul_(self.beta1).add_(gradient, alpha=1 - self.beta1)
         square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
-        size = (square / (1 - self.beta2 ** (step + 1))).sqrt_()
-        return torch.div(mean, size.add_(_EPSILON)).div_(1 - self.beta1 ** (step + 1))
+        size = (square / (1 - self.beta2**done)).sqrt_()
+        return torch.div(mean, size.add_(_EPSILON)).div_(1 - self.beta1**done)
 
 
 Optimizer = Literal["rms", "l2", "sign"] | Adam

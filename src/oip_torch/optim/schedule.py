@@ -63,6 +63,10 @@ class Schedule:
             epsilon = self.epsilon_last + (epsilon - self.epsilon_last) * 0.5 * (1 + math.cos(math.pi * done))
         return epsilon, leak, self.momentum * done
 
+    def rates(self, device: torch.device | str | None = None) -> Tensor:
+        """(steps, 3), what `at` says of each step, float64: a device that has them need not be told at each step."""
+        return torch.tensor([self.at(step) for step in range(self.steps)], dtype=torch.float64, device=device)
+
     @property
     def leaks(self) -> bool:
         """Whether any step has a leak."""
