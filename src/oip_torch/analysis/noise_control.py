@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NoiseControl", "noise_control", "phase_scrambled"]
 
+_DRAWN = 256  # noise images that are made at once
 _SCRAMBLED_BYTES = 256 << 20  # that a batch of noise images may take while it is made, at
 _BYTES_OF_NUMBER = 64  # for each number of an image
 _LEVEL = 0.05  # of each question by rank: so many of the maps that are noise pass it
@@ -248,7 +249,8 @@ def noise_control(model: FeatureModel, oips: Oips, *, draws: int = 19, seed: int
     if compared:
         stream = random_stream(seed, f"noise images of {oips.layer}", (0, 0))
         noise_scores = np.full(model.layers[oips.layer].maps, -np.inf)
-        drawn = max(1, min(at_once, _SCRAMBLED_BYTES // (_BYTES_OF_NUMBER * math.prod(model.input_shape))))
+        # Not as many as the network takes at once: which images are drawn would depend on that.
+        drawn = max(1, min(_DRAWN, _SCRAMBLED_BYTES // (_BYTES_OF_NUMBER * math.prod(model.input_shape))))
         for first in range(0, noise_images, drawn):
             rows = stream.integers(len(oips), size=min(drawn, noise_images - first))
             noise_scores = np.maximum(
@@ -262,17 +264,26 @@ def noise_control(model: FeatureModel, oips: Oips, *, draws: int = 19, seed: int
         rows = oips.maps == number
         own, count = oips.images[rows], min(int(rows.sum()), _MOST_STARTS)
         stream = random_stream(seed, f"scrambled {oips.layer}", (number, 0))
-        copies = [phase_scrambled(own, stream, standardized=oips.standardized) for _ in range(draws)]
+        agreements: list[float] = []
+        copy_scores: list[float] = []
+        together = max(1, _DRAWN // len(own))  # draws
+        for first in range(0, draws, together):
+            copies = [
+                phase_scrambled(own, stream, standardized=oips.standardized)
+                for _ in range(min(together, draws - first))
+            ]
+            agreements += [_agreement(images) for images in copies if count > 1]
+            if compared:
+                copy_scores.append(scores_of(np.concatenate(copies))[:, number].max())
+        theirs = np.array(agreements)
         if count > 1:
-            theirs = np.array([_agreement(images) for images in copies])
             found[:3, column] = _agreement(own), theirs.mean(), _exceeded(theirs)
             if len(maps) >= _ENOUGH:
                 if count not in unrelated:
                     unrelated[count] = _unrelated(oips, maps, count, seed)
                 found[3:5, column] = unrelated[count].mean(), _exceeded(unrelated[count])
         if compared:
-            of_copies = scores_of(np.concatenate(copies))[:, number].max()
-            found[5:8, column] = scores[rows, number].max(), of_copies, noise_scores[number]
+            found[5:8, column] = scores[rows, number].max(), max(copy_scores), noise_scores[number]
             if len(maps) >= _ENOUGH:
                 found[8, column] = scores[~rows, number].max()
     agreement, scrambled, most_scrambled, usual, most_unrelated, score, copy_score, noise_score, other_score = found

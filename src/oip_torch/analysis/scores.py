@@ -19,7 +19,7 @@ from oip_torch.results.oips import Oips
 
 __all__ = ["LayerOutputs", "check_made_by", "map_means", "standardized_batches"]
 
-_MOST_AT_ONCE = 256
+_MOST_AT_ONCE = 64  # more take more memory, and no less time an image
 _MOST_BYTES = 256 << 20  # that a batch may take in the network
 
 
@@ -61,7 +61,7 @@ class LayerOutputs:
 
     @property
     def at_once(self) -> int:
-        """How many images make a batch: 256, or as many as take 256 MiB of memory, and one at least."""
+        """How many images make a batch: 64, or as many as take 256 MiB of memory, and one at least."""
 
         def run(count: int) -> None:
             x = torch.zeros(count, *self._model.input_shape, device=self._model.device, dtype=self._model.dtype)

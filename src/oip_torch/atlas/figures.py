@@ -24,7 +24,7 @@ __all__ = ["add_data", "add_figures"]
 
 _COPIES = 2  # of a layer's images that are held at one time, at most
 _PART_COPIES = 8  # of the images that `assess` is given at once
-_PART_BYTES = 16 << 20  # that these may take
+_PART_BYTES = 8 << 20  # that these may take
 
 logger = logging.getLogger("oip_torch")
 
@@ -80,7 +80,7 @@ def _readers(model: FeatureModel, oips: Oips, data: Data) -> Readers | None:
 
 
 def _assessed(model: FeatureModel, oips: Oips, calibration: Calibration | None, readers: Readers | None) -> Quality:
-    """What `assess` says, asked of so many maps at a time, with all of their starts, that it takes 16 MiB."""
+    """What `assess` says, asked of so many maps at a time, with all of their starts, that it takes 8 MiB."""
     of_map = np.unique(oips.maps, return_index=True)[1]
     most = _PART_BYTES // (_PART_COPIES * oips.images[0].nbytes)  # images
     ends = [0]

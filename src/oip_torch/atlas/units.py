@@ -19,7 +19,7 @@ __all__ = ["Work"]
 
 _SECONDS = 20.0
 _SHARE_OF_MEMORY = 16  # of what is free, that the results of one unit may take
-_MOST_BYTES = 8 << 20  # that they may take, however much is free: more would take memory and save no time
+_MOST_BYTES = 4 << 20  # that they may take, however much is free: more would take memory and save no time
 
 
 class Work:
