@@ -69,7 +69,8 @@ class StopSettings:
 
     Attributes:
         rule: "steps": every image takes all steps (one that nothing can move, all at once); "converged": an image that
-            meets the criterion leaves the batch, and so does one that nothing can move.
+            meets the criterion leaves the batch, and so does one that nothing can move; on CUDA who meets it is asked
+            every 16 steps.
         criterion: when an image has converged, counted from the ascent's first step. A score that stands still since
             the map is silent, or since no gradient is left, has not converged.
     """
