@@ -2,8 +2,8 @@
 
     python benchmarks/large.py [--rounds 3] [--steps 20] [-o benchmarks/results/large.json]
 
-ResNet50 of keras.applications for images of 224×224×3, with random weights (nothing is downloaded): a few maps of
-layers in the middle, by `oip.ascend` in the article's settings, by a plain loop in torch and by the batched loop under
+Networks of keras.applications for images of 224×224×3, with random weights (nothing is downloaded): a few maps of
+layers on the way, by `oip.ascend` in the article's settings, by a plain loop in torch and by the batched loop under
 tf.function, from the same start images, each in a process of its own, taking turns. Steps are few, and two more
 forward passes of `oip.ascend`, for the scores of the final images, are in its time.
 
@@ -19,16 +19,20 @@ import bench_tools as bench
 import numpy as np
 from bench_tools import LOOPS
 
-LAYERS = ("conv3_block4_out", "conv4_block6_out")
+NETWORKS = {  # and layers of each
+    "ResNet50": ("conv2_block3_out", "conv3_block4_out", "conv4_block6_out"),
+    "VGG16": ("block3_conv3", "block5_conv3"),
+    "MobileNetV2": ("block_6_expand_relu", "block_13_expand_relu"),
+}
 IMAGENET = {"mean": (123.7, 116.8, 103.9), "std": (58.4, 57.1, 57.4)}
 
 
-def save_resnet(path: str, side: int) -> None:
-    """ResNet50, untrained. Runs on TensorFlow."""
+def save(path: str, name: str, side: int) -> None:
+    """A network of keras.applications, untrained. Runs on TensorFlow."""
     import keras
 
     keras.utils.set_random_seed(0)
-    keras.applications.ResNet50(weights=None, input_shape=(side, side, 3), classes=10).save(path)
+    getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3), classes=10).save(path)
 
 
 def main() -> None:
@@ -36,26 +40,28 @@ def main() -> None:
     made.add_argument("--steps", type=int, default=20)
     made.add_argument("--side", type=int, default=224)
     made.add_argument("--maps", type=int, default=8, help="how many")
-    made.add_argument("--layers", nargs="*", default=LAYERS)
+    made.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     options = made.parse_args()
     import oip_torch as oip
 
     jobs, titles, flops = {}, {}, {}
     with tempfile.TemporaryDirectory(prefix="oip-bench-") as folder:
-        files = {"keras_file": f"{folder}/resnet50.keras", "network": f"{folder}/resnet50.onnx"}
-        bench.tell("making ResNet50, and converting it")
-        bench.in_own_process(save_resnet, path=files["keras_file"], side=options.side)
-        network = bench.in_own_process(bench.convert, **files, **IMAGENET)
-        for layer in options.layers:
-            maps = np.linspace(0, network["maps"][layer] - 1, options.maps).round().astype(int).tolist()
-            images = oip.start_images(tuple(network["shape"]), [(index, 0) for index in maps], layer=layer)
-            np.save(f"{folder}/{layer}.npy", images.permute(0, 2, 3, 1).numpy())
-            job = {"network": files["network"], "layer": layer, "maps": maps, "steps": options.steps}
-            others = {"keras_file": files["keras_file"], "starts": f"{folder}/{layer}.npy"}
-            jobs |= {(layer, LOOPS[name]): job | others | {"name": name} for name in ("batched", "plain")}
-            jobs[layer, "oip.ascend, the article's settings"] = job | {"name": "article"}
-            flops[layer] = bench.in_own_process(bench.counted, network=files["network"], layer=layer, needed=False)
-            titles[layer] = f"{layer}: {flops[layer] / 1e9:.2f} GFLOP an image-step"
+        for name in options.networks:
+            files = {"keras_file": f"{folder}/{name}.keras", "network": f"{folder}/{name}.onnx"}
+            bench.tell(f"making {name}, and converting it")
+            bench.in_own_process(save, path=files["keras_file"], name=name, side=options.side)
+            network = bench.in_own_process(bench.convert, **files, **IMAGENET)
+            for layer in NETWORKS[name]:
+                part = f"{name}, {layer}"
+                maps = np.linspace(0, network["maps"][layer] - 1, options.maps).round().astype(int).tolist()
+                images = oip.start_images(tuple(network["shape"]), [(index, 0) for index in maps], layer=layer)
+                np.save(f"{folder}/{part}.npy", images.permute(0, 2, 3, 1).numpy())
+                job = {"network": files["network"], "layer": layer, "maps": maps, "steps": options.steps}
+                others = {"keras_file": files["keras_file"], "starts": f"{folder}/{part}.npy"}
+                jobs |= {(part, LOOPS[other]): job | others | {"name": other} for other in ("batched", "plain")}
+                jobs[part, "oip.ascend, the article's settings"] = job | {"name": "article"}
+                flops[part] = bench.in_own_process(bench.counted, network=files["network"], layer=layer, needed=False)
+                titles[part] = f"{part}: {flops[part] / 1e9:.2f} GFLOP an image-step"
         layers = bench.parts_of(jobs, options.rounds)
     for layer, rows in layers.items():
         for row in rows:
