@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import score_of
+from onnx2torch.node_converters.binary_math_operations import OnnxBinaryMathOperation
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -155,6 +157,73 @@ def test_other_shapes_stay_what_they_are(layers: tuple[nn.Module, ...]) -> None:
         assert differences(plain, fast, (2, 19, 23)) < 1e-12
 
 
+def after_a_convolution(
+    steps: Sequence[tuple[str, Tensor]],
+    convolution: nn.Module,
+    *,
+    read_twice: bool = False,
+    constant_first: bool = False,
+) -> fx.GraphModule:
+    """x → convolution → with each constant, as onnx2torch writes it."""
+    graph = fx.Graph()
+    made = first = graph.call_module("convolution", (graph.placeholder("x"),))
+    root: dict[str, Any] = {"convolution": convolution.double().requires_grad_(False)}
+    for index, (operation, constant) in enumerate(steps):
+        root |= {f"operation_{index}": OnnxBinaryMathOperation(operation), f"constant_{index}": constant.double()}
+        other = graph.get_attr(f"constant_{index}")
+        made = graph.call_module(f"operation_{index}", (other, made) if constant_first else (made, other))
+    graph.output((made, first) if read_twice else made)
+    return fx.GraphModule(root, graph)
+
+
+def operations(network: fx.GraphModule) -> int:
+    return sum(isinstance(module, OnnxBinaryMathOperation) for module in called(network))
+
+
+def called(network: fx.GraphModule) -> list[nn.Module]:
+    return [network.get_submodule(str(node.target)) for node in network.graph.nodes if node.op == "call_module"]
+
+
+@pytest.mark.parametrize("constant_first", [True, False])
+@pytest.mark.parametrize(
+    ("convolution", "steps"),
+    [
+        (nn.Conv2d(2, 5, 3), [("Mul", torch.randn(1, 5, 1, 1)), ("Add", torch.randn(1, 5, 1, 1))]),
+        (nn.Conv2d(2, 5, 1, bias=False), [("Add", torch.randn(5, 1, 1)), ("Mul", torch.randn(1, 1, 1, 1))]),
+        (nn.Conv2d(2, 6, 3, groups=2, padding=1), [("Mul", torch.randn(6, 1, 1)), ("Add", torch.tensor(0.3))]),
+        (nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), 0.0), nn.Conv2d(2, 5, 3)), [("Mul", torch.randn(1, 5, 1, 1))]),
+    ],
+)
+def test_what_multiplies_a_channel_or_is_added_to_it_goes_into_the_weights(
+    convolution: nn.Module, steps: list[tuple[str, Tensor]], constant_first: bool
+) -> None:
+    plain = after_a_convolution(steps, convolution, constant_first=constant_first)
+    before = [parameter.clone() for parameter in convolution.parameters()]
+    for channels_last in (False, True):
+        fast = optimize_graph(plain, (2, 9, 9), one_channel=False, channels_last=channels_last)
+        assert operations(fast) == 0
+        assert differences(plain, fast, (2, 9, 9)) < 1e-12
+    assert all(torch.equal(now, then) for now, then in zip(convolution.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("operation", "constant", "read_twice"),
+    [
+        ("Mul", torch.randn(1, 5, 1, 1), True),
+        ("Mul", torch.randn(1, 1, 7, 7), False),
+        ("Add", torch.randn(1, 5, 7, 7), False),
+        ("Add", torch.randn(7), False),
+        ("Add", torch.randn(1, 5, 1, 7), False),
+        ("Sub", torch.randn(1, 5, 1, 1), False),
+    ],
+)
+def test_other_constants_stay_where_they_are(operation: str, constant: Tensor, read_twice: bool) -> None:
+    plain = after_a_convolution([(operation, constant)], nn.Conv2d(2, 5, 3), read_twice=read_twice)
+    fast = optimize_graph(plain, (2, 9, 9), one_channel=False, channels_last=True)
+    assert operations(fast) == 1
+    assert differences(plain, fast, (2, 9, 9)) < 1e-12
+
+
 def test_a_padded_convolution_of_the_original_is_left_as_it_was() -> None:
     padded = nn.Sequential(nn.ConstantPad2d((0, 1, 0, 1), 0.0), nn.Conv2d(2, 4, 3))
     graph = fx.Graph()
@@ -189,6 +258,7 @@ def test_a_convolution_of_single_pixels_goes_both_ways_by_onednn(layout: torch.m
     plain = nn.Conv2d(40, 24, 1, bias=bias).requires_grad_(False)
     fast = _channels_last(plain)
     assert type(fast).__name__ == "_OfPixels"
+    assert type(_channels_last(nn.Conv2d(4, 24, 1))).__name__ == "_OfPixels"  # however few its inputs are
     x = torch.randn(3, 40, 7, 5).to(memory_format=layout).requires_grad_()
     weights = torch.randn(3, 24, 7, 5)
     for found, expected in zip(

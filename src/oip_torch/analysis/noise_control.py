@@ -257,7 +257,15 @@ def noise_control(model: FeatureModel, oips: Oips, *, draws: int = 19, seed: int
                 noise_scores,
                 scores_of(phase_scrambled(oips.images[rows], stream, standardized=oips.standardized)).max(0),
             )
-    scores = scores_of(oips.images)
+    # Of each image its own map's score, and of each map the best one on images of others: all of them would be many.
+    own_scores, other_scores = np.empty(len(oips)), np.full(model.layers[oips.layer].maps, -np.inf)
+    for first in range(0, len(oips), at_once):
+        rows = slice(first, first + at_once)
+        scores = scores_of(oips.images[rows])
+        own_cells = np.arange(len(scores)), oips.maps[rows]
+        own_scores[rows] = scores[own_cells]
+        scores[own_cells] = -np.inf
+        other_scores = np.maximum(other_scores, scores.max(0))
     unrelated: dict[int, Floats] = {}
     found = np.full((9, len(maps)), np.nan)
     for column, number in enumerate(maps):
@@ -283,9 +291,9 @@ def noise_control(model: FeatureModel, oips: Oips, *, draws: int = 19, seed: int
                     unrelated[count] = _unrelated(oips, maps, count, seed)
                 found[3:5, column] = unrelated[count].mean(), _exceeded(unrelated[count])
         if compared:
-            found[5:8, column] = scores[rows, number].max(), max(copy_scores), noise_scores[number]
+            found[5:8, column] = own_scores[rows].max(), max(copy_scores), noise_scores[number]
             if len(maps) >= _ENOUGH:
-                found[8, column] = scores[~rows, number].max()
+                found[8, column] = other_scores[number]
     agreement, scrambled, most_scrambled, usual, most_unrelated, score, copy_score, noise_score, other_score = found
     return NoiseControl(
         layer=oips.layer,

@@ -3,6 +3,8 @@
 `optimize_graph` rewrites a truncated network (a torch.fx graph) without changing what it computes:
 
 - reshapes that change nothing are left out;
+- what a convolution's output is multiplied by, or what is added to it, channel by channel, as a batch norm's conversion
+  leaves it, goes into its weights;
 - a ReLU that only a max-pooling reads comes after it: the larger of two numbers is the same before and after a ReLU,
   and pooled there are a quarter as many of them;
 - rows and columns that nothing reads are not computed: a 2x2 pooling of 11x11 never reads the last ones, so what comes
@@ -64,6 +66,7 @@ def optimize_graph(
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     end.args = (outputs if leaks else outputs * 2,)
     _drop_idle_reshapes(fast)
+    _fold_constants(fast)
     _pool_first(fast)
     _cut_unread(fast)
     if one_channel:
@@ -103,11 +106,11 @@ def _channels_last(module: nn.Module) -> nn.Module:
         return module
     other = copy.deepcopy(module).to(memory_format=torch.channels_last)
     plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    if plain and module.weight[0].numel() <= _FEW:
-        return _FewChannels(other)
     fits = torch.backends.mkldnn.is_available() and module.weight.dtype == torch.float32  # type: ignore[no-untyped-call]
     single = set(module.kernel_size) | set(module.stride) == {1} and not any(module.padding)  # type: ignore[arg-type]
-    return _OfPixels(other) if plain and single and fits else other
+    if plain and single and fits:
+        return _OfPixels(other)
+    return _FewChannels(other) if plain and module.weight[0].numel() <= _FEW else other
 
 
 def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -120,6 +123,48 @@ def _drop_idle_reshapes(network: fx.GraphModule) -> None:
         if type(_module(network, node)).__name__ == "Reshape" and shape_of(node) == shape_of(node.args[0]):
             node.replace_all_uses_with(node.args[0])
             network.graph.erase_node(node)
+
+
+def _fold_constants(network: fx.GraphModule) -> None:
+    for node in list(network.graph.nodes):
+        operation = getattr(_module(network, node), "math_op_function", None)  # of onnx2torch
+        if operation not in (torch.mul, torch.add) or len(node.args) != 2:
+            continue
+        constants = [source for source in node.args if isinstance(source, fx.Node) and source.op == "get_attr"]
+        (convolution,) = (source for source in node.args if source not in constants) if len(constants) == 1 else (None,)
+        module = _module(network, convolution) if isinstance(convolution, fx.Node) else None
+        if module is None or list(convolution.users) != [node]:  # a convolution that something else reads stays
+            continue
+        value: Tensor = operator.attrgetter(str(constants[0].target))(network)
+        folded = _with_constant(module, value.detach(), scaled=operation is torch.mul)
+        if folded is None:
+            continue
+        name = f"{convolution.name}_folded"
+        network.add_submodule(name, folded)
+        convolution.target = name
+        node.replace_all_uses_with(convolution)
+        network.graph.erase_node(node)
+
+
+def _with_constant(module: nn.Module, value: Tensor, *, scaled: bool) -> nn.Module | None:
+    """A convolution whose output is this one's times, or plus, a number for each channel; None where it is none."""
+    if isinstance(module, nn.Sequential) and len(module):  # an asymmetric padding with its convolution
+        last = _with_constant(module[-1], value, scaled=scaled)
+        return None if last is None else nn.Sequential(*module[:-1], last)
+    if not isinstance(module, nn.Conv2d):
+        return None
+    count, shape = module.out_channels, value.shape[-3:]
+    of_channels = len(shape) == 3 and shape[1:] == (1, 1) and value.numel() in (1, count)
+    if not (of_channels or value.numel() == 1) or value.dtype != module.weight.dtype or value.ndim > 4:
+        return None
+    each = value.reshape(-1).expand(count)
+    other, bias = copy.deepcopy(module), module.bias
+    if scaled:
+        other.weight = nn.Parameter(module.weight * each[:, None, None, None], requires_grad=False)
+        other.bias = None if bias is None else nn.Parameter(bias * each, requires_grad=False)
+    else:
+        other.bias = nn.Parameter(each.clone() if bias is None else bias + each, requires_grad=False)
+    return other
 
 
 def _pool_first(network: fx.GraphModule) -> None:
