@@ -260,10 +260,10 @@ def noise_control(model: FeatureModel, oips: Oips, *, draws: int = 19, seed: int
     # Of each image its own map's score, and of each map the best one on images of others: all of them would be many.
     own_scores, other_scores = np.empty(len(oips)), np.full(model.layers[oips.layer].maps, -np.inf)
     for first in range(0, len(oips), at_once):
-        rows = slice(first, first + at_once)
-        scores = scores_of(oips.images[rows])
-        own_cells = np.arange(len(scores)), oips.maps[rows]
-        own_scores[rows] = scores[own_cells]
+        batch = slice(first, first + at_once)
+        scores = scores_of(oips.images[batch])
+        own_cells = np.arange(len(scores)), oips.maps[batch]
+        own_scores[batch] = scores[own_cells]
         scores[own_cells] = -np.inf
         other_scores = np.maximum(other_scores, scores.max(0))
     unrelated: dict[int, Floats] = {}

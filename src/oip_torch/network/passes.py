@@ -131,10 +131,12 @@ def _fold_constants(network: fx.GraphModule) -> None:
         if operation not in (torch.mul, torch.add) or len(node.args) != 2:
             continue
         constants = [source for source in node.args if isinstance(source, fx.Node) and source.op == "get_attr"]
-        (convolution,) = (source for source in node.args if source not in constants) if len(constants) == 1 else (None,)
-        module = _module(network, convolution) if isinstance(convolution, fx.Node) else None
-        if module is None or list(convolution.users) != [node]:  # a convolution that something else reads stays
-            continue
+        others = [source for source in node.args if isinstance(source, fx.Node) and source.op == "call_module"]
+        if len(constants) != 1 or len(others) != 1 or list(others[0].users) != [node]:
+            continue  # a convolution that something else reads stays
+        (convolution,) = others
+        module = _module(network, convolution)
+        assert module is not None
         value: Tensor = operator.attrgetter(str(constants[0].target))(network)
         folded = _with_constant(module, value.detach(), scaled=operation is torch.mul)
         if folded is None:
