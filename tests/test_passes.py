@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import oip_torch
 from oip_torch.base.platform import matmul_precision
 from oip_torch.network.extract import activations_of, extract, leaky, truncate
+from oip_torch.network.kernels import _BackByProduct, _WindowSums
 from oip_torch.network.onnx_graph import Reshape
-from oip_torch.network.passes import _BackByProduct, _channels_last, _WindowSums, optimize_graph
+from oip_torch.network.passes import _channels_last, optimize_graph
 from oip_torch.optim.ascent import gradient_ascent
 from oip_torch.search import target
 
@@ -109,7 +110,7 @@ def test_what_nothing_reads_is_not_computed(model: oip_torch.FeatureModel) -> No
     shapes: dict[str, tuple[int, ...]] = {}
     fast = copy.deepcopy(fast)  # hooks on what it shares would stay with the model
     for name, module in fast.named_modules():
-        if type(module).__name__ in ("MaxPool2d", "_FewChannels", "_OwnChannel", "Conv2d"):
+        if type(module).__name__ in ("MaxPool2d", "FewChannels", "OwnChannel", "Conv2d"):
             module.register_forward_hook(
                 lambda module, args, output, name=name: shapes.update({name: tuple(args[0].shape[2:])})
             )
@@ -232,7 +233,7 @@ def test_a_padded_convolution_of_the_original_is_left_as_it_was() -> None:
     fast = optimize_graph(plain, (2, 9, 9), one_channel=False, channels_last=True)
     assert differences(plain, fast, (2, 9, 9)) < 1e-12
     assert type(padded[1]) is nn.Conv2d
-    assert type(fast.get_submodule("padded.1")).__name__ == "_FewChannels"
+    assert type(fast.get_submodule("padded.1")).__name__ == "FewChannels"
 
 
 def test_the_original_is_left_as_it_was(model: oip_torch.FeatureModel) -> None:
@@ -257,8 +258,8 @@ def test_the_gradient_by_product_is_that_of_the_convolution(
 def test_a_convolution_of_single_pixels_goes_both_ways_by_onednn(layout: torch.memory_format, bias: bool) -> None:
     plain = nn.Conv2d(40, 24, 1, bias=bias).requires_grad_(False)
     fast = _channels_last(plain)
-    assert type(fast).__name__ == "_OfPixels"
-    assert type(_channels_last(nn.Conv2d(4, 24, 1))).__name__ == "_OfPixels"  # however few its inputs are
+    assert type(fast).__name__ == "OfPixels"
+    assert type(_channels_last(nn.Conv2d(4, 24, 1))).__name__ == "OfPixels"  # however few its inputs are
     x = torch.randn(3, 40, 7, 5).to(memory_format=layout).requires_grad_()
     weights = torch.randn(3, 24, 7, 5)
     for found, expected in zip(
