@@ -21,7 +21,7 @@ from oip_torch.base.platform import matmul_precision
 from oip_torch.network.extract import activations_of, extract, leaky, truncate
 from oip_torch.network.kernels import _BackByProduct, _WindowSums
 from oip_torch.network.onnx_graph import Reshape
-from oip_torch.network.passes import _channels_last, optimize_graph
+from oip_torch.network.passes import _channels_last, _with_constant, optimize_graph
 from oip_torch.optim.ascent import gradient_ascent
 from oip_torch.search import target
 
@@ -223,6 +223,12 @@ def test_other_constants_stay_where_they_are(operation: str, constant: Tensor, r
     fast = optimize_graph(plain, (2, 9, 9), one_channel=False, channels_last=True)
     assert operations(fast) == 1
     assert differences(plain, fast, (2, 9, 9)) < 1e-12
+
+
+def test_a_number_for_each_image_is_none_for_each_channel() -> None:
+    convolution = nn.Conv2d(2, 5, 3)
+    assert _with_constant(convolution, torch.randn(1, 5, 1, 1), scaled=True) is not None
+    assert _with_constant(convolution, torch.randn(5, 1, 1, 1), scaled=True) is None
 
 
 def test_a_padded_convolution_of_the_original_is_left_as_it_was() -> None:

@@ -157,7 +157,7 @@ def _with_constant(module: nn.Module, value: Tensor, *, scaled: bool) -> nn.Modu
     if not isinstance(module, nn.Conv2d):
         return None
     count, shape = module.out_channels, value.shape[-3:]
-    of_channels = len(shape) == 3 and shape[1:] == (1, 1) and value.numel() in (1, count)
+    of_channels = len(shape) == 3 and shape[1:] == (1, 1) and shape[0] == value.numel() == count
     if not (of_channels or value.numel() == 1) or value.dtype != module.weight.dtype or value.ndim > 4:
         return None
     each = value.reshape(-1).expand(count)
