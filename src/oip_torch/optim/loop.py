@@ -33,8 +33,20 @@ from oip_torch.optim.optimizer import Adam, Optimizer
 from oip_torch.optim.schedule import TINY, Criterion, Schedule
 from oip_torch.optim.views import Seen
 
-__all__ = ["Extracted", "Leaves", "Rates", "Record", "Score", "State", "Watch", "converged", "never", "run"]
-__all__ += ["step", "unmoved"]
+__all__ = [
+    "Extracted",
+    "Leaves",
+    "Rates",
+    "Record",
+    "Score",
+    "State",
+    "Watch",
+    "converged",
+    "never",
+    "run",
+    "step",
+    "unmoved",
+]
 
 _LEAVE_AT = {"cpu": 1, "cuda": 16}  # every so many steps: a card that is asked who leaves, and its host, wait
 
