@@ -182,11 +182,11 @@ def test_the_table(model: FeatureModel, what: str, dtype: str, steps: int, bound
 class Net(nn.Module):
     """Four convolutions; the third one overflows in float32, which the end hides if it is told to."""
 
-    def __init__(self, scale: float = 1e30, *, hidden: bool = False) -> None:
+    def __init__(self, scale: float = 1e30, *, hidden: bool = False, clipped: bool = False) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.first, self.second, self.third, self.fourth = (nn.Conv2d(n, 4, 3, padding=1) for n in (1, 4, 4, 4))
-        self.hidden = hidden
+        self.hidden, self.last = hidden, nn.ReLU() if clipped else nn.Identity()
         self.set(scale)
 
     def set(self, scale: float) -> None:
@@ -196,7 +196,7 @@ class Net(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.third(self.second(self.first(x).relu()).relu())
-        return torch.sigmoid(x) if self.hidden else self.fourth(x)
+        return torch.sigmoid(x) if self.hidden else self.fourth(self.last(x))
 
 
 DOMAIN = oip.Domain()
@@ -237,6 +237,19 @@ def test_ascend_names_the_layer(overflowing: FeatureModel) -> None:
     with pytest.raises(OipError, match=rf"left the finite numbers: .*for noise already {NAMED}"):
         oip.ascend(overflowing, "fourth", 0, settings=settings)
     assert len(oip.ascend(overflowing, "first", 0, settings=settings)) == 1  # what comes before it is sound
+
+
+def test_nan_behind_a_relu_is_noticed() -> None:
+    """The kernels of an ascent make 0 of NaN in a ReLU, and the map would be called dead: the final scores tell."""
+    model = oip.wrap(Net(1.0, clipped=True), (1, 8, 8), domain=DOMAIN)
+    with torch.no_grad():
+        parameters = {name.removeprefix("graph_module."): values for name, values in model.named_parameters()}
+        parameters["first.bias"].fill_(10)
+        parameters["second.weight"].fill_(1e38)  # which gives infinity, and the next layer takes infinity from it
+        parameters["third.weight"].copy_(torch.tensor([1, 1, -1, -1])[:, None, None].expand(4, 4, 3, 3))
+    settings = AscentSettings.article(steps=2)
+    with pytest.raises(OipError, match=r"left the finite numbers: .*for noise already layer 'second' "):
+        oip.ascend(model, "fourth", [0, 1], settings=settings)
 
 
 def test_load_names_the_layer(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 import torch
 from conftest import score_of
 from onnx2torch.node_converters.binary_math_operations import OnnxBinaryMathOperation
+from onnx2torch.node_converters.pad import OnnxPadStatic
 from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import oip_torch
 from oip_torch.base.platform import matmul_precision
 from oip_torch.network.extract import activations_of, extract, leaky, truncate
-from oip_torch.network.kernels import _BackByProduct, _WindowSums
+from oip_torch.network.kernels import Packed, _BackByProduct, _WindowSums
 from oip_torch.network.onnx_graph import Reshape
 from oip_torch.network.passes import _channels_last, _with_constant, optimize_graph
 from oip_torch.optim.ascent import gradient_ascent
@@ -107,15 +109,14 @@ def test_float32_ascents_begin_alike_with_and_without_it(
 def test_what_nothing_reads_is_not_computed(model: oip_torch.FeatureModel) -> None:
     """3x3 of Conv2D_3 come from 5x5, these from 10x10 of the 11x11 before, these from 12x12, 24x24 and 26x26."""
     fast = optimize_graph(parts(model, "Conv2D_3", True), model.input_shape, one_channel=True, channels_last=True)
-    shapes: dict[str, tuple[int, ...]] = {}
-    fast = copy.deepcopy(fast)  # hooks on what it shares would stay with the model
-    for name, module in fast.named_modules():
-        if type(module).__name__ in ("MaxPool2d", "FewChannels", "OwnChannel", "Conv2d"):
-            module.register_forward_hook(
-                lambda module, args, output, name=name: shapes.update({name: tuple(args[0].shape[2:])})
-            )
-    fast(torch.zeros(1, *model.input_shape), 0.0, torch.tensor([5]))
-    assert sorted(set(shapes.values()), reverse=True) == [(26, 26), (24, 24), (12, 12), (10, 10), (5, 5)]
+    shapes: set[tuple[int, ...]] = set()
+    with contextlib.ExitStack() as hooks:  # on what it shares with the model they must not stay
+        for module in fast.modules():
+            if type(module).__name__ in ("MaxPool2d", "FewChannels", "OwnChannel", "Packed", "Conv2d"):
+                seen = module.register_forward_hook(lambda module, args, output: shapes.add(tuple(args[0].shape[2:])))
+                hooks.callback(seen.remove)
+        fast(torch.zeros(1, *model.input_shape), 0.0, torch.tensor([5]))
+    assert sorted(shapes, reverse=True) == [(26, 26), (24, 24), (12, 12), (10, 10), (5, 5)]
 
 
 def test_a_relu_goes_behind_the_pooling_only_where_nothing_else_reads_it() -> None:
@@ -258,34 +259,193 @@ def test_the_gradient_by_product_is_that_of_the_convolution(
     assert torch.autograd.gradcheck(lambda x: _BackByProduct.apply(x, weight, bias, stride, padding, dilation), (x,))
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch is built without oneDNN")
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_convolution_of_single_pixels_goes_both_ways_by_onednn(layout: torch.memory_format, bias: bool) -> None:
-    plain = nn.Conv2d(40, 24, 1, bias=bias).requires_grad_(False)
-    fast = _channels_last(plain)
-    assert type(fast).__name__ == "OfPixels"
-    assert type(_channels_last(nn.Conv2d(4, 24, 1))).__name__ == "OfPixels"  # however few its inputs are
-    x = torch.randn(3, 40, 7, 5).to(memory_format=layout).requires_grad_()
-    weights = torch.randn(3, 24, 7, 5)
-    for found, expected in zip(
-        *((network(x), *torch.autograd.grad((network(x) * weights).sum(), x)) for network in (fast, plain)), strict=True
-    ):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+needs_onednn = pytest.mark.skipif(
+    not Packed.fits(nn.Conv2d(1, 1, 1)), reason="this torch is built without oneDNN's operations"
+)
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "plain",
+    [
+        nn.Conv2d(40, 24, 1, bias=False),
+        nn.Conv2d(4, 24, 1),  # however few its inputs are
+        nn.Conv2d(16, 8, 3, padding=1),
+        nn.Conv2d(16, 8, (3, 5), padding=(0, 2), dilation=(2, 1)),
+        nn.Conv2d(16, 16, 3, padding=1, groups=16),
+        nn.Conv2d(16, 8, 3, padding=1, groups=4, bias=False),
+        nn.Conv2d(16, 8, 3, stride=2, padding=1),  # torch's own way back
+        nn.Conv2d(16, 8, 1, stride=(2, 1)),
+        nn.Conv2d(3, 8, 7, stride=2, padding=3),  # back by a shuffle of pixels
+        nn.Conv2d(3, 8, (5, 4), stride=3, padding=(2, 0)),
+        nn.Conv2d(1, 8, 4, stride=4),
+        nn.Conv2d(3, 8, 5, stride=2, padding=1, dilation=2),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("most", [None, math.inf, 0.5])
+@pytest.mark.parametrize("added", [True, False])
+def test_packed_convolutions_are_the_plain_ones(plain: nn.Conv2d, most: float | None, added: bool) -> None:
+    if added and most == 0.5:
+        return  # oneDNN has none, and `_fuse` makes none: see the test of it
+    plain.requires_grad_(False)
+    assert Packed.fits(plain)
+    for layout, size in itertools.product((torch.contiguous_format, torch.channels_last), ((13, 11), (14, 15))):
+        x = torch.randn(3, plain.in_channels, *size).to(memory_format=layout).requires_grad_()
+        other = torch.randn_like(plain(x)).requires_grad_() if added else None
+        expected = plain(x) if other is None else plain(x) + other
+        expected = expected if most is None else expected.clamp(0, most)
+        module = Packed(copy.deepcopy(plain).to(memory_format=torch.channels_last), most)
+        got = module(x, other)
+        weights, inputs = torch.randn_like(expected), [x] if other is None else [x, other]
+        for found, wanted in zip(
+            [got, *torch.autograd.grad((got * weights).sum(), inputs)],
+            [expected, *torch.autograd.grad((expected * weights).sum(), inputs)],
+            strict=True,
+        ):
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+        with torch.no_grad():  # as final scores are computed: NaN is not lost there
+            torch.testing.assert_close(module(x, other), expected, rtol=1e-5, atol=1e-5)
+            x[0, 0, 3:6, 3:6] = math.nan
+            assert module(x, other).isnan().sum() == plain(x).isnan().sum() > 0
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        nn.Conv2d(40, 8, 1, stride=2),
-        nn.Conv2d(40, 8, 1, padding=1),
-        nn.Conv2d(80, 8, 1, groups=2),
-        nn.Conv2d(40, 8, 3),
+        nn.Conv2d(40, 8, 1, padding=1),  # its outermost outputs read no pixel
+        nn.Conv2d(40, 8, 3, padding="same"),
+        nn.Conv2d(40, 8, 3, padding=1, padding_mode="circular"),
         nn.Conv2d(40, 8, 1, dtype=torch.float64),
     ],
+    ids=repr,
 )
 def test_other_convolutions_are_torch_s(other: nn.Conv2d) -> None:
     assert type(_channels_last(other)) is nn.Conv2d
+
+
+class Block(nn.Module):
+    """A residual block, as ResNets have them."""
+
+    def __init__(self, activation: type[nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(40, 40, 3, padding=1), nn.Conv2d(40, 40, 1)
+        self.inner, self.outer = activation(), activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.outer(self.second(self.inner(self.first(x))) + x)
+        return output
+
+
+def kinds(graph: fx.GraphModule) -> list[str]:
+    """Of the operations, in their order."""
+    names = []
+    for node in graph.graph.nodes:
+        if node.op == "call_module":
+            names.append(type(graph.get_submodule(str(node.target))).__name__)
+        elif node.op == "call_function":
+            names.append(node.target.__name__)
+    return names
+
+
+def optimized(network: nn.Module, *, one_channel: bool, channels: int = 40) -> tuple[fx.GraphModule, fx.GraphModule]:
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            return isinstance(m, OnnxPadStatic) or super().is_leaf_module(m, module_qualified_name)
+
+    plain = fx.GraphModule(network.eval().requires_grad_(False), Tracer().trace(network))
+    return plain, optimize_graph(plain, (channels, 9, 8), one_channel=one_channel, channels_last=True)
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("activation", "operations"),
+    [
+        (nn.ReLU, ["Packed"] * 4),
+        (nn.ReLU6, ["Packed", "Packed", "ReLU6"] * 2),
+        (nn.ELU, ["Packed", "ELU", "Packed", "ELU"] * 2),
+    ],
+)
+def test_an_addition_and_a_relu_go_into_the_convolution(activation: type[nn.Module], operations: list[str]) -> None:
+    plain, fast = optimized(nn.Sequential(Block(activation), Block(activation)), one_channel=False)
+    assert kinds(fast) == operations
+    x = torch.randn(3, 40, 9, 8, requires_grad=True)
+    (got, _), expected = fast(x, 0.0, torch.zeros(3, dtype=torch.long)), plain(x)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    for found, wanted in zip(*(torch.autograd.grad(output.sin().sum(), x) for output in (got, expected)), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_what_something_else_reads_stays_by_itself() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.relu = nn.Conv2d(40, 40, 1), nn.ReLU()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            z = self.convolution(x)
+            total = z + z
+            return self.relu(z), total, self.relu(total)
+
+    plain, fast = optimized(Both(), one_channel=False)
+    assert sorted(kinds(fast)[1:]) == ["ReLU", "ReLU", "add"]
+    x = torch.randn(3, 40, 9, 8)
+    for got, expected in zip(fast(x, 0.0, torch.zeros(3, dtype=torch.long))[:3], plain(x), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_block_makes_the_wanted_channels_alone() -> None:
+    """Both ways to its sum: from the convolution, and from the block before it, all of which the convolutions read."""
+    plain, fast = optimized(nn.Sequential(Block(), Block()).double(), one_channel=True)
+    assert kinds(fast).count("OwnChannel") == 1
+    assert kinds(fast).count("_picked") == 1
+    assert differences(plain, fast, (40, 9, 8)) < 1e-12
+
+
+def test_a_convolution_that_is_called_twice_makes_one_channel_where_it_is_last() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(40, 40, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            output: Tensor = self.convolution(self.convolution(x).relu())
+            return output
+
+    plain, fast = optimized(Twice().double(), one_channel=True)
+    assert kinds(fast) == ["Conv2d", "OwnChannel"]
+    assert differences(plain, fast, (40, 9, 8)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("activation", "pads", "value", "within"),
+    [
+        (nn.ReLU(), (1, 1, 1, 1, 0, 0, 0, 0), 0.0, True),
+        (nn.ReLU6(), (0, 0, 1, 1), 0.0, True),
+        (nn.ELU(), (1, 1, 1, 1), 0.0, False),  # a window of negative numbers at the border has 0 for its maximum
+        (nn.ReLU(), (1, 1, 1, 1), 0.5, False),
+        (nn.ReLU(), (0, 1, 0, 1), 0.0, False),
+        (nn.ReLU(), (2, 2, 2, 2), 0.0, False),
+        (nn.ReLU(), (1, 1, 1, 1, 1, 1, 0, 0), 0.0, False),
+    ],
+)
+def test_zeros_around_a_relu_are_the_pooling_s(
+    activation: nn.Module, pads: tuple[int, ...], value: float, within: bool
+) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(2, 4, 3), activation, OnnxPadStatic(list(pads), constant_value=value), nn.MaxPool2d(3, 2)
+    )
+    plain, fast = optimized(network.double(), one_channel=False, channels=2)
+    assert ("OnnxPadStatic" not in kinds(fast)) == within
+    assert differences(plain, fast, (2, 9, 8)) < 1e-12
+
+
+def test_nothing_is_cut_where_no_less_is_computed() -> None:
+    """The second convolution's steps leave the last row and column out, and the first one is not kept from them."""
+    network = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 1, stride=2), nn.ReLU())
+    plain, fast = optimized(network.double(), one_channel=False, channels=2)
+    assert "_cut" not in kinds(fast)
+    assert differences(plain, fast, (2, 9, 8)) < 1e-12
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -121,6 +121,11 @@ def _of_convolution(images: Tensor, weight: Tensor, output: Tensor, *, transpose
     return (images if transposed else output).numel() * weight[0].numel()
 
 
+def _of_packed(weight: Tensor, output: Tensor) -> int:
+    """Of a convolution whose weights are in oneDNN's form, so that their shape says little."""
+    return output.numel() // output.shape[1] * weight.numel()
+
+
 def _of_product(first: Tensor, output: Tensor) -> int:
     return output.numel() * first.shape[-1]
 
@@ -130,6 +135,8 @@ _PRODUCTS: dict[str, Callable[[tuple[Any, ...], Any], int]] = {
     "aten::convolution_backward": lambda given, made: (
         sum(given[10][:2]) * _of_convolution(given[1], given[2], given[0], transposed=given[7])
     ),
+    "mkldnn::_convolution_pointwise": lambda given, made: _of_packed(given[1], made),
+    "mkldnn::_convolution_pointwise.binary": lambda given, made: _of_packed(given[2], made),
     "aten::mm": lambda given, made: _of_product(given[0], made),
     "aten::bmm": lambda given, made: _of_product(given[0], made),
     "aten::addmm": lambda given, made: _of_product(given[1], made),
@@ -155,10 +162,11 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func._schema.name in _PRODUCTS:
-            self.products += _PRODUCTS[func._schema.name](args, result)
+        name = f"{func._schema.name}.{func._schema.overload_name}".rstrip(".")
+        if name in _PRODUCTS:
+            self.products += _PRODUCTS[name](args, result)
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not tensor.is_mkldnn:  # weights in oneDNN's form: no storage, and kept
                 self.see(tensor.untyped_storage())
         return result
 

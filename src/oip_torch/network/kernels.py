@@ -1,19 +1,23 @@
 """How are some convolutions computed in less time than torch takes, forward and back to the images?
 
-Three kinds: of which each image wants one channel; of few input channels; of single pixels. Their weights get no
-gradient. `network.passes` puts them where they fit.
+Three kinds: of which each image wants one channel; of few input channels; and all those that oneDNN computes with
+weights packed once, with what is added to them and a ReLU in the same operation. Their weights get no gradient.
+`network.passes` puts them where they fit.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FewChannels", "OfPixels", "OwnChannel"]
+__all__ = ["FewChannels", "OwnChannel", "Packed"]
 
 _Size = tuple[int, int]
+_Window = tuple[list[int], list[int], list[int]]  # padding, stride, dilation
+_COLORS = 4  # input channels, at most, of a convolution that goes back in larger steps by a shuffle of pixels
 
 
 class OwnChannel(nn.Module):
@@ -139,37 +143,142 @@ class _BackByProduct(torch.autograd.Function):
         return inside.transpose(0, 1), None, None, None, None, None
 
 
-class OfPixels(nn.Module):
-    """A convolution of single pixels: a window of one by one, steps of one."""
+class Packed(nn.Module):
+    """A convolution by oneDNN, its weights packed once for both directions; with an addition and a ReLU, if there are.
 
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        self.convolution = convolution
-        self.register_buffer("back", convolution.weight.detach().transpose(0, 1).contiguous())
-
-    def forward(self, images: Tensor) -> Tensor:
-        """As the convolution does."""
-        output: Tensor = _BothWays.apply(images, self.convolution.weight, self.convolution.bias, self.back)
-        return output
-
-
-class _BothWays(torch.autograd.Function):
-    """A convolution of single pixels, by oneDNN; its gradient is one with the weights transposed, `back`.
-
-    The weights get no gradient.
+    Args:
+        convolution: one that `fits`.
+        most: what the ReLU lets through at most, infinity or a number; None: there is no ReLU. oneDNN has no addition
+            with a number.
     """
 
+    def __init__(self, convolution: nn.Conv2d, most: float | None = None) -> None:
+        super().__init__()
+        self.convolution, self.most = convolution, most
+        weight, groups = convolution.weight.detach(), convolution.groups
+        padding, stride, dilation = self.window = _window(convolution)
+        self.packed = _pack(weight, self.window, groups)
+        self.back: Tensor | None = None
+        self.stride = 1
+        if set(stride) == {1}:
+            rest = [
+                apart * (side - 1) - pad for apart, side, pad in zip(dilation, weight.shape[2:], padding, strict=True)
+            ]
+        elif _goes_by_shuffle(convolution):
+            self.stride, dilation = stride[0], [1, 1]
+            weight = _shuffled(weight, self.stride)
+            rest = [side - 1 for side in weight.shape[2:]]
+        else:
+            return
+        self.window_back = rest, [1, 1], dilation
+        self.back = _pack(_turned(weight, groups), self.window_back, groups)
+
     @staticmethod
-    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, back: Tensor) -> Tensor:
-        ctx.save_for_backward(back)
-        return _by_onednn(images, weight, bias)
+    def fits(convolution: nn.Conv2d) -> bool:
+        """Whether oneDNN is there, and computes it."""
+        operations = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")  # type: ignore[no-untyped-call]
+        plain = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+        if not (operations and plain and convolution.weight.dtype == torch.float32):
+            return False
+        padding, _, dilation = _window(convolution)
+        return all(
+            pad <= apart * (side - 1)
+            for pad, apart, side in zip(padding, dilation, convolution.kernel_size, strict=True)
+        )
+
+    def forward(self, images: Tensor, added: Tensor | None = None) -> Tensor:
+        """As the convolution, the sum with `added` and the ReLU do."""
+        if torch.is_grad_enabled():
+            output: Tensor = _ByOneDNN.apply(images, added, self)
+            return output
+        # Final scores: oneDNN's ReLU makes 0 of NaN, and torch's lets it through to where it is noticed.
+        output = _forward(images, added, self, None)
+        return output if self.most is None else output.clamp_(0, self.most)
+
+
+def _forward(images: Tensor, added: Tensor | None, module: Packed, most: float | None) -> Tensor:
+    given = (module.packed, module.convolution.bias, *module.window, module.convolution.groups)
+    name, limits = (None, []) if most is None else ("relu", []) if most == math.inf else ("hardtanh", [0.0, most])
+    if added is None:
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise(images, *given, name or "none", limits, "")
+    else:
+        output = torch.ops.mkldnn._convolution_pointwise.binary(images, added, *given, "add", None, name, limits, "")
+    return output
+
+
+class _ByOneDNN(torch.autograd.Function):
+    """The weights get no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, added: Tensor | None, module: Packed) -> Tensor:
+        output = _forward(images, added, module, module.most)
+        ctx.module, ctx.adds, ctx.size = module, added is not None, images.shape
+        ctx.save_for_backward(*(() if module.most is None else (output,)))
+        return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override] # torch's has *args
-        (back,) = ctx.saved_tensors
-        return _by_onednn(gradient, back, None), None, None, None
+        module: Packed = ctx.module
+        if module.most == math.inf:
+            gradient = torch.ops.aten.threshold_backward(gradient, *ctx.saved_tensors, 0)
+        elif module.most is not None:
+            gradient = torch.ops.aten.hardtanh_backward(gradient, *ctx.saved_tensors, 0, module.most)
+        return _back(gradient, module, ctx.size), gradient if ctx.adds else None, None
 
 
-def _by_onednn(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    made: Tensor = torch.ops.aten.mkldnn_convolution(images, weight, bias, (0, 0), (1, 1), (1, 1), 1)
-    return made
+def _back(gradient: Tensor, module: Packed, size: torch.Size) -> Tensor:
+    """From a convolution's output to images of this size."""
+    convolution, (padding, stride, dilation) = module.convolution, module.window
+    if module.back is None:
+        like = torch.empty(size, memory_format=torch.channels_last)  # only its form is looked at
+        images: Tensor = torch.ops.aten.convolution_backward(
+            *(gradient, like, convolution.weight, None, stride, padding, dilation),
+            *(False, [0, 0], convolution.groups, [True, False, False]),
+        )[0]
+        return images
+    images = torch.ops.mkldnn._convolution_pointwise(
+        gradient, module.back, None, *module.window_back, convolution.groups, "none", [], ""
+    )
+    if module.stride == 1:
+        return images
+    (above, left), (_, _, height, width) = padding, size
+    images = nn.functional.pixel_shuffle(images, module.stride)
+    _, _, high, wide = images.shape
+    return nn.functional.pad(images, (-left, left + width - wide, -above, above + height - high))
+
+
+def _goes_by_shuffle(convolution: nn.Conv2d) -> bool:
+    (down, right), few = convolution.stride, convolution.in_channels <= _COLORS
+    return (
+        few
+        and convolution.groups == 1
+        and down == right <= min(convolution.kernel_size)
+        and convolution.dilation == (1, 1)
+    )
+
+
+def _window(convolution: nn.Conv2d) -> _Window:
+    return [*convolution.padding], [*convolution.stride], [*convolution.dilation]  # type: ignore[list-item] # no string
+
+
+def _pack(weight: Tensor, window: _Window, groups: int) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *window, groups)
+    return packed
+
+
+def _turned(weight: Tensor, groups: int) -> Tensor:
+    """The weights of the convolution that goes back: inputs and outputs exchanged, windows turned round."""
+    outputs, inputs, *window = weight.shape
+    each = weight.reshape(groups, outputs // groups, inputs, *window).transpose(1, 2)
+    return each.reshape(groups * inputs, outputs // groups, *window).flip(2, 3)
+
+
+def _shuffled(weight: Tensor, stride: int) -> Tensor:
+    """The weights of the same convolution with steps of one, of images whose squares of pixels became channels.
+
+    As `torch.nn.functional.pixel_unshuffle` makes them, after the padding.
+    """
+    outputs, inputs, rows, columns = weight.shape
+    weight = nn.functional.pad(weight, (0, -columns % stride, 0, -rows % stride))
+    parts = weight.view(outputs, inputs, weight.shape[2] // stride, stride, weight.shape[3] // stride, stride)
+    return parts.permute(0, 1, 3, 5, 2, 4).reshape(outputs, inputs * stride**2, *parts.shape[2::2])

@@ -5,14 +5,15 @@
 - reshapes that change nothing are left out;
 - what a convolution's output is multiplied by, or what is added to it, channel by channel, as a batch norm's conversion
   leaves it, goes into its weights;
+- zeros around what a ReLU gave become the padding of the max-pooling that reads them;
 - a ReLU that only a max-pooling reads comes after it: the larger of two numbers is the same before and after a ReLU,
   and pooled there are a quarter as many of them;
 - rows and columns that nothing reads are not computed: a 2x2 pooling of 11x11 never reads the last ones, so what comes
   before it need not make them, back to the image;
-- of the last convolution each image gets the one channel that it is scored by, and not all of them;
-- convolutions keep their weights with the channels innermost, which is how the kernels for a CPU want them; those of
-  few input channels, as the first one, go back to the image by a matrix product, and those of single pixels go both
-  ways by oneDNN's kernel, which torch leaves aside where one thread works.
+- of the last convolution, or the two branches of a last sum, each image gets the one channel that it is scored by;
+- on a CPU the channels lie innermost, as the kernels want them; a convolution of few inputs of one output, as the first
+  one, goes back to the image by a matrix product, and the others are oneDNN's, with what is added to them and the ReLU
+  after them in the same operation (`network.kernels`).
 
 docs/notes has what each of them brings.
 """
@@ -20,6 +21,7 @@ docs/notes has what each of them brings.
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -28,13 +30,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from oip_torch.base.platform import Costs, costs
-from oip_torch.network.kernels import FewChannels, OfPixels, OwnChannel
+from oip_torch.network.kernels import FewChannels, OwnChannel, Packed
 from oip_torch.network.node_shapes import copy_shape, measure_shapes, shape_of
 
 __all__ = ["optimize_graph", "step_costs"]
 
 _FEW = 32  # inputs of one output
-_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
+_RELUS: dict[type[nn.Module | None], float] = {nn.ReLU: math.inf, nn.ReLU6: 6.0}  # what they let through at most
 _CHANNEL_BY_CHANNEL = (*_ACTIVATIONS, nn.MaxPool2d, nn.AvgPool2d)
 
 _Size = tuple[int, int]
@@ -68,6 +71,7 @@ def optimize_graph(
     end.args = (outputs if leaks else outputs * 2,)
     _drop_idle_reshapes(fast)
     _fold_constants(fast)
+    _pad_in_pooling(fast)
     _pool_first(fast)
     _cut_unread(fast)
     if one_channel:
@@ -76,8 +80,10 @@ def optimize_graph(
     graph.lint()
     fast = fx.GraphModule(fast, graph).eval()
     if channels_last:
+        _fuse(fast)
         for name in {str(node.target) for node in graph.nodes if node.op == "call_module"}:
             fast.set_submodule(name, _channels_last(fast.get_submodule(name)))
+        fast.recompile()
     return fast
 
 
@@ -106,12 +112,49 @@ def _channels_last(module: nn.Module) -> nn.Module:
     if not isinstance(module, nn.Conv2d):
         return module
     other = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    return FewChannels(other) if _has_few_channels(module) else Packed(other) if Packed.fits(other) else other
+
+
+def _has_few_channels(module: nn.Conv2d) -> bool:
     plain = module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    fits = torch.backends.mkldnn.is_available() and module.weight.dtype == torch.float32  # type: ignore[no-untyped-call]
-    single = set(module.kernel_size) | set(module.stride) == {1} and not any(module.padding)  # type: ignore[arg-type]
-    if plain and single and fits:
-        return OfPixels(other)
-    return FewChannels(other) if plain and module.weight[0].numel() <= _FEW else other
+    return plain and module.weight[0].numel() <= _FEW and math.prod(module.kernel_size) > 1
+
+
+def _fuse(network: fx.GraphModule) -> None:
+    """Convolutions, what is added to them and the ReLU after them become one operation."""
+    for node in list(network.graph.nodes):
+        module = _module(network, node)
+        if not isinstance(module, nn.Conv2d) or _has_few_channels(module) or not Packed.fits(module):
+            continue
+        chain, added = [node], []
+        after = _only_user(node)
+        if after is not None and _adds(network, after):
+            others = [source for source in after.args if source is not node]
+            if [shape_of(node)] == [shape_of(other) for other in others] != [None]:
+                chain, added, after = [node, after], others, _only_user(after)
+        most = None if after is None else _RELUS.get(type(_module(network, after)))
+        if after is not None and most is not None and (most == math.inf or not added):  # no sum with a limit
+            chain.append(after)
+        if len(chain) == 1:
+            continue
+        name = f"{node.name}_fused"
+        most = most if chain[-1] is after else None
+        network.add_submodule(name, Packed(copy.deepcopy(module).to(memory_format=torch.channels_last), most))
+        with network.graph.inserting_after(chain[-1]):
+            fused = network.graph.call_module(name, (*node.args, *added))
+        copy_shape(chain[-1], fused)
+        chain[-1].replace_all_uses_with(fused)
+        for old in reversed(chain):
+            network.graph.erase_node(old)
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _adds(network: fx.GraphModule, node: fx.Node) -> bool:
+    operation = getattr(_module(network, node), "math_op_function", None)  # of onnx2torch
+    return operation is torch.add or (node.op == "call_function" and node.target in (operator.add, torch.add))
 
 
 def _module(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -170,6 +213,32 @@ def _with_constant(module: nn.Module, value: Tensor, *, scaled: bool) -> nn.Modu
     return other
 
 
+def _pad_in_pooling(network: fx.GraphModule) -> None:
+    """Zeros around what is nowhere negative add nothing to a maximum: the pooling pads by itself."""
+    for node in list(network.graph.nodes):
+        pool = _module(network, node)
+        if not isinstance(pool, nn.MaxPool2d) or _pair(pool.padding) != (0, 0) or pool.ceil_mode:
+            continue
+        (source,) = node.all_input_nodes
+        pad: Any = _module(network, source)
+        if type(pad).__name__ != "OnnxPadStatic" or list(source.users) != [node]:
+            continue
+        pads: list[int] = [*pad.pads, 0, 0, 0, 0]
+        left, right, above, below = pads[:4]
+        (relu,) = source.all_input_nodes
+        zeros = pad.mode == "constant" and pad.constant_value == 0 and type(_module(network, relu)) in _RELUS
+        rows, columns = _pair(pool.kernel_size)
+        fits = (left, above) == (right, below) and 0 <= 2 * above <= rows and 0 <= 2 * left <= columns
+        if not (zeros and fits) or any(pads[4:]):
+            continue
+        name = f"{node.name}_padded"
+        padded = nn.MaxPool2d(pool.kernel_size, pool.stride, (above, left), pool.dilation, pool.return_indices)
+        network.add_submodule(name, padded)
+        node.target = name
+        node.replace_input_with(source, relu)
+        network.graph.erase_node(source)
+
+
 def _pool_first(network: fx.GraphModule) -> None:
     for pool in list(network.graph.nodes):
         module = _module(network, pool)
@@ -197,9 +266,24 @@ def _cut_unread(network: fx.GraphModule) -> None:
             continue
         if _is_window(_module(network, node)) or isinstance(_module(network, node), nn.ReLU):
             continue  # makes no more than its input, which is cut, lets it
+        if not _saves(network, node, read):
+            continue
         with network.graph.inserting_after(node):
             cut = network.graph.call_function(_cut, (node, *read[node]))
         node.replace_all_uses_with(cut, delete_user_cb=lambda user, cut=cut: user is not cut)
+
+
+def _saves(network: fx.GraphModule, node: fx.Node, read: dict[fx.Node, _Size]) -> bool:
+    """Whether a convolution or pooling makes less where this node is cut; to make a ReLU's input anew costs as much."""
+    for user in node.users:
+        shape = shape_of(user)
+        if user not in read or shape is None:
+            continue
+        if _is_window(_module(network, user)) and read[user] != shape[2:]:
+            return True
+        if isinstance(_module(network, user), nn.ReLU) and _saves(network, user, read):
+            return True
+    return False
 
 
 def _cut(maps: Tensor, rows: int, columns: int) -> Tensor:
@@ -239,25 +323,35 @@ def _pair(value: Any) -> _Size:
 
 
 def _pick(network: fx.GraphModule, end: fx.Node, channels: fx.Node) -> None:
-    """Only the wanted channels: in the last convolution if what follows goes channel by channel, else at the end."""
-    outputs: Any = end.args[0]
-    convolutions, open_nodes = set(), list(outputs)
-    while open_nodes:
-        node = open_nodes.pop()
+    """Only the wanted channels, from where all that follows goes channel by channel; a convolution makes just them."""
+    region = {end}
+    for node in reversed(network.graph.nodes):
+        if node.users and region.issuperset(node.users) and _goes_by_channel(network, node):
+            region.add(node)
+    for node in list(network.graph.nodes):
+        if node in region or region.isdisjoint(node.users) or node.op == "get_attr" or shape_of(node) is None:
+            continue
         module = _module(network, node)
-        if isinstance(module, _CHANNEL_BY_CHANNEL) or node.target in (_cut, operator.add, operator.sub, operator.mul):
-            open_nodes.extend(source for source in node.all_input_nodes if source.target != "leak")
-        else:
-            convolutions.add(node)
-    last = convolutions.pop()
-    module = _module(network, last)
-    if not convolutions and isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros":
-        network.set_submodule(str(last.target), OwnChannel(module))
-        last.args = (*last.args, channels)
-        return
-    with network.graph.inserting_before(end):
-        picked = {output: network.graph.call_function(_picked, (output, channels)) for output in dict.fromkeys(outputs)}
-        end.args = (tuple(picked[output] for output in outputs),)
+        fits = isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros"
+        if fits and region.issuperset(node.users):
+            assert isinstance(module, nn.Conv2d)
+            name = f"{node.name}_own"  # not in the module's place: another node may call it too
+            network.add_submodule(name, OwnChannel(module))
+            node.target, node.args = name, (*node.args, channels)
+            continue
+        with network.graph.inserting_after(node):
+            picked = network.graph.call_function(_picked, (node, channels))
+        node.replace_all_uses_with(picked, delete_user_cb=lambda user, picked=picked: user in region)
+
+
+def _goes_by_channel(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether each channel of what it gives is made of the same channel of what it takes."""
+    module = _module(network, node)
+    if isinstance(module, _CHANNEL_BY_CHANNEL) or node.target is _cut:
+        return True
+    elementwise = _adds(network, node) or node.target in (operator.sub, operator.mul)
+    shapes = {shape_of(source) for source in node.all_input_nodes if source.target != "leak"}
+    return elementwise and shapes == {shape_of(node)}
 
 
 def _picked(output: Tensor, channels: Tensor) -> Tensor:
