@@ -339,7 +339,7 @@ def _pick(network: fx.GraphModule, end: fx.Node, channels: fx.Node) -> None:
             network.add_submodule(name, OwnChannel(module))
             node.target, node.args = name, (*node.args, channels)
             continue
-        with network.graph.inserting_after(node):
+        with network.graph.inserting_after(channels if node.op == "placeholder" else node):
             picked = network.graph.call_function(_picked, (node, channels))
         node.replace_all_uses_with(picked, delete_user_cb=lambda user, picked=picked: user in region)
 
