@@ -8,6 +8,7 @@ weights packed once, with what is added to them and a ReLU in the same operation
 from __future__ import annotations
 
 import math
+import platform
 from typing import Any
 
 import torch
@@ -175,16 +176,13 @@ class Packed(nn.Module):
 
     @staticmethod
     def fits(convolution: nn.Conv2d) -> bool:
-        """Whether oneDNN is there, and computes it."""
-        operations = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")  # type: ignore[no-untyped-call]
+        """Whether oneDNN computes it, on a processor for which that was measured."""
         plain = convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
-        if not (operations and plain and convolution.weight.dtype == torch.float32):
+        if not (plain and convolution.weight.dtype == torch.float32 and _has_onednn()):
             return False
         padding, _, dilation = _window(convolution)
-        return all(
-            pad <= apart * (side - 1)
-            for pad, apart, side in zip(padding, dilation, convolution.kernel_size, strict=True)
-        )
+        outermost = [apart * (side - 1) for apart, side in zip(dilation, convolution.kernel_size, strict=True)]
+        return padding[0] <= outermost[0] and padding[1] <= outermost[1]  # the way back pads by the rest
 
     def forward(self, images: Tensor, added: Tensor | None = None) -> Tensor:
         """As the convolution, the sum with `added` and the ReLU do."""
@@ -245,6 +243,13 @@ def _back(gradient: Tensor, module: Packed, size: torch.Size) -> Tensor:
     images = nn.functional.pixel_shuffle(images, module.stride)
     _, _, high, wide = images.shape
     return nn.functional.pad(images, (-left, left + width - wide, -above, above + height - high))
+
+
+def _has_onednn() -> bool:
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    # torch has these operations for its compiler, and may take them back: then its own convolutions do.
+    return x86 and available and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 def _goes_by_shuffle(convolution: nn.Conv2d) -> bool:
