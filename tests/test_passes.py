@@ -23,7 +23,7 @@ from oip_torch.base.platform import matmul_precision
 from oip_torch.network.extract import activations_of, extract, leaky, truncate
 from oip_torch.network.kernels import Packed, _BackByProduct, _WindowSums
 from oip_torch.network.onnx_graph import Reshape
-from oip_torch.network.passes import _channels_last, _with_constant, optimize_graph
+from oip_torch.network.passes import _channels_last, _with_constant, optimize_graph, weight_bytes
 from oip_torch.optim.ascent import gradient_ascent
 from oip_torch.search import target
 
@@ -91,16 +91,13 @@ def test_float32_ascents_begin_alike_with_and_without_it(
     settings = oip_torch.AscentSettings.article(steps=20)
     fast = oip_torch.ascend(model, "Conv2D_3", range(16), settings=settings)
 
-    def plain_way(*_: object, **__: bool) -> Callable[..., object]:
-        network = model.up_to("Conv2D_3")
-
-        def run(images: Tensor, leak: float, channels: Tensor) -> tuple[Tensor, Tensor]:
+    class Plain(nn.Module):
+        def forward(self, images: Tensor, leak: float, channels: Tensor) -> tuple[Tensor, Tensor]:
             rows = network(images)[torch.arange(len(channels)), channels][:, None]
             return rows, rows
 
-        return run
-
-    monkeypatch.setattr(target, "extract", plain_way)
+    network = model.up_to("Conv2D_3")
+    monkeypatch.setattr(target, "extract", lambda *_, **__: Plain())
     plain = oip_torch.ascend(model, "Conv2D_3", range(16), settings=settings)
     assert (plain.traces != fast.traces).any()
     torch.testing.assert_close(torch.tensor(fast.traces), torch.tensor(plain.traces), rtol=1e-4, atol=1e-5)
@@ -295,7 +292,7 @@ def test_packed_convolutions_are_the_plain_ones(plain: nn.Conv2d, most: float | 
         other = torch.randn_like(plain(x)).requires_grad_() if added else None
         expected = plain(x) if other is None else plain(x) + other
         expected = expected if most is None else expected.clamp(0, most)
-        module = Packed(copy.deepcopy(plain).to(memory_format=torch.channels_last), most)
+        module = Packed(plain, most)
         got = module(x, other)
         weights, inputs = torch.randn_like(expected), [x] if other is None else [x, other]
         for found, wanted in zip(
@@ -392,6 +389,15 @@ def test_what_something_else_reads_stays_by_itself() -> None:
     x = torch.randn(3, 40, 9, 8)
     for got, expected in zip(fast(x, 0.0, torch.zeros(3, dtype=torch.long))[:3], plain(x), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_weights_in_another_form_are_counted() -> None:
+    _, fast = optimized(nn.Sequential(Block(), nn.Linear(8, 3)), one_channel=False)
+    assert weight_bytes(fast) == 2 * 4 * (40 * 40 * 9 + 40 * 40)
+    plain = fx.symbolic_trace(Block().eval().requires_grad_(False))
+    shared = optimize_graph(plain, (40, 9, 8), one_channel=False, channels_last=False)
+    assert weight_bytes(shared) == 0
 
 
 def test_the_last_block_makes_the_wanted_channels_alone() -> None:

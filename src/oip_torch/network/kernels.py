@@ -148,17 +148,17 @@ class Packed(nn.Module):
     """A convolution by oneDNN, its weights packed once for both directions; with an addition and a ReLU, if there are.
 
     Args:
-        convolution: one that `fits`.
+        convolution: one that `fits`; its weights are copied.
         most: what the ReLU lets through at most, infinity or a number; None: there is no ReLU. oneDNN has no addition
             with a number.
     """
 
     def __init__(self, convolution: nn.Conv2d, most: float | None = None) -> None:
         super().__init__()
-        self.convolution, self.most = convolution, most
-        weight, groups = convolution.weight.detach(), convolution.groups
+        self.bias, self.groups, self.most = convolution.bias, convolution.groups, most
+        weight = convolution.weight.detach()
         padding, stride, dilation = self.window = _window(convolution)
-        self.packed = _pack(weight, self.window, groups)
+        self.packed = _pack(weight, self.window, self.groups)
         self.back: Tensor | None = None
         self.stride = 1
         if set(stride) == {1}:
@@ -170,9 +170,15 @@ class Packed(nn.Module):
             weight = _shuffled(weight, self.stride)
             rest = [side - 1 for side in weight.shape[2:]]
         else:
+            self.weight = weight.to(memory_format=torch.channels_last)
             return
         self.window_back = rest, [1, 1], dilation
-        self.back = _pack(_turned(weight, groups), self.window_back, groups)
+        self.back = _pack(_turned(weight, self.groups), self.window_back, self.groups)
+
+    @property
+    def bytes(self) -> int:
+        """Of the weights, in both forms."""
+        return 2 * self.packed.numel() * self.packed.element_size()
 
     @staticmethod
     def fits(convolution: nn.Conv2d) -> bool:
@@ -195,7 +201,7 @@ class Packed(nn.Module):
 
 
 def _forward(images: Tensor, added: Tensor | None, module: Packed, most: float | None) -> Tensor:
-    given = (module.packed, module.convolution.bias, *module.window, module.convolution.groups)
+    given = (module.packed, module.bias, *module.window, module.groups)
     name, limits = (None, []) if most is None else ("relu", []) if most == math.inf else ("hardtanh", [0.0, most])
     if added is None:
         output: Tensor = torch.ops.mkldnn._convolution_pointwise(images, *given, name or "none", limits, "")
@@ -226,16 +232,16 @@ class _ByOneDNN(torch.autograd.Function):
 
 def _back(gradient: Tensor, module: Packed, size: torch.Size) -> Tensor:
     """From a convolution's output to images of this size."""
-    convolution, (padding, stride, dilation) = module.convolution, module.window
+    padding, stride, dilation = module.window
     if module.back is None:
         like = torch.empty(size, memory_format=torch.channels_last)  # only its form is looked at
         images: Tensor = torch.ops.aten.convolution_backward(
-            *(gradient, like, convolution.weight, None, stride, padding, dilation),
-            *(False, [0, 0], convolution.groups, [True, False, False]),
+            *(gradient, like, module.weight, None, stride, padding, dilation),
+            *(False, [0, 0], module.groups, [True, False, False]),
         )[0]
         return images
     images = torch.ops.mkldnn._convolution_pointwise(
-        gradient, module.back, None, *module.window_back, convolution.groups, "none", [], ""
+        gradient, module.back, None, *module.window_back, module.groups, "none", [], ""
     )
     if module.stride == 1:
         return images

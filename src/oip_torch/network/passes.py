@@ -33,7 +33,7 @@ from oip_torch.base.platform import Costs, costs
 from oip_torch.network.kernels import FewChannels, OwnChannel, Packed
 from oip_torch.network.node_shapes import copy_shape, measure_shapes, shape_of
 
-__all__ = ["optimize_graph", "step_costs"]
+__all__ = ["optimize_graph", "step_costs", "weight_bytes"]
 
 _FEW = 32  # inputs of one output
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus)
@@ -105,14 +105,21 @@ def step_costs(network: fx.GraphModule, image: Sequence[int], device: torch.devi
     return costs(lambda: step(2)) - costs(lambda: step(1))
 
 
+def weight_bytes(network: fx.GraphModule) -> int:
+    """What the weights take that a network made by `optimize_graph` does not share with the original."""
+    return sum(module.bytes for module in network.modules() if isinstance(module, Packed))
+
+
 def _channels_last(module: nn.Module) -> nn.Module:
     """The module, or a copy with its convolutions in the faster layout."""
     if isinstance(module, nn.Sequential):  # an asymmetric padding with its convolution
         return nn.Sequential(*map(_channels_last, module))
     if not isinstance(module, nn.Conv2d):
         return module
+    if not _has_few_channels(module) and Packed.fits(module):
+        return Packed(module)
     other = copy.deepcopy(module).to(memory_format=torch.channels_last)
-    return FewChannels(other) if _has_few_channels(module) else Packed(other) if Packed.fits(other) else other
+    return FewChannels(other) if _has_few_channels(module) else other
 
 
 def _has_few_channels(module: nn.Conv2d) -> bool:
@@ -139,7 +146,7 @@ def _fuse(network: fx.GraphModule) -> None:
             continue
         name = f"{node.name}_fused"
         most = most if chain[-1] is after else None
-        network.add_submodule(name, Packed(copy.deepcopy(module).to(memory_format=torch.channels_last), most))
+        network.add_submodule(name, Packed(module, most))
         with network.graph.inserting_after(chain[-1]):
             fused = network.graph.call_module(name, (*node.args, *added))
         copy_shape(chain[-1], fused)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from oip_torch.base.errors import InputError
 from oip_torch.base.platform import Costs, free_bytes, in_words
-from oip_torch.network.passes import step_costs
+from oip_torch.network.passes import step_costs, weight_bytes
 from oip_torch.optim.settings import AscentSettings
 from oip_torch.search.target import Target
 
@@ -49,17 +50,21 @@ def plan_of(target: Target, count: int, settings: AscentSettings, batch_size: in
     """
     model, objective = target.model, target.objective
     on_cpu = model.device.type == "cpu"
-    free = free_bytes(model.device) // 2 if memory is None else memory
+    # The networks are made before they are planned for: what is free without their weights.
+    networks: list[Any] = [score.network for score in target.scores()]
+    weights = sum(map(weight_bytes, networks))
+    beside = _LIBRARIES + weights
+    free = (free_bytes(model.device) + weights) // 2 if memory is None else memory
     results = count * _result_bytes(target, settings) if on_cpu else 0
     cores = torch.get_num_threads() if on_cpu else 1
     costs = image_costs(target, settings)
     one = costs.bytes
-    room = max(0, free - results - _LIBRARIES)
+    room = max(0, free - results - beside)
     least = count if objective.couples_images else 1  # that have to be in one batch
     workers = min(cores, count // least, room // (least * one))
     if workers == 0:
         raise MemoryLimitError(
-            f"OIPs of {target.layer!r}, {count} in number, need {in_words(_LIBRARIES + results + least * one)} of "
+            f"OIPs of {target.layer!r}, {count} in number, need {in_words(beside + results + least * one)} of "
             f"memory, {in_words(results)} of it for the results, and {in_words(free)} may be used: ask for fewer maps "
             "or starts, keep fewer snapshots (AscentSettings(snapshots=())), or allow more (memory=BYTES or --memory "
             "GIB, at most what is free)"
@@ -73,7 +78,7 @@ def plan_of(target: Target, count: int, settings: AscentSettings, batch_size: in
     # Threads wait for each other at every operation, and where another program holds a core for its time slice too.
     worth = max(1, min(cores // workers, size * costs.products // _THREAD_PRODUCTS))
     threads = worth if on_cpu else torch.get_num_threads()
-    return Plan(size, workers, threads, _LIBRARIES + results + workers * size * one)
+    return Plan(size, workers, threads, beside + results + workers * size * one)
 
 
 def image_costs(target: Target, settings: AscentSettings) -> Costs:
