@@ -58,6 +58,17 @@ def branches() -> Any:
     return keras.Model(image, layers.Dense(5, activation="softmax", name="classes")(x))
 
 
+def tokens() -> Any:
+    """Patches as tokens, dense layers along their channels with a sum around them, and a layer norm, as a mixer has."""
+    image = keras.Input((16, 16, 3))
+    x = layers.Conv2D(8, 4, strides=4, name="patch")(image)
+    x = layers.Reshape((16, 8), name="rows")(x)
+    y = layers.Dense(12, activation="gelu", name="wider")(x)
+    y = layers.Dense(8, name="back")(y)
+    x = layers.LayerNormalization(name="norm")(layers.Add(name="sum")([x, y]))
+    return keras.Model(image, layers.Dense(3, name="classes")(layers.GlobalAveragePooling1D(name="mean")(x)))
+
+
 def rgb() -> Any:
     """A rectangular colour image, strides, average pooling, swish, a dense layer along the channels of maps."""
     return keras.Sequential(
@@ -291,6 +302,7 @@ def main(folder: Path, others: list[Path]) -> None:
         "branches.h5": lambda: seeded(branches(), 1),
         "rgb.keras": lambda: seeded(rgb(), 2),
         "default_names.keras": lambda: seeded(default_names(), 3),
+        "tokens.keras": lambda: seeded(tokens(), 4),
         "smooth.keras": lambda: seeded(smooth(), 9),
         "silent.h5": silent,
         "twin_inside.keras": lambda: seeded(twin(True), 12),

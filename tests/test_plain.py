@@ -222,6 +222,26 @@ def test_batch_norms_and_dropout_are_as_the_network_has_them(net: Net, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("rgb.keras", ["self.pixelwise = nn.Linear(6, 7)"]),
+        ("tokens.keras", ["self.wider = nn.Linear(8, 12)", "= F.gelu(", "self.back = nn.Linear(12, 8)", ".mean((2,)"]),
+    ],
+)
+def test_dense_layers_along_the_last_axis(
+    name: str, lines: list[str], converted: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = oip_torch.load(converted(name), device="cpu")
+    export_torch(model, tmp_path)
+    text = (tmp_path / "model.py").read_text()
+    assert [line for line in lines if line not in text] == []
+    module = read_back(tmp_path, text.split("class ")[1].split("(")[0]).train()
+    module(torch.randn(2, *model.input_shape)).sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "densenet121"])
 def test_networks_of_torchvision_come_back(name: str, tmp_path: Path) -> None:
     import torchvision

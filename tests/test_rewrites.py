@@ -39,6 +39,40 @@ def graph(kind: str, *constants: Any, shape: tuple[int, ...] = SHAPE, opset: int
     return proto
 
 
+WEIGHT = RNG.normal(size=(9, 5)).astype(np.float32)  # of a dense layer along the last axis
+
+
+def dense(wide: int = 9, high: int = 4) -> Any:
+    """As tf2onnx writes it: rows of all axes but the last, by a size that is worked out as it runs, and back again."""
+    nodes = [
+        helper.make_node("Shape", ["image"], ["shape"]),
+        helper.make_node("Gather", ["shape", "axes"], ["sizes"]),
+        helper.make_node("ReduceProd", ["sizes"], ["count"], axes=[0], keepdims=1),
+        helper.make_node("Concat", ["count", "wide"], ["flat"], axis=0),
+        helper.make_node("Reshape", ["image", "flat"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "weight"], ["product"]),
+        helper.make_node("Reshape", ["product", "whole"], ["out"]),
+    ]
+    constants = {
+        "axes": np.array([0, 1, 2]),
+        "wide": np.array([wide]),
+        "weight": WEIGHT[:wide],
+        "whole": np.array([-1, high, 11, 5]),
+    }
+    proto = helper.make_model(
+        helper.make_graph(
+            nodes,
+            "dense",
+            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", *SHAPE])],
+            [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["N", high, 11, 5])],
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 15)],
+    )
+    proto.ir_version = 8
+    return proto
+
+
 def run(proto: Any, images: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -104,6 +138,7 @@ REWRITES: dict[str, tuple[str, Callable[[], Any]]] = {
             mode="linear", coordinate_transformation_mode="half_pixel",
         ),
     ),
+    "dense layer along the channels": ("MatMul of rows", dense),
 }  # fmt: skip
 
 
@@ -156,12 +191,23 @@ def test_operations_of_tensorflow_become_onnx(kind: str, function: Callable[[Any
         graph("ConvTranspose", KERNEL, strides=[2, 2], pads=[1, 1, 1, 1]),
         graph("Slice", np.array([0]), np.array([1]), np.array([0])),  # of the batch
         graph("AveragePool", kernel_shape=[2, 2], pads=[0, 0, 1, 1], shape=(4, 0, 0)),  # sizes that are not known
+        dense(wide=3, high=12),  # the rows are thirds of the last axis
     ],
 )
 def test_what_needs_no_rewrite_stays_as_it_is(proto: Any) -> None:
     before = proto.SerializeToString(deterministic=True)
     assert rewrite_graph(proto) == {}
     assert proto.SerializeToString(deterministic=True) == before
+
+
+def test_what_only_a_replaced_operation_read_goes_with_it() -> None:
+    proto = dense()
+    rewrite_graph(proto)
+    assert [node.op_type for node in proto.graph.node] == ["MatMul"]
+    kept = dense()
+    kept.graph.output.append(helper.make_tensor_value_info("product", TensorProto.FLOAT, ["rows", 5]))
+    rewrite_graph(kept)
+    assert [node.op_type for node in kept.graph.node][-3:] == ["Reshape", "MatMul", "MatMul"]
 
 
 def test_the_constants_round_nothing() -> None:

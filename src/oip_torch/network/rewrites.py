@@ -45,6 +45,11 @@ class _Graph:
             for value in [*graph.value_info, *graph.output, *graph.input]
         }
 
+    @cached_property
+    def makers(self) -> dict[str, onnx.NodeProto]:
+        """By tensor, the node that makes it."""
+        return {name: node for node in self.model.graph.node for name in node.output}
+
     def sizes(self, tensor: str) -> list[int] | None:
         """The tensor's spatial sizes, where all of them are known."""
         sizes = self.shapes.get(tensor, [])[_SPATIAL:]
@@ -55,7 +60,7 @@ class _Graph:
         for tensor in self.model.graph.initializer:
             if tensor.name == name:
                 return np.asarray(numpy_helper.to_array(tensor))
-        made = next((node for node in self.model.graph.node if name in node.output), None)
+        made = self.makers.get(name)
         if made is None or made.op_type != "Constant":
             return None
         value: onnx.TensorProto | None = _attributes(made).get("value")
@@ -84,10 +89,22 @@ def rewrite_graph(model: onnx.ModelProto) -> dict[str, int]:
         for index, node in enumerate(model.graph.node):
             nodes.extend(new.get(index, [node]))
         nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]  # the list below owns them
+        before = _unread(model)
         del model.graph.node[:]
         model.graph.node.extend(nodes)
         model.graph.initializer.extend(graph.constants)
+        while dead := _unread(model) - before:  # what a rewrite has left without a reader
+            kept = [node for node in model.graph.node if dead.isdisjoint(node.output)]
+            kept = [type(node).FromString(node.SerializeToString()) for node in kept]
+            del model.graph.node[:]
+            model.graph.node.extend(kept)
     return counts
+
+
+def _unread(model: onnx.ModelProto) -> set[str]:
+    """The outputs of nodes none of whose outputs is read, or is the graph's."""
+    read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+    return {name for node in model.graph.node if read.isdisjoint(node.output) for name in node.output}
 
 
 def _erfc(node: onnx.NodeProto, graph: _Graph) -> Nodes:
@@ -248,6 +265,27 @@ def _resize(node: onnx.NodeProto, graph: _Graph) -> Nodes | None:
     return [helper.make_node("Resize", [*node.input[:2], name], list(node.output), **_attributes(node))]
 
 
+def _product_of_rows(node: onnx.NodeProto, graph: _Graph) -> Nodes | None:
+    """A dense layer along the last axis as one product.
+
+    TensorFlow makes rows of all other axes for it, and undoes that, by sizes that are worked out as the network runs.
+    """
+    product = graph.makers.get(node.input[0])
+    if product is None or product.op_type != "MatMul" or product.input[1] in graph.makers:
+        return None
+    rows = graph.makers.get(product.input[0])
+    if rows is None or rows.op_type != "Reshape":
+        return None
+    weight, flat = graph.weights.get(product.input[1], []), graph.shapes.get(product.input[0], [])
+    source, result = graph.shapes.get(rows.input[0], []), graph.shapes.get(node.output[0], [])
+    known = len(weight) == 2 and len(source) > 2 and all([*weight, *source[1:]])
+    if not known or [*source[1:-1], *weight] != [*result[1:-1], source[-1], *result[-1:]]:
+        return None
+    if len(flat) != 2 or flat[1] not in (0, weight[0]):  # of as many numbers as its weights take, 0 is open
+        return None
+    return [helper.make_node("MatMul", [rows.input[0], product.input[1]], list(node.output))]
+
+
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
 
@@ -283,5 +321,6 @@ _REWRITES: dict[str, tuple[frozenset[str], Callable[[onnx.NodeProto, _Graph], No
     "ConvTranspose, uneven padding": (frozenset({"ConvTranspose"}), _uneven_conv_transpose),
     "Slice": (frozenset({"Slice"}), _slice),
     "Resize, rounded scale": (frozenset({"Resize"}), _resize),
+    "MatMul of rows": (frozenset({"Reshape"}), _product_of_rows),
 }
 """Name → the operations that it looks at, and the rewrite; applied in this order."""

@@ -211,8 +211,9 @@ class _Writer:
         if self.network.is_wrapped and node.op == "call_module" and node not in self.graph.layer_of:
             return self._unique(_identifier(str(node.target)))  # as the user's module calls it
         near = self.graph.near(node)
-        bare = near is node or self.graph.kind(near) in ("OnnxBinaryMathOperation", "OnnxPadStatic")
         name = self._near(node)
+        bare = near is node or self.graph.kind(near) in ("OnnxBinaryMathOperation", "OnnxPadStatic")
+        bare = bare or self.graph.kinds.get(name) == "Dense"  # which has one product, and its channels moved after it
         return self._unique(_identifier(name if bare else f"{name}_{kind.removeprefix('Onnx').lower()}"))
 
     def _near(self, node: fx.Node) -> str:

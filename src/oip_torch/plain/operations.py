@@ -107,6 +107,13 @@ def _reduced(op: Operation, part: Any) -> str:
     return f"{op.args[0]}.{_REDUCTIONS[kind]}({rest}"
 
 
+def _global_mean(op: Operation, part: Any) -> str:
+    axes = op.values[0].ndim - 2
+    if axes == 2:
+        return f"F.adaptive_avg_pool2d({op.args[0]}, 1)"
+    return f"{op.args[0]}.mean({numbers(list(range(2, 2 + axes)))}, keepdim=True)"
+
+
 def _axes(method: str, name: str) -> Writer:
     def writer(op: Operation, part: Any) -> str:
         axes = getattr(part, name)
@@ -233,8 +240,8 @@ _ONNX: dict[str, Writer] = {
     "OnnxFunction": _elementwise_function,
     "OnnxGather": _gather,
     "OnnxGemm": _gemm,
-    "OnnxGlobalAveragePool": setting("F.adaptive_avg_pool2d({x}, 1)"),
-    "OnnxGlobalAveragePoolWithKnownInputShape": setting("F.adaptive_avg_pool2d({x}, 1)"),
+    "OnnxGlobalAveragePool": _global_mean,
+    "OnnxGlobalAveragePoolWithKnownInputShape": _global_mean,
     "OnnxHardSigmoid": _hard_sigmoid,
     "OnnxInstanceNorm": _instance_norm,
     "OnnxMatMul": _matmul,

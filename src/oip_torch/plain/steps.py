@@ -113,6 +113,9 @@ class Graph:
             if node in self.layer_of:
                 return node
             users = self.readers(node) & written
+            # A layer's output may be a copy with the channels moved, beside what the network goes on with.
+            moved = {user for user in users & self.layer_of.keys() if self.kind(user) == "OnnxTranspose"}
+            users = moved or users
             if len(users) != 1:
                 break
             (node,) = users
