@@ -166,6 +166,7 @@ def test_images_that_nothing_moves_leave_after_one_step_and_end_as_if_they_had_s
     network = score_of(model, LAYER).network
     monkeypatch.setattr(target, "extract", lambda *_, **__: lambda *x: batches.append(len(x[0])) or network(*x))
     monkeypatch.setattr(plan, "step_costs", lambda *_: Costs(1 << 20, 0))
+    monkeypatch.setattr(plan, "weight_bytes", lambda _: 0)
     oips = ascend(model, LAYER, range(32), settings=settings, batch_size=32)
     moving = int((oips.scores > 0).sum())
     assert 0 < moving < 32
