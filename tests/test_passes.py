@@ -372,6 +372,34 @@ def test_an_addition_and_a_relu_go_into_the_convolution(activation: type[nn.Modu
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+class Sum(nn.Module):
+    """Of a convolution's output and something else, in another way than by a plus of two images alike."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.convolution, self.way = nn.Conv2d(40, 40, 1), way
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.convolution(x)
+        if self.way == "alpha":
+            return torch.add(z, x, alpha=0.5)
+        if self.way == "booleans":
+            return z + (x > 0)
+        return z + x.mean(1, keepdim=True).expand(-1, 40, -1, -1)
+
+
+@pytest.mark.parametrize("one_channel", [False, True])
+@pytest.mark.parametrize("way", ["alpha", "booleans", "expanded"])
+def test_other_sums_stay_what_they_are(way: str, one_channel: bool) -> None:
+    plain, fast = optimized(Sum(way), one_channel=one_channel)
+    x, maps = torch.randn(3, 40, 9, 8, requires_grad=True), torch.tensor([0, 39, 7])
+    got, expected = fast(x, 0.0, maps)[0], plain(x)
+    expected = expected[torch.arange(3), maps][:, None] if one_channel else expected
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    for found, wanted in zip(*(torch.autograd.grad(output.sin().sum(), x) for output in (got, expected)), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_what_something_else_reads_stays_by_itself() -> None:
     class Both(nn.Module):
         def __init__(self) -> None:

@@ -192,6 +192,7 @@ class Packed(nn.Module):
 
     def forward(self, images: Tensor, added: Tensor | None = None) -> Tensor:
         """As the convolution, the sum with `added` and the ReLU do."""
+        added = None if added is None else added.to(images.dtype)  # truth values may be added, but not by oneDNN
         if torch.is_grad_enabled():
             output: Tensor = _ByOneDNN.apply(images, added, self)
             return output

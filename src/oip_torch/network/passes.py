@@ -160,6 +160,8 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _adds(network: fx.GraphModule, node: fx.Node) -> bool:
+    if node.kwargs:  # a factor, `alpha`
+        return False
     operation = getattr(_module(network, node), "math_op_function", None)  # of onnx2torch
     return operation is torch.add or (node.op == "call_function" and node.target in (operator.add, torch.add))
 
